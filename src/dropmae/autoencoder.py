@@ -1,0 +1,165 @@
+"""The masked autoencoder over one frame or a pair, from which `mae`, `twinmae` and `dropmae` are made.
+
+B samples, T frames of N = h w patches, L = T N tokens, K kept ones. Frames are [B, T, 3, H, W]; frame 0 is x, the
+earlier one, frame 1 is z.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from dropmae import masking, optim
+from dropmae.augment import crop_frames
+from dropmae.clips import Sequence, frame_pair
+from dropmae.ops import noise
+from dropmae.vit import SIZES, Attend, Decoder, Encoder, Size
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
+class MaskedAutoencoder(nn.Module):
+    """Hide patches, encode the others, reconstruct the hidden ones. `frames` says how many frames share one mask."""
+
+    frames: ClassVar[int] = 1
+
+    size: Size = "base"
+    """Width, depth and heads of encoder and decoder."""
+    image: int | tuple[int, int] = 224
+    """Side of the training pictures in pixels, or their height and width: multiples of the patch."""
+    patch: int = 0
+    """Side of a patch in pixels; 0 takes that of the size (16, for huge 14)."""
+    mask_ratio: float = 0.75
+    """Share of all tokens, of both frames together, that is hidden from the encoder."""
+    norm_pix: bool = True
+    """Predict patches with their own mean and deviation removed, instead of plain pixels."""
+    scale: tuple[float, float] = (0.2, 1.0)
+    """Area of the random crop as a share of the frame: least and most."""
+    flip: float = 0.5
+    """Probability of a horizontal flip."""
+    cls: bool = False
+    """Whether a class token goes through encoder and decoder, as in MAE."""
+    learned_positions: int = 0
+    """Side in patches of a learned position table, for foreign encoders; 0 is the fixed sin-cos table."""
+
+    def __post_init__(self) -> None:
+        super().__init__()
+        if self.size not in SIZES:
+            raise ValueError(f"size must be one of {', '.join(SIZES)}, not {self.size!r}")
+        shape = SIZES[self.size]
+        self.patch = self.patch or shape.patch
+        sides = (self.image, self.image) if isinstance(self.image, int) else tuple(self.image)
+        if not isinstance(self.image, int):
+            self.image = (sides[0], sides[1])
+        if any(side <= 0 or side % self.patch for side in sides):
+            raise ValueError(f"image {sides[0]}x{sides[1]} is not a multiple of the {self.patch}-pixel patch")
+        if not 0 < self.scale[0] <= self.scale[1] <= 1:
+            raise ValueError(f"the crop scale must be 0 < least <= most <= 1, not {self.scale}")
+        if not 0 <= self.flip <= 1:
+            raise ValueError(f"the flip probability must be in [0, 1], not {self.flip}")
+        self.sides = (sides[0], sides[1])
+        self.grid = (sides[0] // self.patch, sides[1] // self.patch)
+        masking.kept_count(self.grid[0] * self.grid[1], self.mask_ratio)
+        learned = (self.learned_positions, self.learned_positions) if self.learned_positions else None
+        self.encoder = Encoder(
+            shape.width,
+            shape.depth,
+            shape.heads,
+            self.patch,
+            frames=self.frames,
+            cls=self.cls,
+            learned_grid=learned,
+        )
+        self.decoder = Decoder(
+            shape.width,
+            shape.decoder_width,
+            shape.decoder_depth,
+            shape.decoder_heads,
+            self.patch,
+            frames=self.frames,
+        )
+
+    def sample(self, sequence: Sequence, rng: np.random.Generator) -> dict[str, Any]:
+        """One training sample: `frames` uint8 [1, 3, H, W], a random frame under a random crop and flip."""
+        frame = sequence.video[int(rng.integers(len(sequence.video)))]
+        return {"frames": crop_frames([frame], rng, self.sides, self.scale, flip=self.flip, shared=False)}
+
+    def groups(self, options: Any) -> list[dict[str, Any]]:
+        """Parameter groups: all matrices and embeddings decay, vectors and biases do not."""
+        return optim.decay_groups(self)
+
+    def forward(self, batch: dict[str, Any]) -> dict[str, Tensor]:
+        """{"loss"} of a batch: `frames` [B, T, 3, H, W] uint8 or normalised, `index` int64 [B], `seed` int."""
+        frames = masking.normalize(batch["frames"])
+        key = noise.keys(batch["seed"], batch["index"])
+        prediction, mask = self.predict(frames, key)
+        target = masking.patch_target(self.patches(frames), self.norm_pix)
+        return {"loss": masking.masked_loss(prediction, target, mask.masked)}
+
+    def patches(self, frames: Tensor) -> Tensor:
+        """Pixel patches [B, L, p p 3] of frames [B, T, 3, H, W], frame after frame."""
+        return masking.patchify(frames, self.patch).flatten(1, 2)
+
+    def predict(self, frames: Tensor, key: Tensor, mask: masking.Mask | None = None) -> tuple[Tensor, masking.Mask]:
+        """Predicted patches [B, L, p p 3] of normalised frames [B, T, 3, H, W], and the mask that was used.
+
+        `key` int32 [B] decides the mask, where none is given, and whatever else is random.
+        """
+        if frames.shape[1] != self.frames:
+            raise ValueError(
+                f"{type(self).__name__.lower()} takes {self.frames} frames a sample, not {frames.shape[1]}"
+            )
+        grid = masking.grid_of(frames, self.patch)
+        total = self.frames * grid[0] * grid[1]
+        if mask is None:
+            order = noise.uniform(noise.fold(key, noise.MASK), total)
+            mask = masking.random_mask(order, masking.kept_count(total, self.mask_ratio))
+        latent = self.encode(frames, mask, grid)
+        return self.decode(latent, mask, grid, self.attends(key, grid)), mask
+
+    def encode(self, frames: Tensor, mask: masking.Mask, grid: tuple[int, int]) -> Tensor:
+        """Latents [B, (1 +) K, C] of the kept tokens, in the order of `mask.keep`; a class token comes first."""
+        seen = masking.take(self.patches(frames), mask.keep)
+        places = self.encoder.places(grid, self.frames).expand(len(seen), -1, -1)
+        return self.encoder.encode(self.encoder.embed(seen) + masking.take(places, mask.keep))
+
+    def decode(
+        self, latent: Tensor, mask: masking.Mask, grid: tuple[int, int], attends: list[Attend | None] | None
+    ) -> Tensor:
+        """Predicted patches [B, L, p p 3] from latents [B, (1 +) K, C]."""
+        extra = int(self.cls)
+        tokens = self.decoder.fill(latent[:, extra:], mask) + self.decoder.places(grid, self.frames)
+        if extra:
+            tokens = torch.cat([self.decoder.embed(latent[:, :1]), tokens], dim=1)
+        return self.decoder.decode(tokens, attends)[:, extra:]
+
+    def attends(self, key: Tensor, grid: tuple[int, int]) -> list[Attend | None] | None:
+        """Attention of each decoder layer where it is not the plain one."""
+        return None
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
+class PairAutoencoder(MaskedAutoencoder):
+    """A masked autoencoder over two frames of one video that share one mask and attend to each other."""
+
+    frames: ClassVar[int] = 2
+
+    gap: tuple[int, int] = (1, 49)
+    """Least and most frames between the two, as far as the video is long enough."""
+    crop: Literal["independent", "shared"] = "independent"
+    """Whether each frame has a crop and flip of its own (as the official code does) or both share one."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.gap = (int(self.gap[0]), int(self.gap[1]))
+        if not 1 <= self.gap[0] <= self.gap[1]:
+            raise ValueError(f"the frame gap must be 1 <= least <= most, not {self.gap}")
+
+    def sample(self, sequence: Sequence, rng: np.random.Generator) -> dict[str, Any]:
+        """One pair: `frames` uint8 [2, 3, H, W], the earlier one first (DropMAE section 4; gap 1..49)."""
+        pair = sequence.video[list(frame_pair(len(sequence.video), self.gap, rng))]
+        shared = self.crop == "shared"
+        return {"frames": crop_frames(list(pair), rng, self.sides, self.scale, flip=self.flip, shared=shared)}

@@ -1,0 +1,44 @@
+"""Parameter groups, learning-rate schedule and durations."""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Any
+
+from torch import nn
+
+
+def decay_groups(module: nn.Module) -> list[dict[str, Any]]:
+    """Two groups {"names", "lr", "decay"}: no weight decay for vectors and biases, full decay for all else.
+
+    MAE's rule: mask token and frame identity embeddings are three-dimensional and therefore decay.
+    """
+    plain, decayed = [], []
+    for name, parameter in module.named_parameters():
+        if parameter.requires_grad:
+            (plain if parameter.ndim <= 1 or name.endswith(".bias") else decayed).append(name)
+    return [{"names": plain, "lr": 1.0, "decay": 0.0}, {"names": decayed, "lr": 1.0, "decay": 1.0}]
+
+
+def duration(text: str | int, epoch: float, total: int | None = None) -> int:
+    """Steps that a duration means: "1000" steps, "40ep" epochs of `epoch` steps each, "5%" of `total` steps."""
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(ep|epochs?|%|steps?|)\s*", str(text))
+    if not match:
+        raise ValueError(f"{text!r} is not a duration: write 1000 (steps), 40ep (epochs) or 5%")
+    value, unit = float(match.group(1)), match.group(2)
+    if unit == "%":
+        if total is None:
+            raise ValueError(f"{text!r}: a share of the run needs the run's own length in steps or epochs")
+        return round(value / 100 * total)
+    if unit.startswith("ep"):
+        return round(value * epoch)
+    return round(value)
+
+
+def cosine(step: int, total: int, warmup: int, peak: float, floor: float = 0.0) -> float:
+    """Learning rate at `step` of `total`: linear from 0 over `warmup` steps, then half a cosine from peak to floor."""
+    if step < warmup:
+        return peak * step / warmup
+    share = (step - warmup) / max(total - warmup, 1)
+    return floor + (peak - floor) * 0.5 * (1 + math.cos(math.pi * min(share, 1.0)))

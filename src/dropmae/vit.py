@@ -1,0 +1,272 @@
+"""A plain vision transformer: pre-norm blocks, sin-cos positions, one or two frames (arXiv 2010.11929, 2111.06377).
+
+Shapes: B samples, N patches of a frame (h x w, row-major), L tokens, C width, H heads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from typing import Literal, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from dropmae import masking
+
+Size = Literal["tiny", "small", "base", "large", "huge"]
+Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""Attention of one layer: query, key, value [B, H, L, C/H] -> [B, H, L, C/H]."""
+
+
+class Shape(NamedTuple):
+    """Width, depth and heads of an encoder and its decoder, and the patch side."""
+
+    width: int
+    depth: int
+    heads: int
+    decoder_width: int
+    decoder_depth: int
+    decoder_heads: int
+    patch: int = 16
+
+
+SIZES: dict[str, Shape] = {
+    "tiny": Shape(192, 12, 3, 192, 4, 6),
+    "small": Shape(384, 12, 6, 256, 8, 8),
+    "base": Shape(768, 12, 12, 512, 8, 16),
+    "large": Shape(1024, 24, 16, 512, 8, 16),
+    "huge": Shape(1280, 32, 16, 512, 8, 16, patch=14),
+}
+
+
+@cache
+def sincos_table(height: int, width: int, channels: int) -> np.ndarray:
+    """Fixed 2-D sin-cos positions float32 [height width, channels]: first half the column, second half the row.
+
+    Each half is [sin, cos] of position / 10000**(k / (channels / 4)), k = 0 .. channels / 4 - 1, in float64.
+    """
+    if channels % 4:
+        raise ValueError(f"sin-cos positions need a width that is a multiple of 4, not {channels}")
+    quarter = channels // 4
+    omega = 10000.0 ** (-np.arange(quarter, dtype=np.float64) / quarter)
+    rows, columns = np.meshgrid(np.arange(height), np.arange(width), indexing="ij")
+    angles = [position.reshape(-1, 1) * omega for position in (columns, rows)]
+    return np.concatenate([f(a) for a in angles for f in (np.sin, np.cos)], axis=1).astype(np.float32)
+
+
+class Positions(nn.Module):
+    """Position embeddings for any grid: fixed sin-cos, computed for the grid at hand, or a learned table, resized.
+
+    A learned table (int grid given) is resized by bicubic interpolation without aligned corners, as ViT code does.
+    """
+
+    def __init__(self, channels: int, learned_grid: tuple[int, int] | None = None) -> None:
+        super().__init__()
+        self.channels = channels
+        self.learned_grid = learned_grid
+        self.table: nn.Parameter | None = None
+        if learned_grid is not None:
+            self.table = nn.Parameter(torch.zeros(1, learned_grid[0] * learned_grid[1], channels))
+            nn.init.trunc_normal_(self.table, std=0.02)
+        self._cache: dict[tuple[int, int, torch.device], Tensor] = {}
+
+    def forward(self, grid: tuple[int, int], device: torch.device) -> Tensor:
+        """float32 [1, h w, C]."""
+        if self.table is None:
+            found = self._cache.get((*grid, device))
+            if found is None:
+                found = torch.from_numpy(sincos_table(*grid, self.channels)).to(device)[None]
+                self._cache[(*grid, device)] = found
+            return found
+        if grid == self.learned_grid:
+            return self.table
+        assert self.learned_grid is not None
+        return resize_positions(self.table, self.learned_grid, grid)
+
+
+def resize_positions(table: Tensor, old: tuple[int, int], new: tuple[int, int]) -> Tensor:
+    """Position table [1, h' w', C] on grid `new` from [1, h w, C] on grid `old`, bicubic, corners not aligned."""
+    picture = table.transpose(1, 2).unflatten(2, old)
+    picture = functional.interpolate(picture.float(), new, mode="bicubic", align_corners=False)
+    return picture.flatten(2).transpose(1, 2)
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention with one fused projection whose rows are query, key, value."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        assert width % heads == 0
+        self.heads = heads
+        self.qkv = nn.Linear(width, 3 * width)
+        self.proj = nn.Linear(width, width)
+
+    def forward(self, x: Tensor, attend: Attend | None = None) -> Tensor:
+        """[B, L, C] -> [B, L, C]; `attend` replaces the fused softmax attention."""
+        b, length, width = x.shape
+        packed = self.qkv(x).view(b, length, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
+        query, key, value = packed.unbind(0)
+        out = (attend or functional.scaled_dot_product_attention)(query, key, value)
+        return self.proj(out.transpose(1, 2).reshape(b, length, width))
+
+
+class MLP(nn.Module):
+    """Two linear layers with an exact GELU between them."""
+
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(width, hidden)
+        self.fc2 = nn.Linear(hidden, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc2(functional.gelu(self.fc1(x)))
+
+
+class Block(nn.Module):
+    """Pre-norm transformer block, MLP ratio 4, LayerNorm epsilon 1e-6."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(width, eps=1e-6)
+        self.attn = Attention(width, heads)
+        self.norm2 = nn.LayerNorm(width, eps=1e-6)
+        self.mlp = MLP(width, 4 * width)
+
+    def forward(self, x: Tensor, attend: Attend | None = None) -> Tensor:
+        x = x + self.attn(self.norm1(x), attend)
+        return x + self.mlp(self.norm2(x))
+
+
+class FrameEmbeddings(nn.Module):
+    """DropMAE's frame identity: one learned vector for frame x (the earlier one) and one for frame z."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.x = nn.Parameter(torch.randn(1, 1, width))
+        self.z = nn.Parameter(torch.randn(1, 1, width))
+
+    def forward(self, frame: int) -> Tensor:
+        return self.z if frame else self.x
+
+
+class Encoder(nn.Module):
+    """ViT encoder of one frame, or of two frames jointly.
+
+    `frames` 2 adds the frame identity embeddings; `cls` puts a class token first; `learned_grid` replaces the sin-cos
+    positions by a learned table. Initialised as MAE and DropMAE are: Xavier-uniform linear layers with zero bias.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        depth: int,
+        heads: int,
+        patch: int,
+        *,
+        frames: int = 1,
+        cls: bool = False,
+        learned_grid: tuple[int, int] | None = None,
+    ) -> None:
+        super().__init__()
+        self.width, self.patch = width, patch
+        self.patch_embed = nn.Conv2d(3, width, patch, patch)
+        self.positions = Positions(width, learned_grid)
+        self.frame_embed = FrameEmbeddings(width) if frames == 2 else None
+        self.cls_token = nn.Parameter(torch.empty(1, 1, width).normal_(std=0.02)) if cls else None
+        self.cls_position = nn.Parameter(torch.zeros(1, 1, width)) if cls and learned_grid else None
+        self.blocks = nn.ModuleList(Block(width, heads) for _ in range(depth))
+        self.norm = nn.LayerNorm(width, eps=1e-6)
+        initialize(self)
+
+    def embed(self, patches: Tensor) -> Tensor:
+        """Tokens [B, K, C] of pixel patches [B, K, p p 3] in `masking.patchify` order, without positions."""
+        weight = self.patch_embed.weight.permute(0, 2, 3, 1).flatten(1)
+        return functional.linear(patches, weight, self.patch_embed.bias)
+
+    def places(self, grid: tuple[int, int], frames: int = 1) -> Tensor:
+        """[1, frames N, C]: position plus frame identity of every token; frame 0 is x, frame 1 is z."""
+        position = self.positions(grid, self.patch_embed.weight.device)
+        if self.frame_embed is None:
+            return position if frames == 1 else position.repeat(1, frames, 1)
+        return torch.cat([position + self.frame_embed(frame) for frame in range(frames)], dim=1)
+
+    def encode(self, tokens: Tensor) -> Tensor:
+        """All blocks and the final norm over tokens [B, L, C]; a class token, if any, is put first and kept."""
+        if self.cls_token is not None:
+            start = self.cls_token if self.cls_position is None else self.cls_token + self.cls_position
+            tokens = torch.cat([start.expand(len(tokens), -1, -1).to(tokens.dtype), tokens], dim=1)
+        for block in self.blocks:
+            tokens = block(tokens)
+        return self.norm(tokens)
+
+    def features(self, frames: Tensor, frame: int = 0) -> Tensor:
+        """Dense features [B, C, h, w] of frames [B, 3, H, W], uint8 RGB or ImageNet-normalised float.
+
+        `frame` is the identity embedding that is added, 0 for x (the default) or 1 for z, where the encoder has them.
+        """
+        grid = masking.grid_of(frames, self.patch)
+        patches = masking.patchify(masking.normalize(frames), self.patch)
+        place = self.positions(grid, frames.device)
+        if self.frame_embed is not None:
+            place = place + self.frame_embed(frame)
+        tokens = self.encode(self.embed(patches) + place)
+        tokens = tokens if self.cls_token is None else tokens[:, 1:]
+        return tokens.transpose(1, 2).unflatten(2, grid)
+
+
+class Decoder(nn.Module):
+    """Light transformer that predicts the pixels of every patch from the encoded visible ones."""
+
+    def __init__(
+        self,
+        encoder_width: int,
+        width: int,
+        depth: int,
+        heads: int,
+        patch: int,
+        *,
+        frames: int = 1,
+        learned_grid: tuple[int, int] | None = None,
+    ) -> None:
+        super().__init__()
+        self.embed = nn.Linear(encoder_width, width)
+        self.mask_token = nn.Parameter(torch.empty(1, 1, width).normal_(std=0.02))
+        self.positions = Positions(width, learned_grid)
+        self.frame_embed = FrameEmbeddings(width) if frames == 2 else None
+        self.blocks = nn.ModuleList(Block(width, heads) for _ in range(depth))
+        self.norm = nn.LayerNorm(width, eps=1e-6)
+        self.pred = nn.Linear(width, patch * patch * 3)
+        initialize(self)
+
+    def places(self, grid: tuple[int, int], frames: int = 1) -> Tensor:
+        """[1, frames N, C]: position plus frame identity of every token."""
+        position = self.positions(grid, self.mask_token.device)
+        if self.frame_embed is None:
+            return position if frames == 1 else position.repeat(1, frames, 1)
+        return torch.cat([position + self.frame_embed(frame) for frame in range(frames)], dim=1)
+
+    def fill(self, latent: Tensor, mask: masking.Mask) -> Tensor:
+        """Tokens [B, L, C'] in their positions: the projected latents [B, K, C], mask tokens elsewhere."""
+        seen = self.embed(latent)
+        hidden = self.mask_token.to(seen.dtype).expand(len(seen), mask.restore.shape[1] - seen.shape[1], -1)
+        return masking.take(torch.cat([seen, hidden], dim=1), mask.restore)
+
+    def decode(self, tokens: Tensor, attends: list[Attend | None] | None = None) -> Tensor:
+        """All blocks, norm and pixel prediction, [B, L, C'] -> [B, L, p p 3]; one `attend` per layer if given."""
+        for layer, block in enumerate(self.blocks):
+            tokens = block(tokens, attends[layer] if attends else None)
+        return self.pred(self.norm(tokens))
+
+
+def initialize(module: nn.Module) -> None:
+    """MAE's initialisation: Xavier-uniform weights (the patch convolution as a matrix), zero linear biases."""
+    for part in module.modules():
+        if isinstance(part, nn.Linear):
+            nn.init.xavier_uniform_(part.weight)
+            assert part.bias is not None
+            nn.init.zeros_(part.bias)
+        elif isinstance(part, nn.Conv2d):
+            nn.init.xavier_uniform_(part.weight.data.view(part.weight.shape[0], -1))
