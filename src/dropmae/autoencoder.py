@@ -99,6 +99,10 @@ class MaskedAutoencoder(nn.Module):
         target = masking.patch_target(self.patches(frames), self.norm_pix)
         return {"loss": masking.masked_loss(prediction, target, mask.masked)}
 
+    def probe(self, batch: dict[str, Any]) -> dict[str, float]:
+        """Numbers for validation.jsonl, on a batch as `forward` takes it; here the masked loss without dropout."""
+        return {"loss": float(self(batch)["loss"])}
+
     def patches(self, frames: Tensor) -> Tensor:
         """Pixel patches [B, L, p p 3] of frames [B, T, 3, H, W], frame after frame."""
         return masking.patchify(frames, self.patch).flatten(1, 2)
@@ -163,3 +167,19 @@ class PairAutoencoder(MaskedAutoencoder):
         pair = sequence.video[list(frame_pair(len(sequence.video), self.gap, rng))]
         shared = self.crop == "shared"
         return {"frames": crop_frames(list(pair), rng, self.sides, self.scale, flip=self.flip, shared=shared)}
+
+    def probe(self, batch: dict[str, Any]) -> dict[str, float]:
+        """What the partner frame is worth: masked loss of frame x beside its own partner and beside another clip's.
+
+        Every sample's z is exchanged for that of the next sample in the batch, masks and all else being equal, and
+        the loss is taken over the hidden patches of x alone. A positive `gap` says that the network uses time.
+        """
+        frames = masking.normalize(batch["frames"])
+        key = noise.keys(batch["seed"], batch["index"])
+        tokens = self.patches(frames).shape[1] // 2
+        target = masking.patch_target(self.patches(frames)[:, :tokens], self.norm_pix)
+        losses = []
+        for partner in (frames[:, 1], frames[:, 1].roll(1, 0)):
+            prediction, mask = self.predict(torch.stack([frames[:, 0], partner], 1), key)
+            losses.append(float(masking.masked_loss(prediction[:, :tokens], target, mask.masked[:, :tokens])))
+        return {**super().probe(batch), "loss_true": losses[0], "loss_other": losses[1], "gap": losses[1] - losses[0]}

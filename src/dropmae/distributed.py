@@ -1,0 +1,79 @@
+"""One process or many: what torchrun sets is used, and without it everything is rank 0 of 1."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import torch
+
+
+def rank() -> int:
+    return int(os.environ.get("RANK", "0"))
+
+
+def world() -> int:
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def is_main() -> bool:
+    return rank() == 0
+
+
+def pick_device(name: str = "auto") -> torch.device:
+    """The device this process computes on; "auto" takes its own GPU where there is one."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    device = torch.device(name)
+    if device.type == "cuda":
+        if not torch.cuda.is_available():
+            raise ValueError(f"--device {name}: this machine has no CUDA device that torch can use")
+        device = torch.device(
+            "cuda", device.index if device.index is not None else int(os.environ.get("LOCAL_RANK", "0"))
+        )
+        torch.cuda.set_device(device)
+    return device
+
+
+def start(device: torch.device) -> None:
+    """Joins the process group that torchrun describes (NCCL on GPUs, gloo on CPUs), if there is one."""
+    if world() > 1 and not torch.distributed.is_initialized():
+        torch.distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+
+
+def stop() -> None:
+    """Leaves the process group."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
+def gather(value: Any) -> list[Any]:
+    """`value` of every rank, in rank order, on every rank."""
+    if world() == 1:
+        return [value]
+    values: list[Any] = [None] * world()
+    torch.distributed.all_gather_object(values, value)
+    return values
+
+
+def mean(value: torch.Tensor) -> torch.Tensor:
+    """The mean of a scalar tensor over ranks, on every rank."""
+    if world() > 1:
+        value = value.detach().clone()
+        torch.distributed.all_reduce(value)
+        value /= world()
+    return value
+
+
+def barrier() -> None:
+    if world() > 1:
+        torch.distributed.barrier()
+
+
+def supports_bf16(device: torch.device) -> bool:
+    """Whether the hardware multiplies bfloat16 natively: GPUs from Ampere on, CPUs with AMX or AVX512-BF16."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type == "cpu":
+        return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+    return False

@@ -1,0 +1,40 @@
+"""Shared fixtures. Tests that need real videos read DROPMAE_TEST_DATA and say so when they are skipped."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dropmae.clips import Sequence
+
+
+@pytest.fixture(scope="session")
+def test_data() -> Path:
+    """The folder of real test data; the test is skipped where the machine has none."""
+    folder = os.environ.get("DROPMAE_TEST_DATA")
+    if not folder:
+        pytest.skip("DROPMAE_TEST_DATA is not set: this test needs real video")
+    return Path(folder).resolve()
+
+
+def moving_squares(number: int, frames: int = 12, side: int = 48) -> np.ndarray:
+    """uint8 [T, side, side, 3]: a random texture with a random square that moves over it."""
+    rng = np.random.default_rng(number)
+    background = rng.integers(0, 256, (side // 8, side // 8, 3)).repeat(8, 0).repeat(8, 1)
+    square = rng.integers(0, 256, (4, 4, 3)).repeat(4, 0).repeat(4, 1)
+    clip = np.repeat(background[None], frames, 0).astype(np.uint8)
+    x, y = rng.integers(0, side - 16, 2)
+    dx, dy = rng.integers(-3, 4, 2)
+    for t in range(frames):
+        left, top = (x + dx * t) % (side - 16), (y + dy * t) % (side - 16)
+        clip[t, top : top + 16, left : left + 16] = square
+    return clip
+
+
+@pytest.fixture(scope="session")
+def sequences() -> list[Sequence]:
+    """Ten short clips in memory."""
+    return [Sequence(f"clip{number}", moving_squares(number)) for number in range(10)]
