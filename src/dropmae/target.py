@@ -1,10 +1,23 @@
-"""Target: everything known about one frame. A prompt, a prediction and a ground-truth label are all Targets."""
+"""Target: everything known about one frame. A prompt, a prediction and a ground-truth label are all Targets.
+
+On disk Targets are the lines of a `targets.jsonl`: one per video, frame and object, with any subset of the keys
+video, frame, id, box, mask, points, visible, score, box3d, flow. A line without an id holds what belongs to no object.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import io
+import json
+import re
+import zipfile
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+
+from dropmae.storage import replacing
 
 
 @dataclass(kw_only=True, eq=False)
@@ -87,3 +100,225 @@ def decode_mask(code: dict) -> np.ndarray:
         raise ValueError(f"run lengths add up to {counts.sum()}, not to the mask's {height}x{width} pixels")
     values = np.arange(len(counts)) % 2 == 1
     return np.repeat(values, counts).reshape((height, width), order="F")
+
+
+FLOW_STEP = 1 / 64
+"""Resolution in pixels of flow on disk."""
+FLOW_INVALID = -32768
+
+_START = re.compile(rb'\{"video": ("(?:[^"\\]|\\.)*"), "frame": (\d+)[,}]')
+
+
+def target_lines(video: str, frame: int, target: Target, flow: str | None = None) -> list[str]:
+    """The lines of `targets.jsonl` for one frame of `video` (its path relative to that file), without line ends.
+
+    The line without an id comes first: background points, and the name of the file that holds `flow`. An object that
+    is known to be absent has `"box": null`. Coordinates are rounded to a thousandth of a pixel. Void is not kept.
+    """
+    start: dict[str, Any] = {"video": video, "frame": int(frame)}
+    rows: dict[int, dict[str, Any]] = {0: {}}
+    ids, row_of = target.ids.tolist(), {}
+    for row, object_id in enumerate(ids):
+        rows[object_id], row_of[object_id] = {"id": object_id}, row
+    if target.mask is not None:
+        for object_id in mask_boxes(target.mask)[0].tolist():
+            rows.setdefault(object_id, {"id": object_id})
+    for object_id, line in rows.items():
+        row = row_of.get(object_id)
+        if row is not None and target.boxes is not None:
+            line["box"] = _numbers(target.boxes[row])
+        if target.mask is not None and (object_id or len(rows) == 1):
+            line["mask"] = encode_mask(target.mask == object_id if object_id else np.zeros_like(target.mask, bool))
+        if target.points is not None:
+            mine = slice(None) if target.owners is None else target.owners == object_id
+            points = target.points[mine] if target.owners is not None or not object_id else np.zeros((0, 2))
+            if len(points):
+                line["points"] = [_numbers(point) for point in points]
+                if target.visible is not None:
+                    line["visible"] = target.visible[mine].astype(int).tolist()
+        if row is not None and target.scores is not None and np.isfinite(target.scores[row]):
+            line["score"] = round(float(target.scores[row]), 6)
+        if row is not None and target.boxes3d is not None:
+            line["box3d"] = _numbers(target.boxes3d[row])
+    if flow is not None and target.flow is not None:
+        rows[0]["flow"] = flow
+    if len(rows) > 1 and not rows[0]:
+        del rows[0]
+    return [json.dumps({**start, **line}) for line in rows.values()]
+
+
+def _numbers(values: np.ndarray) -> list[float] | None:
+    """A row for JSON; None where it is not finite."""
+    return [round(v, 3) for v in values.tolist()] if np.isfinite(values).all() else None
+
+
+def write_targets(path: str | Path, videos: Mapping[str, Mapping[int, Target]]) -> None:
+    """Writes a whole `targets.jsonl`, or leaves what was there; flow, being dense, goes to `flow/` beside it."""
+    path = Path(path)
+    with replacing(path) as partial, open(partial, "w") as stream:
+        for video, targets in videos.items():
+            flows, name = {}, f"flow/{video}.npz"
+            for frame in sorted(targets):
+                target = targets[frame]
+                if target.flow is not None:
+                    flows[frame] = target.flow
+                stream.writelines(f"{line}\n" for line in target_lines(video, frame, target, name))
+            if flows:
+                write_flow(path.parent / name, flows)
+
+
+def read_targets(path: str | Path) -> dict[str, Mapping[int, Target]]:
+    """Targets by video and frame from a `targets.jsonl`; only an index is kept, lines are read when asked for.
+
+    FileNotFoundError and OSError name the file, and the line that cannot be read.
+    """
+    path = Path(path)
+    index: dict[str, dict[int, list[tuple[int, int, int]]]] = {}
+    names: dict[bytes, str] = {}
+    try:
+        with open(path, "rb") as stream:
+            offset = 0
+            for number, line in enumerate(stream, 1):
+                match = _START.match(line)
+                if match:
+                    video, frame = names.get(match[1]), int(match[2])
+                    if video is None:
+                        video = names[match[1]] = json.loads(match[1])
+                elif line.strip():
+                    fields = _parse(path, number, line)
+                    video, frame = fields["video"], fields["frame"]
+                else:
+                    video, frame = None, 0
+                if video is not None:
+                    index.setdefault(video, {}).setdefault(frame, []).append((number, offset, len(line)))
+                offset += len(line)
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{path}: no such file; a folder of annotated videos holds a targets.jsonl") from None
+    return {video: VideoTargets(path, frames) for video, frames in index.items()}
+
+
+def _parse(path: Path, number: int, line: bytes) -> dict[str, Any]:
+    try:
+        fields = json.loads(line)
+    except ValueError as error:
+        raise OSError(f"{path}, line {number}: not JSON ({error})") from None
+    if not isinstance(fields, dict) or not isinstance(fields.get("video"), str):
+        raise OSError(f'{path}, line {number}: not an object with a "video"')
+    if not isinstance(fields.get("frame"), int) or fields["frame"] < 0:
+        raise OSError(f'{path}, line {number}: "frame" must be a number from 0')
+    return fields
+
+
+@dataclass(eq=False)
+class VideoTargets(Mapping[int, Target]):
+    """The Targets of one video in a `targets.jsonl`, read frame by frame when asked for."""
+
+    path: Path
+    lines: dict[int, list[tuple[int, int, int]]]
+    """Frame -> number, offset and length of its lines."""
+    _counts: dict[int, int] | None = field(default=None, repr=False)
+
+    def __len__(self) -> int:
+        return len(self.lines)
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(sorted(self.lines))
+
+    def __contains__(self, frame: object) -> bool:
+        return frame in self.lines
+
+    def fields(self, frame: int) -> list[dict[str, Any]]:
+        """The lines of one frame as dictionaries."""
+        found = []
+        with open(self.path, "rb") as stream:
+            for number, offset, length in self.lines[frame]:
+                stream.seek(offset)
+                found.append(_parse(self.path, number, stream.read(length)))
+        return found
+
+    def counts(self) -> dict[int, int]:
+        """How many points each object has (0: no object) in this video, so that rows of all frames agree."""
+        if self._counts is None:
+            self._counts = {}
+            for frame in self.lines:
+                for line in self.fields(frame):
+                    owner, size = line.get("id") or 0, len(line.get("points") or [])
+                    self._counts[owner] = max(size, self._counts.get(owner, 0))
+        return self._counts
+
+    def __getitem__(self, frame: int) -> Target:
+        lines = self.fields(frame)
+        try:
+            return self._target(frame, lines)
+        except (ValueError, TypeError, KeyError, AttributeError, IndexError) as error:
+            # What a line may hold is anybody's to write; whatever is wrong with it, the user needs to know where.
+            raise OSError(f"{self.path}: {lines[0]['video']}, frame {frame}: {error}") from None
+
+    def _target(self, frame: int, lines: list[dict[str, Any]]) -> Target:
+        rows = [line for line in lines if line.get("id")]
+        target = Target(ids=np.array([line["id"] for line in rows], np.int64))
+        if any("box" in line for line in rows):
+            target.boxes = _table(rows, "box", 4)
+        if any("box3d" in line for line in rows):
+            target.boxes3d = _table(rows, "box3d", 7)
+        if any("score" in line for line in rows):
+            target.scores = np.array([line.get("score", np.nan) for line in rows], np.float64)
+        masks = [(line.get("id") or 0, decode_mask(line["mask"])) for line in lines if "mask" in line]
+        if masks:
+            large = max(object_id for object_id, _ in masks) > 254
+            target.mask = np.zeros(masks[0][1].shape, np.int32 if large else np.uint8)
+            for object_id, mask in masks:
+                target.mask[mask] = object_id
+        if any("points" in line for line in lines):
+            counts = self.counts()
+            places = {owner: np.full((count, 2), np.nan) for owner, count in sorted(counts.items()) if count}
+            seen = {owner: np.zeros(len(rows), bool) for owner, rows in places.items()}
+            for line in lines:
+                owner = line.get("id") or 0
+                for row, point in enumerate(line.get("points") or []):
+                    if point is not None:
+                        places[owner][row] = point
+                        seen[owner][row] = bool(line["visible"][row]) if "visible" in line else True
+            target.points, target.visible = np.concatenate(list(places.values())), np.concatenate(list(seen.values()))
+            if any(places):
+                target.owners = np.repeat(list(places), [len(rows) for rows in places.values()]).astype(np.int64)
+        for line in lines:
+            if "flow" in line:
+                target.flow = read_flow(self.path.parent / line["flow"], frame)
+        return target
+
+
+def _table(rows: list[dict[str, Any]], key: str, width: int) -> np.ndarray:
+    table = np.full((len(rows), width), np.nan)
+    for index, line in enumerate(rows):
+        if line.get(key) is not None:
+            table[index] = line[key]
+    return table
+
+
+def write_flow(path: str | Path, flows: Mapping[int, np.ndarray] | Iterable[tuple[int, np.ndarray]]) -> None:
+    """Writes the flow [H, W, 2] of some frames as one npz with an int16 array per frame, in steps of 1/64 pixel.
+
+    Its members are named by the frame's index; -32768 stands for NaN and for displacements of 512 pixels and more.
+    """
+    items = flows.items() if isinstance(flows, Mapping) else flows
+    with replacing(path) as partial, zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+        for frame, flow in items:
+            steps = np.round(flow / FLOW_STEP)
+            valid = (np.abs(steps) < 32768).all(-1, keepdims=True)
+            buffer = io.BytesIO()
+            np.save(buffer, np.where(valid, steps, FLOW_INVALID).astype(np.int16), allow_pickle=False)
+            # A fixed date, so that the same flow gives the same file.
+            archive.writestr(zipfile.ZipInfo(f"{frame}.npy"), buffer.getvalue(), zipfile.ZIP_DEFLATED, 1)
+
+
+def read_flow(path: str | Path, frame: int) -> np.ndarray:
+    """float32 [H, W, 2]: the flow of one frame from a file of `write_flow`; OSError where it is not there."""
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            steps = archive[str(frame)]
+    except (ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise OSError(f"{path}: holds no flow for frame {frame} ({error})") from None
+    flow = steps.astype(np.float32) * FLOW_STEP
+    flow[steps[..., 0] == FLOW_INVALID] = np.nan
+    return flow

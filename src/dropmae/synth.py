@@ -1,0 +1,465 @@
+"""`dropmae synth`: clips of textured objects that move over moving backgrounds, with exact annotation.
+
+Clip n is a pure function of the options and (seed, n): of a scene (what there is), a motion (how it moves) and the
+light and lens of that clip. `scenes` and `motions` limit how many different ones there are, so that the diversity of
+either can be studied alone.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import multiprocessing
+import os
+import shutil
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from dropmae import motions, textures
+from dropmae.motions import chance, log_uniform
+from dropmae.progress import Progress
+from dropmae.scenes import SHARE_POINTS, Effects, Scene, Surface, blur
+from dropmae.storage import replacing, write_json
+from dropmae.target import Target, read_targets, target_lines, write_flow
+from dropmae.video import Writer
+
+Rng = np.random.Generator
+
+
+@dataclass(kw_only=True, frozen=True)
+class Rendering:
+    """What is rendered; lengths of time are in frames."""
+
+    frames: int = 32
+    """Frames per clip."""
+    size: tuple[int, ...] = (256, 256)
+    """Height and width in pixels; one number is a square."""
+    objects: tuple[int, int] = (1, 4)
+    """Fewest and most objects per clip."""
+    points: int = 8
+    """Tracked points on each object, and on the background."""
+    masks: bool = True
+    """Annotate masks."""
+    flow: bool = True
+    """Annotate optical flow."""
+    hidden_flow: bool = False
+    """Give flow also where the next frame hides the point or has lost it (else NaN)."""
+    scenes: int = 0
+    """Different scenes (textures, shapes, sizes) in the whole set; 0: every clip has its own."""
+    motions: int = 0
+    """Different motions (of camera and objects) in the whole set; 0: every clip has its own."""
+    speed: float = 1.0
+    """Makes everything move faster or slower."""
+    foreground: bool = True
+    """Unlabelled things in front of objects and between them and the background."""
+    lighting: bool = True
+    """Changing light and shadows."""
+    blur: bool = True
+    """Motion blur and defocus."""
+    noise: bool = True
+    """Sensor noise."""
+
+    def __post_init__(self) -> None:
+        if len(self.size) not in (1, 2) or min(self.size) < 16:
+            raise ValueError(f"--size takes height and width (or one number) of at least 16, not {self.size}")
+        if self.frames < 1:
+            raise ValueError(f"--frames must be at least 1, not {self.frames}")
+        low, high = self.objects
+        if not 0 <= low <= high <= 60:
+            raise ValueError(f"--objects takes the fewest and the most objects, at most 60, not {low} {high}")
+        for name in ("points", "scenes", "motions"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"--{name} must not be negative")
+        if not 0 <= self.speed <= 10:
+            raise ValueError(f"--speed must be between 0 and 10, not {self.speed}")
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Height and width."""
+        return self.size[0], self.size[-1]
+
+
+OPTIONS = Rendering
+
+
+@dataclass(kw_only=True, eq=False)
+class Part:
+    """A piece of an object: its picture, and for a limb the joint at which it swings."""
+
+    picture: torch.Tensor
+    extent: tuple[float, float, float, float]
+    inner: np.ndarray
+    """float64 [K, 2]: points of its surface, in random order."""
+    joint: tuple[float, float, float] | None = None
+    """x, y and angle in the body's square; None for the body."""
+    reach: float = 1.0
+    """Half the limb's length in the body's square."""
+    swing: float = 1.0
+
+
+@dataclass(kw_only=True, eq=False)
+class Thing:
+    """An object or a piece of unlabelled foreground: its parts from back to front."""
+
+    parts: list[Part]
+    radius: float
+    """Half its size, in short sides."""
+
+
+@dataclass(kw_only=True, eq=False)
+class Appearance:
+    """All of a scene but motion, light and lens."""
+
+    backdrop: torch.Tensor
+    backdrop_reach: float
+    backdrop_tilt: tuple[float, float]
+    ridge: torch.Tensor | None
+    objects: list[Thing]
+    foreground: list[tuple[int, float, np.ndarray, Thing]]
+    """How many objects lie behind it, its depth, its place in the world, and the thing."""
+
+
+def part(rng: Rng, outline: torch.Tensor, colours: torch.Tensor, **limb: Any) -> Part:
+    """A part from its outline [S, S] and its texture [3, S, S], darker towards the rim as round things are."""
+    size = colours.shape[-1]
+    distance = F.interpolate(outline[None, None], size=(size, size), mode="bilinear", align_corners=False)[0]
+    rim = 1 - float(rng.choice([0, 0.3, 0.6])) * (1 - distance / 0.35).clamp_(0, 1).square()
+    rows, columns = np.nonzero((distance[0] > min(0.04, float(distance.max()) / 2)).numpy())
+    picks = rng.integers(len(rows), size=4 * SHARE_POINTS)
+    across, down = np.flatnonzero((distance[0] > 0).any(0)), np.flatnonzero((distance[0] > 0).any(1))
+    return Part(
+        picture=torch.cat([colours * rim * 255, distance])[None].contiguous(),
+        extent=(
+            (2 * float(across[0]) - 1) / size - 1,
+            (2 * float(down[0]) - 1) / size - 1,
+            (2 * float(across[-1]) + 3) / size - 1,
+            (2 * float(down[-1]) + 3) / size - 1,
+        ),
+        inner=(np.stack([columns[picks], rows[picks]], 1) * 2 + 1) / size - 1,
+        **limb,
+    )
+
+
+def thing(rng: Rng, radius: float, short: int) -> Thing:
+    """An object of half the size `radius`: one outline, or a body with limbs."""
+    size = int(np.clip(np.ceil(radius * short * 2.4 / 16) * 16, 48, 768))
+    skin = textures.texture(rng, size)
+    body = part(rng, textures.outline(rng, 96), skin)
+    if not chance(rng, 0.2):
+        return Thing(parts=[body], radius=radius)
+    limbs = []
+    skins = [skin, textures.texture(rng, size)]
+    middle = body.inner.mean(0)
+    for angle in np.linspace(0, 2 * np.pi, int(rng.integers(2, 6)), endpoint=False) + rng.uniform(0, 2 * np.pi):
+        joint = middle + np.array([np.cos(angle), np.sin(angle)]) * rng.uniform(0.25, 0.55)
+        limbs.append(
+            part(
+                rng,
+                textures.limb(rng, 96),
+                skins[rng.integers(2)],
+                joint=(float(joint[0]), float(joint[1]), float(angle)),
+                reach=float(rng.uniform(0.35, 0.6)),
+                swing=float(rng.choice([-1, 1]) * rng.uniform(0.5, 1.2)),
+            )
+        )
+    return Thing(parts=[*limbs, body], radius=radius)
+
+
+def appearance(rng: Rng, options: Rendering) -> Appearance:
+    """Draws the textures, shapes, sizes and the order of things in a scene."""
+    height, width = options.shape
+    short, diagonal = min(options.shape), float(np.hypot(height, width))
+    reach = 0.65 * diagonal / short
+    backdrop = textures.texture(rng, min(round(2 * reach * short / 16) * 16, 2048)) * 255
+    if chance(rng, 0.3):
+        backdrop = blur(backdrop, log_uniform(rng, 0.7, 4) * short / 256)
+    tilt = (float(rng.uniform(-0.5, 0.5)), float(rng.uniform(-0.3, 0.3))) if chance(rng, 0.4) else (0.0, 0.0)
+    ridge = None
+    if options.foreground and chance(rng, 0.3):
+        size = backdrop.shape[-1]
+        ground = textures.texture(rng, size) * 255
+        ridge = torch.cat([ground, textures.ridge(rng, size)[None]])[None].contiguous()
+    objects: list[Thing] = []
+    for _ in range(int(rng.integers(options.objects[0], options.objects[1] + 1))):
+        if objects and chance(rng, 0.2):
+            twin = objects[int(rng.integers(len(objects)))]
+            objects.append(dataclasses.replace(twin, radius=twin.radius * float(rng.uniform(0.8, 1.2))))
+        else:
+            objects.append(thing(rng, log_uniform(rng, 0.07, 0.32), short))
+    foreground = []
+    for _ in range(int(rng.choice([0, 0, 1, 2, 3])) if options.foreground else 0):
+        place = rng.uniform(-0.6, 0.6, 2) * [width / short, height / short]
+        behind = int(rng.integers(len(objects) + 1))
+        foreground.append((behind, float(rng.uniform(0.6, 1.3)), place, thing(rng, log_uniform(rng, 0.06, 0.4), short)))
+    return Appearance(
+        backdrop=backdrop[None].contiguous(),
+        backdrop_reach=reach,
+        backdrop_tilt=tilt,
+        ridge=ridge,
+        objects=objects,
+        foreground=foreground,
+    )
+
+
+def effects(rng: Rng, options: Rendering) -> Effects:
+    """Draws light, lens and sensor of one clip."""
+    times, short = np.arange(options.frames), min(options.shape)
+    made = Effects()
+    if options.lighting:
+        look = np.exp(rng.normal(0, 0.08, 3) + rng.normal(0.1, 0.15))
+        gain = np.tile(look, (options.frames, 1))
+        if chance(rng, 0.5):
+            gain *= np.exp(motions.sway(rng, times, log_uniform(rng, 0.03, 0.35), (15, 120)))[:, None]
+        if chance(rng, 0.08):
+            gain[int(rng.integers(options.frames)) :] *= float(np.exp(rng.normal(0, 0.3)))
+        made.gain = gain.astype(np.float32)
+        if chance(rng, 0.35):
+            made.light = 1 + torch.from_numpy(rng.uniform(-0.35, 0.25, (2, 4, 5)).astype(np.float32))
+        if chance(rng, 0.4):
+            x, y = rng.normal(0, 0.03, 2) * short
+            made.shadow = float(x), float(y)
+    if options.blur:
+        if chance(rng, 0.35):
+            made.shutter = float(rng.uniform(0.2, 0.9))
+        if chance(rng, 0.15):
+            wide = log_uniform(rng, 0.5, 2.5) * short / 256
+            made.defocus = np.clip(motions.sway(rng, times, 1.5 * wide, (20, 60)), 0, None)
+    if options.noise and chance(rng, 0.4):
+        grain = rng.standard_normal((3, *options.shape), np.float32) * log_uniform(rng, 1, 7)
+        made.noise = torch.from_numpy(grain)
+        made.rolls = rng.integers(0, options.shape, (options.frames, 2))
+    return made
+
+
+@lru_cache(8)
+def _appearance(seed: int, number: int, options: Rendering) -> Appearance:
+    return appearance(np.random.default_rng([seed, 2, number]), options)
+
+
+def scene(seed: int, n: int, options: Rendering) -> Scene:
+    """Clip n of a set, not yet drawn."""
+    if seed < 0 or n < 0:
+        raise ValueError("seed and clip numbers must not be negative")
+    rng = np.random.default_rng([seed, 1, n])
+    scene_number = int(rng.integers(options.scenes)) if options.scenes else n
+    motion_number = int(rng.integers(options.motions)) if options.motions else n
+    still = dataclasses.replace(options, frames=1, motions=0, flow=True, hidden_flow=False, points=0, masks=True)
+    what = _appearance(seed, scene_number, still)
+    times = np.arange(-1.0, options.frames + 1)
+    ones, zeros = np.ones(len(times)), np.zeros(len(times))
+    camera_rng = np.random.default_rng([seed, 3, motion_number])
+    camera = motions.camera(camera_rng, times, options.speed)
+    first_angle = float(camera_rng.uniform(0, 2 * np.pi))
+    light = effects(np.random.default_rng([seed, 5, n]), options)
+
+    far = 1 / float(rng.uniform(0.35, 1)) if chance(rng, 0.5) else 1.0
+    flat = motions.scales(ones * what.backdrop_reach)
+    tilt = motions.tilts(zeros + what.backdrop_tilt[0], zeros + what.backdrop_tilt[1], 0.3)
+    surfaces = [Surface(owner=0, picture=what.backdrop, poses=camera.poses(options.shape, far) @ flat @ tilt)]
+    if what.ridge is not None:
+        surfaces.append(Surface(owner=0, picture=what.ridge, poses=camera.poses(options.shape) @ flat))
+    tracks: list[tuple[int, torch.Tensor]] = []
+    shares: list[tuple[int, torch.Tensor]] = []
+    aspect = np.array(options.shape[::-1]) / min(options.shape)
+
+    def lay(item: Thing, owner: int, poses: np.ndarray, bends: np.ndarray | None, swing: np.ndarray) -> None:
+        """Adds the parts of a thing, and the points that are followed on them."""
+        counts = dict.fromkeys(range(len(item.parts)), 0)
+        for pick in rng.integers(len(item.parts), size=options.points):
+            counts[int(pick)] += 1
+        for index, piece in enumerate(item.parts):
+            placed = poses
+            if piece.joint is not None:
+                x, y, angle = piece.joint
+                shape = motions.scales(ones * piece.reach) @ motions.shifts(np.stack([0.75 * ones, zeros], 1))
+                placed = poses @ motions.shifts(np.stack([zeros + x, zeros + y], 1))
+                placed = placed @ motions.turns(angle + piece.swing * swing) @ shape
+            surfaces.append(
+                Surface(
+                    owner=owner,
+                    picture=piece.picture,
+                    extent=piece.extent,
+                    poses=placed,
+                    bends=bends if len(item.parts) == 1 else None,
+                    shadow=0.45 if owner and light.shadow != (0, 0) else 0,
+                )
+            )
+            inner = torch.from_numpy(piece.inner)
+            if owner and counts[index]:
+                tracks.append((len(surfaces) - 1, inner[: counts[index]]))
+            if owner:
+                number = SHARE_POINTS if piece.joint is None else round(SHARE_POINTS * piece.reach**2)
+                shares.append((len(surfaces) - 1, inner[-number:]))
+
+    for number in range(len(what.objects) + 1):
+        for behind, depth, place, item in what.foreground:
+            if behind == number:
+                world = motions.shifts(np.tile(place, (len(times), 1))) @ motions.scales(ones * item.radius)
+                lay(item, 0, camera.poses(options.shape, depth) @ world, None, zeros)
+        if number < len(what.objects):
+            item = what.objects[number]
+            own = np.random.default_rng([seed, 4, motion_number, number])
+            angle = first_angle + 2.4 * number
+            start = np.array([np.cos(angle), np.sin(angle)]) * own.uniform(0.05, 0.33) * aspect
+            move = motions.movement(own, times, start, aspect, options.speed)
+            base = motions.screen(options.shape, ones) if move.held else camera.poses(options.shape)
+            lay(item, number + 1, base @ move.poses @ motions.scales(ones * item.radius), move.bends, move.swing)
+
+    if options.points:
+        tracks.insert(0, (0, _seen_points(rng, surfaces[0], options)))
+    return Scene(
+        size=options.shape,
+        frames=options.frames,
+        surfaces=surfaces,
+        objects=len(what.objects),
+        effects=light,
+        tracks=sorted(tracks, key=lambda track: surfaces[track[0]].owner),
+        shares=shares,
+        flow=options.flow,
+        hidden_flow=options.hidden_flow,
+    )
+
+
+def _seen_points(rng: Rng, surface: Surface, options: Rendering) -> torch.Tensor:
+    """Points of the background that are in the picture at some time, float64 [points, 2] in its square."""
+    height, width = options.shape
+    found = []
+    for _ in range(options.points):
+        x, y = (torch.tensor([v], dtype=torch.float64) for v in rng.random(2) * [width, height])
+        found.append(torch.stack(surface.locate(x, y, int(rng.integers(options.frames))), 1))
+    return torch.cat(found)
+
+
+def frames(seed: int, n: int, options: Rendering | None = None) -> Iterator[tuple[np.ndarray, Target]]:
+    """Clip n frame by frame: pictures uint8 [H, W, 3] and Targets."""
+    options = options or Rendering()
+    for picture, target in scene(seed, n, options):
+        if not options.masks:
+            target.mask = None
+        yield picture, target
+
+
+def render(seed: int, n: int, options: Rendering | None = None) -> tuple[np.ndarray, dict[int, Target]]:
+    """Clip n of a set in memory: frames uint8 [T, H, W, 3], and a Target for each."""
+    pictures, targets = zip(*frames(seed, n, options))
+    return np.stack(pictures), dict(enumerate(targets))
+
+
+def synth(
+    out: str, *, clips: int = 16, seed: int = 0, workers: int = 0, fps: float = 25.0, **settings: Any
+) -> dict[str, Any]:
+    """Renders clips of textured objects that move over moving backgrounds, exactly annotated.
+
+    The folder gets one H.264 mp4 per clip, `targets.jsonl` (boxes and masks of what is visible, point tracks, visible
+    shares) and `flow/`. The same command continues a folder that is not finished, and adds clips to one that is.
+
+    Args:
+        out: the folder to write to
+        clips: how many clips the folder shall hold
+        seed: another seed, other clips
+        workers: processes to use; 0 takes one per processor
+        fps: frames per second of the files
+    """
+    if unknown := set(settings) - {f.name for f in dataclasses.fields(Rendering)}:
+        raise ValueError(f"synth has no setting {sorted(unknown)[0]!r}")
+    if clips < 1 or workers < 0 or not 0 < fps <= 1000:
+        raise ValueError(f"clips must be at least 1, workers 0 or more, fps above 0, not {clips}, {workers}, {fps}")
+    options = Rendering(**settings)
+    if options.shape[0] % 2 or options.shape[1] % 2:
+        raise ValueError(f"H.264 needs an even height and width, not {options.shape}; `render` takes any size")
+    folder = Path(out)
+    parts = folder / ".parts"
+    told = {"seed": seed, "fps": fps, **json.loads(json.dumps(dataclasses.asdict(options)))}
+    told["size"] = list(options.shape)
+    record = folder / "synth.json"
+    if record.exists():
+        before = json.loads(record.read_text())
+        if differing := [key for key in {**told, **before} if told.get(key) != before.get(key)]:
+            changes = ", ".join(f"{key} {before.get(key)}, now {told.get(key)}" for key in differing)
+            raise ValueError(f"{folder} holds clips of other settings ({changes}); choose another folder")
+    elif folder.is_dir() and any(folder.iterdir()):
+        raise ValueError(f"{folder} is not empty and was not made by synth; choose another folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(record, told)
+    targets = folder / "targets.jsonl"
+    listed = read_targets(targets) if targets.exists() else {}
+    names = [clip_name(n) for n in range(clips)]
+    missing = [n for n, name in enumerate(names) if name not in listed or not (folder / name).exists()]
+    todo = [n for n in missing if not ((parts / f"{names[n]}.jsonl").exists() and (folder / names[n]).exists())]
+    started = time.perf_counter()
+    shown = Progress(clips, clips - len(todo))
+    for done, _ in enumerate(_each(folder, seed, todo, fps, options, workers), clips - len(todo) + 1):
+        shown.show(done, {})
+    shown.close()
+    if missing:
+        with replacing(targets) as partial, open(partial, "wb") as stream:
+            if targets.exists():
+                with open(targets, "rb") as old:
+                    shutil.copyfileobj(old, stream)
+            for n in missing:
+                if names[n] not in listed:
+                    with open(parts / f"{names[n]}.jsonl", "rb") as part_of_it:
+                        shutil.copyfileobj(part_of_it, stream)
+        shutil.rmtree(parts)
+    return {
+        "out": str(folder),
+        "clips": clips,
+        "rendered": len(todo),
+        "frames": clips * options.frames,
+        "seconds": round(time.perf_counter() - started, 3),
+    }
+
+
+def clip_name(n: int) -> str:
+    return f"clip-{n:05d}.mp4"
+
+
+def _each(folder: Path, seed: int, todo: list[int], fps: float, options: Rendering, workers: int) -> Iterator[None]:
+    """Writes the clips `todo`, in this process or in several; yields after each."""
+    workers = min(workers or len(os.sched_getaffinity(0)), len(todo))
+    if workers <= 1:
+        before = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            for n in todo:
+                yield write_clip(folder, seed, n, fps, options)
+        finally:
+            torch.set_num_threads(before)
+        return
+    # Forked children never enter a parallel region, so that the parent's threads do not matter to them.
+    context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
+    with ProcessPoolExecutor(workers, context, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        futures = [pool.submit(write_clip, folder, seed, n, fps, options) for n in todo]
+        try:
+            for future in as_completed(futures):
+                yield future.result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def write_clip(folder: Path, seed: int, n: int, fps: float, options: Rendering) -> None:
+    """Renders and writes clip n: flow, then the video, and last its lines, which say that the clip is complete."""
+    name = clip_name(n)
+    flow_name = f"flow/{name}.npz"
+    flows: dict[int, np.ndarray] = {}
+    lines: list[str] = []
+    with Writer(folder / name, fps, gop=16, b_frames=0, references=1) as writer:
+        for index, (picture, target) in enumerate(frames(seed, n, options)):
+            writer.write(picture)
+            if target.flow is not None:
+                flows[index] = target.flow
+            lines += target_lines(name, index, target, flow_name)
+        if flows:
+            write_flow(folder / flow_name, flows)
+    with replacing(folder / ".parts" / f"{name}.jsonl") as partial:
+        partial.write_text("".join(f"{line}\n" for line in lines))
