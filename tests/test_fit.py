@@ -51,7 +51,15 @@ def clips(count: int = 10, broken: tuple[int, ...] = (), seed: int = 0, repeats:
 
 
 def options(**changes: Any) -> Options:
-    usual = {"steps": 20, "global_batch": 8, "lr": 1.0, "workers": 0, "device": "cpu", "warmup": "2", "precision": "fp32"}
+    usual = {
+        "steps": 20,
+        "global_batch": 8,
+        "lr": 1.0,
+        "workers": 0,
+        "device": "cpu",
+        "warmup": "2",
+        "precision": "fp32",
+    }
     return Options(**{**usual, **changes})
 
 

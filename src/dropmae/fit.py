@@ -156,6 +156,7 @@ def fit(
     """
     how = plan(options, clips.epoch)
     distributed.start(how.device)
+    out.mkdir(parents=True, exist_ok=True)
     state = State(module.to(how.device), options, how)
     done = state.load(out / "resume" / "state.safetensors")
     journal = Journal(out, done, options.log)
