@@ -180,7 +180,7 @@ def appearance(rng: Rng, options: Rendering) -> Appearance:
     height, width = options.shape
     short, diagonal = min(options.shape), float(np.hypot(height, width))
     reach = 0.65 * diagonal / short
-    backdrop = textures.texture(rng, min(round(2 * reach * short / 16) * 16, 2048)) * 255
+    backdrop = textures.landscape(rng, min(round(2 * reach * short / 16) * 16, 2048)) * 255
     if chance(rng, 0.3):
         backdrop = blur(backdrop, log_uniform(rng, 0.7, 4) * short / 256)
     tilt = (float(rng.uniform(-0.5, 0.5)), float(rng.uniform(-0.3, 0.3))) if chance(rng, 0.4) else (0.0, 0.0)

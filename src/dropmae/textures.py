@@ -29,6 +29,23 @@ def texture(rng: Rng, size: int) -> torch.Tensor:
     return (picture * (shade * grain)).clamp_(0, 1)
 
 
+def landscape(rng: Rng, size: int) -> torch.Tensor:
+    """float32 [3, size, size]: a backdrop; a texture, on most of which shapes with textures of their own lie about."""
+    picture = texture(rng, size)
+    x, y = axes(size)
+    soft = size / 2 / float(rng.choice([1, 1, 4]))
+    for _ in range(int(rng.choice([0, 0, 2, 4, 6, 8]))):
+        angle, wide = float(rng.uniform(0, 2 * np.pi)), float(np.exp(rng.uniform(np.log(0.1), np.log(0.7))))
+        left, top = rng.uniform(-1, 1, 2).tolist()
+        cos, sin = float(np.cos(angle)) / wide, float(np.sin(angle)) / wide
+        grid = torch.stack([(x - left) * cos + (y - top) * sin, (y - top) * cos - (x - left) * sin], -1)[None]
+        own = max(int(size * wide), 32)
+        patch = torch.cat([texture(rng, own), outline(rng, own)[None]])
+        seen = F.grid_sample(patch[None], grid, padding_mode="border", align_corners=False)[0]
+        picture = torch.lerp(picture, seen[:3], (seen[3:] * wide * soft + 0.5).clamp_(0, 1))
+    return picture
+
+
 def coloured(rng: Rng, size: int) -> torch.Tensor:
     """float32 [3, size, size]: a pattern sent through a colour ramp, or a drawing that brings its own colours."""
     drawings: list[Callable[[Rng, int, np.ndarray], torch.Tensor]] = [leaves, glyphs, fibres]
@@ -47,7 +64,9 @@ def palette(rng: Rng, count: int | None = None) -> np.ndarray:
     """float32 [n, 3]: colours that go together, of nature's modest saturation more often than not."""
     count = count or int(rng.integers(2, 7))
     hue, spread = rng.random(), float(rng.choice([0.03, 0.1, 0.4]))
-    vivid, dark = rng.beta(1.5, 2.5), rng.beta(1.5, 3)
+    vivid, dark = rng.beta(1.5, 2.5), rng.beta(1.2, 3)
+    if rng.random() < 0.5:
+        hue, spread, vivid = float(rng.choice([0.08, 0.1, 0.28, 0.58])), 0.03, rng.beta(1.5, 4)
     rows = []
     for _ in range(count):
         saturation = np.clip(vivid + rng.normal(0, 0.15), 0, 1)
@@ -87,13 +106,15 @@ def octaves(rng: Rng, size: int, coarse: int | None = None, fall: float | None =
     """Fractal value noise: grids of 2, 4, 8 ... cells, each octave weaker by `fall` (about 0.5 is a natural image)."""
     coarse = coarse or int(rng.choice([2, 3, 5, 8]))
     fall = float(rng.uniform(0.35, 0.85)) if fall is None else fall
-    stretch = float(rng.choice([1, 1, 1, 3, 8])) if coarse < 8 else 1.0
-    total, weight, cells_across = torch.zeros(size, size), 1.0, coarse
-    while cells_across <= size // 2:
-        grid = uniform(rng, cells_across, max(1, round(cells_across / stretch)))
-        total += weight * (resized(grid, size) - 0.5)
-        weight, cells_across = weight * fall, cells_across * 2
-    return stretched(total)
+    stretch = int(rng.choice([1, 1, 1, 3, 8])) if coarse < 8 else 1
+    rows, columns, weight = coarse, max(coarse // stretch, 1), 1.0
+    total = uniform(rng, rows, columns) - 0.5
+    while rows < size // 2:
+        # Each octave is added at its own resolution, so that all together cost little more than the finest.
+        rows, columns, weight = rows * 2, columns * 2, weight * fall
+        total = F.interpolate(total[None, None], size=(rows, columns), mode="bicubic", align_corners=False)[0, 0]
+        total += weight * (uniform(rng, rows, columns) - 0.5)
+    return stretched(resized(total, size))
 
 
 def warp(rng: Rng, field: torch.Tensor) -> torch.Tensor:
