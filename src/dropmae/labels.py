@@ -1,0 +1,149 @@
+"""Label maps as PNG files: one object id per pixel, read from any common form, written with the usual palette."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from dropmae.target import Target
+
+
+def _palette() -> np.ndarray:
+    """uint8 [256, 3]: the colours of PASCAL VOC and DAVIS; the bits of an id, dealt out in turn to red, green, blue."""
+    ids = np.arange(256)
+    colours = np.zeros((256, 3), np.uint8)
+    for bit in range(8):
+        colours |= (((ids[:, None] >> (3 * (bit // 3) + np.arange(3))) & 1) << (7 - bit // 3)).astype(np.uint8)
+    return colours
+
+
+PALETTE = _palette()
+
+
+def read_labels(path: str | Path) -> np.ndarray:
+    """uint8 or int32 [H, W]: the object id of every pixel of a PNG.
+
+    Palette images give their index whatever the colours are, grey ones their value (so 0 and 255 in DAVIS-2016),
+    two-level ones 0 and 1. Colour images are read through the DAVIS palette, or as grey where their channels agree.
+    FileNotFoundError and OSError name the file and what is wrong with it.
+    """
+    try:
+        with Image.open(path) as image:
+            mode = image.mode
+            pixels = np.asarray(image)
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{path}: no such file") from None
+    except (OSError, SyntaxError, ValueError, EOFError, zlib.error, Image.DecompressionBombError) as error:
+        # Pillow reports a damaged PNG by any of these, mostly without its name.
+        raise OSError(f"{path}: not a readable image ({' '.join(str(error).split())[:120]})") from None
+    if mode == "LA":
+        pixels = pixels[..., 0]
+    if pixels.ndim == 2:
+        return pixels.astype(np.uint8 if pixels.dtype == bool or pixels.dtype.itemsize == 1 else np.int32)
+    packed = _pack(pixels[..., :3])
+    known = {int(code): index for index, code in enumerate(_pack(PALETTE))}
+    codes, inverse = np.unique(packed, return_inverse=True)
+    if all(int(code) in known for code in codes):
+        return np.array([known[int(code)] for code in codes], np.uint8)[inverse].reshape(packed.shape)
+    if all(code == (code & 255) * 0x010101 for code in codes):
+        return np.ascontiguousarray(pixels[..., 0])
+    raise OSError(f"{path}: a colour image outside the DAVIS palette; save label maps as palette or grey PNG")
+
+
+def _pack(colours: np.ndarray) -> np.ndarray:
+    """int32 [...]: one number per colour [..., 3]."""
+    red, green, blue = np.moveaxis(colours.astype(np.int32), -1, 0)
+    return red << 16 | green << 8 | blue
+
+
+def write_labels(path: str | Path, mask: np.ndarray) -> None:
+    """Writes a label map [H, W] as palette PNG (16-bit grey where an id is beyond 255)."""
+    mask = np.asarray(mask)
+    if mask.max(initial=0) > 255:
+        Image.fromarray(mask.astype(np.uint16)).save(path, "PNG")
+        return
+    image = Image.fromarray(mask.astype(np.uint8))
+    image.putpalette(PALETTE.ravel().tolist())
+    image.save(path, "PNG")
+
+
+def write_folder(folder: Path, files: Mapping[str, np.ndarray], write: Callable = write_labels) -> None:
+    """Writes {file name: label map} to `folder`, which appears under its name only when all of it is there.
+
+    What was there before is replaced, so a folder that exists is a complete one.
+    """
+    folder = Path(folder)
+    partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        for name, mask in files.items():
+            write(partial / name, mask)
+        if folder.exists():
+            shutil.rmtree(folder)
+        os.replace(partial, folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def label_ids(mask: np.ndarray) -> np.ndarray:
+    """int64 [N]: the ids in a label map, sorted, 0 and (in uint8) 255 among them where they occur."""
+    return np.flatnonzero(np.bincount(mask.ravel())) if mask.dtype == np.uint8 else np.unique(mask).astype(np.int64)
+
+
+class LabelFolder(Mapping[int, Target]):
+    """A folder of <number>.png as {number: Target}; a file is read when its frame is asked for.
+
+    `clean`, a function of a module, is applied to every label map read. Files whose name is no number are left out;
+    `files` names them otherwise, {frame: path}.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        clean: Callable[[np.ndarray], np.ndarray] | None = None,
+        files: dict[int, Path] | None = None,
+    ) -> None:
+        self.folder, self.clean, self.given = Path(folder), clean, files
+
+    @cached_property
+    def files(self) -> dict[int, Path]:
+        """{number: path}, sorted by number; OSError where two names mean the same number."""
+        if self.given is not None:
+            return self.given
+        found: dict[int, Path] = {}
+        for path in sorted(self.folder.glob("*.png")):
+            if path.stem.isdecimal():
+                if (number := int(path.stem)) in found:
+                    raise OSError(f"{path}: frame {number} is there twice (also as {found[number].name})")
+                found[number] = path
+        return dict(sorted(found.items()))
+
+    def labels(self, number: int) -> np.ndarray:
+        """The label map [H, W] of one frame; KeyError where there is none."""
+        mask = read_labels(self.files[number])
+        return mask if self.clean is None else self.clean(mask)
+
+    def __getitem__(self, number: int) -> Target:
+        mask = self.labels(number)
+        ids = label_ids(mask)
+        return Target(ids=ids[(ids != 0) & ~((mask.dtype == np.uint8) & (ids == 255))], mask=mask)
+
+    def __contains__(self, number: object) -> bool:
+        return number in self.files
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self.files)
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __repr__(self) -> str:
+        return f"LabelFolder({str(self.folder)!r})"
