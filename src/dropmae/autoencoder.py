@@ -17,7 +17,7 @@ from dropmae import masking, optim
 from dropmae.augment import crop_frames
 from dropmae.clips import Sequence, frame_pair
 from dropmae.ops import noise
-from dropmae.vit import SIZES, Attend, Decoder, Encoder, Size
+from dropmae.vit import SIZES, Attend, Decoder, Encoder, Shape, Size
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -63,7 +63,10 @@ class MaskedAutoencoder(nn.Module):
         self.sides = (sides[0], sides[1])
         self.grid = (sides[0] // self.patch, sides[1] // self.patch)
         masking.kept_count(self.grid[0] * self.grid[1], self.mask_ratio)
-        learned = (self.learned_positions, self.learned_positions) if self.learned_positions else None
+        self.build(shape, (self.learned_positions, self.learned_positions) if self.learned_positions else None)
+
+    def build(self, shape: Shape, learned: tuple[int, int] | None) -> None:
+        """Makes `encoder` and `decoder` of the given shape."""
         self.encoder = Encoder(
             shape.width,
             shape.depth,
@@ -117,12 +120,15 @@ class MaskedAutoencoder(nn.Module):
                 f"{type(self).__name__.lower()} takes {self.frames} frames a sample, not {frames.shape[1]}"
             )
         grid = masking.grid_of(frames, self.patch)
-        total = self.frames * grid[0] * grid[1]
-        if mask is None:
-            order = noise.uniform(noise.fold(key, noise.MASK), total)
-            mask = masking.random_mask(order, masking.kept_count(total, self.mask_ratio))
+        mask = self.hide(key, grid) if mask is None else mask
         latent = self.encode(frames, mask, grid)
         return self.decode(latent, mask, grid, self.attends(key, grid)), mask
+
+    def hide(self, key: Tensor, grid: tuple[int, int]) -> masking.Mask:
+        """The mask of each sample: one random choice over the tokens of all frames."""
+        total = self.frames * grid[0] * grid[1]
+        order = noise.uniform(noise.fold(key, noise.MASK), total)
+        return masking.random_mask(order, masking.kept_count(total, self.mask_ratio))
 
     def encode(self, frames: Tensor, mask: masking.Mask, grid: tuple[int, int]) -> Tensor:
         """Latents [B, (1 +) K, C] of the kept tokens, in the order of `mask.keep`; a class token comes first."""
@@ -150,6 +156,7 @@ class PairAutoencoder(MaskedAutoencoder):
     """A masked autoencoder over two frames of one video that share one mask and attend to each other."""
 
     frames: ClassVar[int] = 2
+    judged: ClassVar[int] = 0
 
     gap: tuple[int, int] = (1, 49)
     """Least and most frames between the two, as far as the video is long enough."""
@@ -169,17 +176,21 @@ class PairAutoencoder(MaskedAutoencoder):
         return {"frames": crop_frames(list(pair), rng, self.sides, self.scale, flip=self.flip, shared=shared)}
 
     def probe(self, batch: dict[str, Any]) -> dict[str, float]:
-        """What the partner frame is worth: masked loss of frame x beside its own partner and beside another clip's.
+        """What the partner frame is worth: masked loss of one frame beside its own partner and beside another clip's.
 
-        Every sample's z is exchanged for that of the next sample in the batch, masks and all else being equal, and
-        the loss is taken over the hidden patches of x alone. A positive `gap` says that the network uses time.
+        The frame is x, or whichever `judged` says; every sample's partner is exchanged for that of the next sample in
+        the batch, masks and all else being equal, and the loss is taken over the hidden patches of the judged frame
+        alone. A positive `gap` says that the network uses time.
         """
         frames = masking.normalize(batch["frames"])
         key = noise.keys(batch["seed"], batch["index"])
-        tokens = self.patches(frames).shape[1] // 2
-        target = masking.patch_target(self.patches(frames)[:, :tokens], self.norm_pix)
+        patches = self.patches(frames)
+        rows = slice(self.judged * patches.shape[1] // 2, (self.judged + 1) * patches.shape[1] // 2)
+        target = masking.patch_target(patches[:, rows], self.norm_pix)
+        pairs = [frames, frames.clone()]
+        pairs[1][:, 1 - self.judged] = frames[:, 1 - self.judged].roll(1, 0)
         losses = []
-        for partner in (frames[:, 1], frames[:, 1].roll(1, 0)):
-            prediction, mask = self.predict(torch.stack([frames[:, 0], partner], 1), key)
-            losses.append(float(masking.masked_loss(prediction[:, :tokens], target, mask.masked[:, :tokens])))
+        for pair in pairs:
+            prediction, mask = self.predict(pair, key)
+            losses.append(float(masking.masked_loss(prediction[:, rows], target, mask.masked[:, rows])))
         return {**super().probe(batch), "loss_true": losses[0], "loss_other": losses[1], "gap": losses[1] - losses[0]}
