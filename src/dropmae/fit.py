@@ -168,7 +168,7 @@ def fit(
     if distributed.world() > 1:
         model = DistributedDataParallel(model, device_ids=[how.device.index] if how.device.type == "cuda" else None)
     if distributed.is_main():
-        say(_headline(how, options, clips, done))
+        say(_headline(how, options, clips, done) if done < how.steps else f"{out}: finished, {done} steps")
     progress = Progress(how.steps, done, enabled=distributed.is_main())
 
     def checkpoint(step: int) -> None:

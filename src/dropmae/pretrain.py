@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import json
 import platform
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -46,10 +47,12 @@ def pretrain(method: str, videos: Path, *, out: Path, **settings: Any) -> dict[s
     module = cls(**{name: value for name, value in settings.items() if name in mine})
     sequences = find_sequences(Path(videos))
     out = Path(out)
-    claim(out, describe(method, module, options, sequences))
+    config = describe(method, module, options, sequences)
+    claim(out, config)
     clips = Clips(sequences, module.sample, options.seed, options.repeats)
+    save = partial(weights.save, extra={"training": {"options": config["options"], "data": config["data"]}})
     try:
-        return fit(module, clips, options, out, save=weights.save, validate=_validation(clips, options.seed))
+        return fit(module, clips, options, out, save=save, validate=_validation(clips, options.seed))
     finally:
         distributed.stop()
 
@@ -102,7 +105,7 @@ def claim(out: Path, config: dict[str, Any]) -> None:
         if differing:
             raise ValueError(f"{out} belongs to another configuration: {'; '.join(differing)}. Choose another --out")
     elif distributed.is_main():
-        if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        if out.exists() and (not out.is_dir() or any(not path.name.startswith(".") for path in out.iterdir())):
             raise ValueError(f"{out} exists and is not a run folder; choose another --out")
         write_json(path, config)
 

@@ -23,6 +23,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
         yield partial
         with open(partial, "rb+") as stream:
             os.fsync(stream.fileno())
+        os.chmod(partial, 0o666 & ~_umask())
         os.replace(partial, path)
     except OSError as error:
         raise OSError(error.errno, f"{path} could not be written: {error.strerror or error}") from error
@@ -34,3 +35,10 @@ def write_json(path: str | Path, value: Any) -> None:
     """Writes `value` as indented JSON, whole or not at all."""
     with replacing(path) as partial:
         partial.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+def _umask() -> int:
+    """The process's file mode mask, which can only be read by setting it."""
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
