@@ -1,0 +1,113 @@
+"""The verb score: numbers for anybody's prediction files, by the rules of each benchmark's own evaluation."""
+
+from __future__ import annotations
+
+import inspect
+import multiprocessing
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from dropmae import registry
+from dropmae.progress import say
+
+MANY = 12
+"""Names listed before a list is cut short."""
+
+
+def score(
+    benchmark: str, *, root: Path, results: Path, split: str | None = None, workers: int = 0, **settings: Any
+) -> dict[str, Any]:
+    """Scores prediction files in a benchmark's official layout; no images and no model are needed.
+
+    Sequences without results are named and do not count, so that a part of a split can be scored.
+
+    Args:
+        benchmark: which benchmark: its name, or the path of a .py file.
+        root: the data set, in its usual layout.
+        results: the folder with the predictions.
+        split: which sequences; by default those that papers report.
+        workers: processes that score sequences side by side; 0 is one per core. The numbers do not depend on it.
+    """
+    bench = registry.load("benchmarks", benchmark)(**settings)
+    root, results = Path(root), Path(results)
+    if not root.exists():
+        raise FileNotFoundError(f"{root}: no such folder")
+    if not results.exists():
+        raise FileNotFoundError(f"{results}: no such folder")
+    annotations = bench.annotations(root) if split is None else bench.annotations(root, split)
+    report = measure(bench, bench.read(results, annotations), annotations, workers)
+    report = {"benchmark": Path(benchmark).stem, **report}
+    show(report)
+    return report
+
+
+def measure(bench: Any, results: Any, annotations: Any, workers: int = 0) -> dict[str, Any]:
+    """`bench.score`, with its sequences spread over processes where it takes a `map`."""
+    if workers < 0:
+        raise ValueError(f"workers is the number of processes, or 0 for one per core; not {workers}")
+    if "map" not in inspect.signature(bench.score).parameters:
+        return bench.score(results, annotations)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    workers = min(workers or cores, max(len(results), 1))
+    if workers == 1:
+        return bench.score(results, annotations, map=lambda f, *rows: counted(map(f, *rows), len(rows[0])))
+    # A fork needs no guarded __main__ in a script that calls this, and the workers only run NumPy and Pillow.
+    method = "fork" if "fork" in multiprocessing.get_all_start_methods() else "spawn"
+    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context(method)) as pool:
+
+        def spread(function: Callable[..., Any], *rows: Any) -> Iterator[Any]:
+            return counted(pool.map(function, *rows), len(rows[0]))
+
+        try:
+            return bench.score(results, annotations, map=spread)
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+def counted(items: Iterable[Any], total: int, seconds: float = 10.0) -> Iterator[Any]:
+    """The items, with a line of progress every so many seconds."""
+    said = time.perf_counter()
+    for done, item in enumerate(items, 1):
+        if time.perf_counter() - said > seconds and done < total:
+            said = time.perf_counter()
+            say(f"scored {done} of {total} sequences")
+        yield item
+
+
+def show(report: dict[str, Any]) -> None:
+    """The numbers of a report as a table on stderr, shares in percent, and what was left out."""
+    console = Console(stderr=True)
+    # Metrics are shares; other numbers (speed, say) are for the JSON.
+    columns = [key for key, value in report.items() if value is None or (isinstance(value, float) and abs(value) <= 1)]
+    rows: dict[str, dict[str, Any]] = report.get("sequences", {})
+    title = " ".join(str(report[key]) for key in ("benchmark", "year") if key in report)
+    protocol = f", protocol {report['protocol']}" if "protocol" in report else ""
+    table = Table(title=f"{title}{protocol}, in %", box=SIMPLE_HEAD, pad_edge=False)
+    table.add_column("sequence", no_wrap=True)
+    for column in columns:
+        table.add_column(column, justify="right")
+    for name, row in rows.items():
+        table.add_row(name, *[percent(row.get(column)) for column in columns])
+    table.add_section()
+    table.add_row(f"all ({len(rows)})", *[percent(report[column]) for column in columns])
+    console.print(table)
+    for key, what in (("missing", "without results"), ("extra", "not of this split")):
+        if names := report.get(key):
+            rest = f" and {len(names) - MANY} more" if len(names) > MANY else ""
+            say(f"{len(names)} sequences {what}, not counted: {', '.join(names[:MANY])}{rest}")
+    for name, reason in report.get("skipped", {}).items():
+        say(f"{name} not counted: {reason}")
+
+
+def percent(value: Any) -> str:
+    """A share for people."""
+    return f"{100 * value:.1f}" if isinstance(value, (int, float)) and not isinstance(value, bool) else "-"
