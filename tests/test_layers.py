@@ -16,7 +16,7 @@ SOURCE = Path(dropmae.__file__).parent
 LAYERS = [
     {"registry", "distributed", "ops", "storage", "progress"},
     {"target", "geometry", "video", "masking", "vit", "textures"},
-    {"weights", "clips", "augment", "optim", "draw"},
+    {"weights", "layouts", "unpickle", "official", "clips", "augment", "optim", "draw"},
     {"autoencoder"},
     {"fit", "methods", "tasks"},
     {"metrics", "benchmarks"},

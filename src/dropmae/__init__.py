@@ -27,8 +27,8 @@ VERBS = {
     "reconstruct": "inspection",
     "attention": "inspection",
     "report": "report",
-    "info": "inspection",
-    "convert": "weights",
+    "info": "info",
+    "convert": "convert",
     "synth": "synth",
 }
 """Verb -> the module that holds the function of that name."""

@@ -42,8 +42,8 @@ class MaskedAutoencoder(nn.Module):
     """Probability of a horizontal flip."""
     cls: bool = False
     """Whether a class token goes through encoder and decoder, as in MAE."""
-    learned_positions: int = 0
-    """Side in patches of a learned position table, for foreign encoders; 0 is the fixed sin-cos table."""
+    learned_positions: int | tuple[int, int] = 0
+    """Side in patches, or height and width, of a learned position table, for foreign encoders; 0: fixed sin-cos."""
 
     def __post_init__(self) -> None:
         super().__init__()
@@ -63,7 +63,9 @@ class MaskedAutoencoder(nn.Module):
         self.sides = (sides[0], sides[1])
         self.grid = (sides[0] // self.patch, sides[1] // self.patch)
         masking.kept_count(self.grid[0] * self.grid[1], self.mask_ratio)
-        self.build(shape, (self.learned_positions, self.learned_positions) if self.learned_positions else None)
+        side = self.learned_positions
+        learned = (side, side) if isinstance(side, int) else (side[0], side[1])
+        self.build(shape, learned if all(learned) else None)
 
     def build(self, shape: Shape, learned: tuple[int, int] | None) -> None:
         """Makes `encoder` and `decoder` of the given shape."""
