@@ -1,4 +1,4 @@
-"""A plain vision transformer: pre-norm blocks, sin-cos positions, one or two frames (arXiv 2010.11929, 2111.06377).
+"""A plain vision transformer: pre-norm blocks, sin-cos positions, frames or clips (arXiv 2010.11929, 2111.06377).
 
 Shapes: B samples, N patches of a frame (h x w, row-major), L tokens, C width, H heads.
 """
@@ -6,7 +6,7 @@ Shapes: B samples, N patches of a frame (h x w, row-major), L tokens, C width, H
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from dropmae import masking
+from dropmae.ops.attention import attention
 
 Size = Literal["tiny", "small", "base", "large", "huge"]
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -105,11 +106,11 @@ class Attention(nn.Module):
         self.proj = nn.Linear(width, width)
 
     def forward(self, x: Tensor, attend: Attend | None = None) -> Tensor:
-        """[B, L, C] -> [B, L, C]; `attend` replaces the fused softmax attention."""
+        """[B, L, C] -> [B, L, C]; `attend` replaces plain softmax attention."""
         b, length, width = x.shape
         packed = self.qkv(x).view(b, length, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
         query, key, value = packed.unbind(0)
-        out = (attend or functional.scaled_dot_product_attention)(query, key, value)
+        out = (attend or attention)(query, key, value)
         return self.proj(out.transpose(1, 2).reshape(b, length, width))
 
 
@@ -138,6 +139,62 @@ class Block(nn.Module):
     def forward(self, x: Tensor, attend: Attend | None = None) -> Tensor:
         x = x + self.attn(self.norm1(x), attend)
         return x + self.mlp(self.norm2(x))
+
+
+class CrossAttention(nn.Module):
+    """Multi-head attention of tokens to the tokens of a context; the rows of `kv` are key, value."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        assert width % heads == 0
+        self.heads = heads
+        self.q = nn.Linear(width, width)
+        self.kv = nn.Linear(width, 2 * width)
+        self.proj = nn.Linear(width, width)
+
+    def forward(self, x: Tensor, context: Tensor) -> Tensor:
+        """[B, L, C] attending to [B, M, C] -> [B, L, C]."""
+        b, length, width = x.shape
+        query = self.q(x).view(b, length, self.heads, -1).transpose(1, 2)
+        key, value = self.kv(context).view(b, context.shape[1], 2, self.heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
+        out = functional.scaled_dot_product_attention(query, key, value)
+        return self.proj(out.transpose(1, 2).reshape(b, length, width))
+
+
+Step = Literal["cross", "self", "mlp"]
+
+
+class CrossBlock(nn.Module):
+    """A block that also attends to a context; `steps` names its parts in order, any of which may be missing.
+
+    Pre-norm, where the context has a norm of its own, or (`post_norm`) each part's norm comes after its residual sum.
+    """
+
+    def __init__(self, width: int, heads: int, steps: tuple[Step, ...], hidden: int, post_norm: bool = False) -> None:
+        super().__init__()
+        self.steps, self.post_norm = steps, post_norm
+        if "cross" in steps:
+            self.norm_cross = nn.LayerNorm(width, eps=1e-6)
+            self.norm_context = nn.Identity() if post_norm else nn.LayerNorm(width, eps=1e-6)
+            self.cross = CrossAttention(width, heads)
+        if "self" in steps:
+            self.norm1 = nn.LayerNorm(width, eps=1e-6)
+            self.attn = Attention(width, heads)
+        if "mlp" in steps:
+            self.norm2 = nn.LayerNorm(width, eps=1e-6)
+            self.mlp = MLP(width, hidden)
+
+    def forward(self, x: Tensor, context: Tensor) -> Tensor:
+        """[B, L, C] with a context [B, M, C] -> [B, L, C]."""
+        for step in self.steps:
+            if step == "cross":
+                norm, part = self.norm_cross, partial(self.cross, context=self.norm_context(context))
+            elif step == "self":
+                norm, part = self.norm1, self.attn
+            else:
+                norm, part = self.norm2, self.mlp
+            x = norm(x + part(x)) if self.post_norm else x + part(norm(x))
+        return x
 
 
 class FrameEmbeddings(nn.Module):
@@ -172,7 +229,7 @@ class Encoder(nn.Module):
     ) -> None:
         super().__init__()
         self.width, self.patch = width, patch
-        self.patch_embed = nn.Conv2d(3, width, patch, patch)
+        self.patch_embed: nn.Conv2d | nn.Conv3d = nn.Conv2d(3, width, patch, patch)
         self.positions = Positions(width, learned_grid)
         self.frame_embed = FrameEmbeddings(width) if frames == 2 else None
         self.cls_token = nn.Parameter(torch.empty(1, 1, width).normal_(std=0.02)) if cls else None
@@ -261,6 +318,91 @@ class Decoder(nn.Module):
         return self.pred(self.norm(tokens))
 
 
+class CrossDecoder(Decoder):
+    """A decoder whose tokens, those of one frame, also attend to a context: the encoded tokens of another frame."""
+
+    def __init__(
+        self,
+        encoder_width: int,
+        width: int,
+        depth: int,
+        heads: int,
+        patch: int,
+        *,
+        steps: tuple[Step, ...],
+        hidden: int,
+        post_norm: bool = False,
+    ) -> None:
+        super().__init__(encoder_width, width, 0, heads, patch)
+        self.blocks = nn.ModuleList(CrossBlock(width, heads, steps, hidden, post_norm) for _ in range(depth))
+        initialize(self.blocks)
+
+    def decode_beside(self, tokens: Tensor, context: Tensor) -> Tensor:
+        """All blocks, norm and pixel prediction, [B, L, C'] beside a context [B, M, C'] -> [B, L, p p 3]."""
+        for block in self.blocks:
+            tokens = block(tokens, context)
+        return self.pred(self.norm(tokens))
+
+
+@cache
+def sincos_line(length: int, channels: int) -> np.ndarray:
+    """Fixed 1-D sin-cos positions float32 [length, channels]: [sin, cos] of t / 10000**(k / (channels / 2))."""
+    half = channels // 2
+    angles = np.arange(length)[:, None] * 10000.0 ** (-np.arange(half, dtype=np.float64) / half)
+    return np.concatenate([np.sin(angles), np.cos(angles)], axis=1).astype(np.float32)
+
+
+def clip_places(position: Tensor, slots: int) -> Tensor:
+    """[1, slots N, C]: every place [1, N, C] of a frame in each temporal slot, plus the slot's 1-D sin-cos."""
+    time = torch.from_numpy(sincos_line(slots, position.shape[-1])).to(position.device)
+    return (position + time[:, None]).flatten(0, 1)[None]
+
+
+class ClipEncoder(Encoder):
+    """ViT encoder of clips: a token is a tubelet of `tubelet` frames by one patch (VideoMAE, arXiv 2203.12602)."""
+
+    def __init__(self, width: int, depth: int, heads: int, patch: int, tubelet: int, *, cls: bool = False) -> None:
+        super().__init__(width, depth, heads, patch, cls=cls)
+        self.tubelet = tubelet
+        self.patch_embed = nn.Conv3d(3, width, (tubelet, patch, patch), (tubelet, patch, patch))
+        initialize(self.patch_embed)
+
+    def embed(self, patches: Tensor) -> Tensor:
+        """Tokens [B, K, C] of tubelets [B, K, t p p 3], frame after frame in `masking.patchify` order."""
+        weight = self.patch_embed.weight.permute(0, 2, 3, 4, 1).flatten(1)
+        return functional.linear(patches, weight, self.patch_embed.bias)
+
+    def places(self, grid: tuple[int, int], frames: int = 1) -> Tensor:
+        """[1, slots N, C] for a clip of `frames` frames."""
+        return clip_places(self.positions(grid, self.patch_embed.weight.device), frames // self.tubelet)
+
+    def features(self, frames: Tensor, frame: int = 0) -> Tensor:
+        """Dense features [B, C, h, w] of single frames [B, 3, H, W]: each is repeated to fill its tubelet.
+
+        `frame` is the temporal slot whose position is added.
+        """
+        grid = masking.grid_of(frames, self.patch)
+        still = masking.patchify(masking.normalize(frames), self.patch).repeat(1, 1, self.tubelet)
+        place = self.places(grid, (frame + 1) * self.tubelet).unflatten(1, (frame + 1, -1))[:, frame]
+        tokens = self.encode(self.embed(still) + place)
+        tokens = tokens if self.cls_token is None else tokens[:, 1:]
+        return tokens.transpose(1, 2).unflatten(2, grid)
+
+
+class ClipDecoder(Decoder):
+    """A decoder that predicts the pixels of whole tubelets."""
+
+    def __init__(self, encoder_width: int, width: int, depth: int, heads: int, patch: int, tubelet: int) -> None:
+        super().__init__(encoder_width, width, depth, heads, patch)
+        self.tubelet = tubelet
+        self.pred = nn.Linear(width, tubelet * patch * patch * 3)
+        initialize(self.pred)
+
+    def places(self, grid: tuple[int, int], frames: int = 1) -> Tensor:
+        """[1, slots N, C] for a clip of `frames` frames."""
+        return clip_places(self.positions(grid, self.mask_token.device), frames // self.tubelet)
+
+
 def initialize(module: nn.Module) -> None:
     """MAE's initialisation: Xavier-uniform weights (the patch convolution as a matrix), zero linear biases."""
     for part in module.modules():
@@ -268,5 +410,5 @@ def initialize(module: nn.Module) -> None:
             nn.init.xavier_uniform_(part.weight)
             assert part.bias is not None
             nn.init.zeros_(part.bias)
-        elif isinstance(part, nn.Conv2d):
+        elif isinstance(part, nn.Conv2d | nn.Conv3d):
             nn.init.xavier_uniform_(part.weight.data.view(part.weight.shape[0], -1))
