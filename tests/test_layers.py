@@ -14,8 +14,8 @@ import dropmae
 SOURCE = Path(dropmae.__file__).parent
 
 LAYERS = [
-    {"registry", "distributed", "ops", "storage", "progress"},
-    {"target", "geometry", "video", "masking", "vit", "textures"},
+    {"registry", "distributed", "ops", "storage", "progress", "arrayfiles"},
+    {"target", "labels", "geometry", "video", "masking", "vit", "textures"},
     {"weights", "layouts", "unpickle", "official", "clips", "augment", "optim", "draw"},
     {"autoencoder"},
     {"fit", "methods", "tasks"},

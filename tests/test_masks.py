@@ -80,7 +80,9 @@ def test_boundary_f_does_not_depend_on_the_box_it_is_computed_in() -> None:
     rng = np.random.default_rng(0)
     for _ in range(30):
         height, width = (int(n) for n in rng.integers(4, 60, 2))
-        pair = [disc(height, width, *(rng.random(2) * (height, width)), 1 + rng.random() * 12) for _ in range(2)]
+        pair = [
+            disc(height, width, rng.random() * height, rng.random() * width, 1 + rng.random() * 12) for _ in range(2)
+        ]
         radius = masks.tolerance_radius(height, width)
         edges = [masks.boundary(mask) for mask in pair]
         counts = [int(edge.sum()) for edge in edges]
@@ -89,7 +91,7 @@ def test_boundary_f_does_not_depend_on_the_box_it_is_computed_in() -> None:
         precision = (edges[0] & masks.dilate(edges[1], radius)).sum() / counts[0]
         recall = (edges[1] & masks.dilate(edges[0], radius)).sum() / counts[1]
         expected = 2 * precision * recall / (precision + recall) if precision + recall else 0
-        assert masks.boundary_f(*pair) == expected
+        assert masks.boundary_f(pair[0], pair[1]) == expected
 
 
 def test_void_is_background_on_both_sides() -> None:
