@@ -1,0 +1,218 @@
+"""One pass of FFmpeg through the video stream of a file; its pictures carry the number of the packet they came from."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from itertools import chain
+from typing import Any, NamedTuple
+
+import av
+import numpy as np
+from av.video.reformatter import Interpolation, VideoReformatter
+
+from dropmae.video.errors import broken
+from dropmae.video.frames import fitted
+
+av.logging.set_level(av.logging.PANIC)  # silences FFmpeg; what matters of its messages comes as exceptions
+
+TEXT = frozenset(("tty", "bin", "xbin", "adf", "idf"))
+"""Formats in which FFmpeg would render plain text as pictures."""
+COVER = 0x400
+"""The disposition flag of a stream that is a still picture attached to sound (AV_DISPOSITION_ATTACHED_PIC)."""
+NONE = np.iinfo(np.int64).min
+"""Stands for a timestamp that a packet does not have."""
+
+
+class Picture(NamedTuple):
+    """A decoded picture."""
+
+    packet: int | None
+    """Number of the packet it came from, counted from the start of the file."""
+    frame: av.VideoFrame
+
+
+class Decoder:
+    """Decodes the first video stream of a file or device from a packet on.
+
+    The timestamps that the decoder sees are packet numbers, so that its pictures are identified by these and not by
+    counting, which dropped pictures would upset, or by timestamps, which may be missing, wrong or ambiguous.
+    """
+
+    def __init__(self, name: str, url: str, *, threads: int = 1, motion: bool = False, options: dict | None = None):
+        """`motion` has the codec's motion vectors exported; `options` go to `av.open`. OSError if it is no video."""
+        self.name, self.url, self.threads, self.motion, self.options = name, url, threads, motion, options or {}
+        self.reformatter = VideoReformatter()
+        self.open()
+
+    def open(self) -> None:
+        """Opens the file, anew if need be, before its first packet."""
+        try:
+            self.container = av.open(self.url, mode="r", metadata_errors="ignore", **self.options)
+        except av.InvalidDataError:
+            raise broken(self.name, "not a video, or its header is damaged") from None
+        except (av.FFmpegError, OSError, ValueError) as error:
+            raise broken(self.name, error) from None
+        try:
+            self.stream = self.choose()
+        except OSError:
+            self.container.close()
+            raise
+        self.context = self.stream.codec_context
+        self.context.thread_count = self.threads
+        if self.threads != 1:
+            self.context.thread_type = "AUTO"
+        if self.motion:
+            self.context.options = {"flags2": "+export_mvs"}
+        self.coded = (self.context.height, self.context.width)
+        self.skipping = False
+        self.restart(self.demux(0))
+
+    def choose(self) -> Any:
+        """The first video stream that is not cover art."""
+        if self.container.format.name in TEXT:
+            raise broken(self.name, "text, not a video")
+        streams = [stream for stream in self.container.streams.video if not int(stream.disposition) & COVER]
+        if not streams:
+            raise broken(self.name, "no video in it, only sound" if self.container.streams.audio else "no video in it")
+        if streams[0].codec_context is None:
+            raise broken(self.name, "its codec is not known to FFmpeg")
+        if not streams[0].codec_context.width or not streams[0].codec_context.height:
+            raise broken(self.name, "the size of its pictures is unknown; it is damaged, or no video")
+        return streams[0]
+
+    def restart(self, packets: Iterator[tuple[int, Any]]) -> None:
+        self.packets = packets
+        self.ready: deque[Picture] = deque()
+        self.ended = False
+        self.bad: list[int] = []
+        self.fed = 0
+
+    def demux(self, number: int) -> Iterator[tuple[int, Any]]:
+        """Numbered packets from where the container stands, the next of which is `number`."""
+        try:
+            for packet in self.container.demux(self.stream):
+                if packet.size:  # an empty packet would tell the decoder that the stream ends
+                    yield number, packet
+                    number += 1
+        except av.FFmpegError as error:
+            raise broken(self.name, error) from None
+
+    def pull(self, skippable: np.ndarray | None = None) -> Picture | None:
+        """The next picture in display order; None at the end. Packets that are damaged go to `bad`.
+
+        Packets marked in `skippable` (bool [packets]) are not decoded where no other picture refers to theirs.
+        """
+        while not self.ready:
+            if self.ended:
+                return None
+            number, packet = next(self.packets, (-1, None))
+            if packet is None:
+                self.ended = True
+            else:
+                self.skip(skippable is not None and number < len(skippable) and bool(skippable[number]))
+                if packet.is_corrupt:
+                    self.bad.append(number)
+                packet.pts, packet.dts = number, None
+                self.fed = number + 1
+            try:
+                frames = self.context.decode(packet)
+            except av.FFmpegError:
+                self.bad.append(number)
+                continue
+            for frame in frames:
+                if frame.is_corrupt and frame.pts is not None:
+                    self.bad.append(frame.pts)
+                self.ready.append(Picture(frame.pts, frame))
+        return self.ready.popleft()
+
+    def promised(self) -> int:
+        """Packets that the file's index has, 0 if it has none; in most containers the count is only a claim."""
+        return self.stream.frames if self.container.format.name.startswith("mov") else 0
+
+    def skip(self, on: bool) -> None:
+        if on != self.skipping:
+            self.context.skip_frame = "NONREF" if on else "DEFAULT"
+            self.skipping = on
+
+    def seek(self, packet: int, stamps: np.ndarray) -> None:
+        """Makes `packet` the next one to be decoded; `stamps` int64 [packets, 3] are the pts, dts and byte positions.
+
+        By the container's index if that leads to `packet` or before it, which is checked; else from the file's start.
+        """
+        for stamp in dict.fromkeys(stamps[packet, :2].tolist()):
+            first = self.jump(stamp) if stamp != NONE else None
+            if first is None:
+                continue
+            mark = [NONE if value is None else value for value in (first.pts, first.dts, first.pos)]
+            same = np.flatnonzero((stamps == mark).all(1))
+            if len(same) == 1 and same[0] <= packet:
+                number = int(same[0])
+                self.restart(chain([(number, first)], self.demux(number + 1)))
+                break
+        else:
+            self.close()
+            self.open()
+        for number, following in self.packets:
+            if number == packet:
+                self.packets = chain([(number, following)], self.packets)
+                return
+        self.ended = True
+
+    def jump(self, stamp: int) -> Any:
+        """The first packet after seeking to a timestamp; None where the container cannot."""
+        try:
+            self.container.seek(stamp, stream=self.stream)
+            return next((packet for packet in self.container.demux(self.stream) if packet.size), None)
+        except av.FFmpegError:
+            return None
+
+    def rgb(self, frame: av.VideoFrame, short_side: int | None = None) -> np.ndarray:
+        """uint8 [H, W, 3], scaled down to `short_side` and the right way up.
+
+        Where the stream changes its size, pictures are scaled to the size it began with. That is not simply the
+        context's: a decoder that cannot crop to an unaligned left edge returns wider pictures.
+        """
+        changed = self.coded != (self.context.height, self.context.width)
+        height, width = fitted(*(self.coded if changed else (frame.height, frame.width)), short_side)
+        same = (height, width) == (frame.height, frame.width)
+        how = Interpolation.BILINEAR if same else Interpolation.BICUBIC
+        rgb = self.reformatter.reformat(frame, width, height, "rgb24", interpolation=how, threads=1).to_ndarray()
+        return upright(rgb, rotation(frame))
+
+    def close(self) -> None:
+        self.container.close()
+
+
+def side_data(frame: av.VideoFrame, name: str) -> Any:
+    """A piece of a frame's side data; None where there is none."""
+    try:
+        return frame.side_data.get(name)
+    except ValueError:  # PyAV cannot list side data of a kind newer than it knows
+        return None
+
+
+def rotation(frame: av.VideoFrame) -> np.ndarray | None:
+    """float64 [2, 2] M of the file's rotation and mirroring in right angles: (x, y) shown = (x, y) coded @ M.
+
+    None where there is none.
+    """
+    data = side_data(frame, "DISPLAYMATRIX")
+    if data is None:
+        return None
+    values = np.frombuffer(memoryview(data), np.int32).reshape(3, 3)[:2, :2].astype(np.float64)
+    straight = abs(values[0, 0]) + abs(values[1, 1]) >= abs(values[0, 1]) + abs(values[1, 0])
+    turn = np.sign(values) * (np.eye(2) if straight else 1 - np.eye(2))
+    return None if np.array_equal(turn, np.eye(2)) or abs(np.linalg.det(turn)) != 1 else turn
+
+
+def upright(rgb: np.ndarray, turn: np.ndarray | None) -> np.ndarray:
+    if turn is None:
+        return rgb
+    if turn[0, 0] == 0:
+        rgb = rgb.swapaxes(0, 1)
+    if turn[:, 0].sum() < 0:
+        rgb = rgb[:, ::-1]
+    if turn[:, 1].sum() < 0:
+        rgb = rgb[::-1]
+    return np.ascontiguousarray(rgb)

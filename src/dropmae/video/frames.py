@@ -1,0 +1,210 @@
+"""Frames that need no video decoder: arrays, image files, members of tar files."""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import tarfile
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from dropmae.video.errors import broken
+
+FPS = 30.0
+"""Frames per second of what has no rate of its own (images, arrays)."""
+IMAGES = frozenset((".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".jp2"))
+"""Suffixes of image files."""
+
+Frame = tuple[np.ndarray, np.ndarray | None]
+"""uint8 [H, W, 3], and the motion map float32 [h, w, 2] if it was asked for and there is one."""
+
+
+class Media(Protocol):
+    """What stands behind a Video."""
+
+    fps: float
+
+    def __len__(self) -> int: ...
+
+    def size(self) -> tuple[int, int]:
+        """Height and width."""
+        ...
+
+    def read(self, indices: list[int], motion: bool) -> dict[int, Frame]:
+        """Frames by index; `indices` ascend and are unique."""
+        ...
+
+    def play(self) -> Iterator[np.ndarray]:
+        """All frames from the first on."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class Still:
+    """Media whose frames are independent of each other and carry no motion."""
+
+    fps = FPS
+    full: tuple[int, int]
+
+    def __init__(self, short_side: int | None):
+        self.short_side = short_side
+
+    def __len__(self) -> int:
+        raise NotImplementedError
+
+    def load(self, index: int) -> np.ndarray:
+        """Frame `index` in its full size."""
+        raise NotImplementedError
+
+    def size(self) -> tuple[int, int]:
+        return fitted(*self.full, self.short_side)
+
+    def frame(self, index: int) -> np.ndarray:
+        frame = self.load(index)
+        if self.size() == self.full:
+            return frame
+        image = Image.fromarray(np.ascontiguousarray(frame))
+        return np.asarray(image.resize(self.size()[::-1], Image.Resampling.BICUBIC))
+
+    def read(self, indices: list[int], motion: bool) -> dict[int, Frame]:
+        return {index: (self.frame(index), None) for index in indices}
+
+    def play(self) -> Iterator[np.ndarray]:
+        return map(self.frame, range(len(self)))
+
+    def close(self) -> None:
+        """Nothing is held open."""
+
+
+class Arrays(Still):
+    """Frames that are there already: an array (in memory, or mapped into it) or a list of arrays of one shape."""
+
+    def __init__(self, frames: np.ndarray | Sequence[np.ndarray], short_side: int | None = None, fps: float = FPS):
+        super().__init__(short_side)
+        if not len(frames):
+            raise ValueError("the array is empty: a Video needs at least one frame")
+        shapes = {frame.shape for frame in frames} if not isinstance(frames, np.ndarray) else {frames.shape[1:]}
+        shape = shapes.pop()
+        if shapes or len(shape) not in (2, 3) or (len(shape) == 3 and shape[2] not in (1, 3)) or 0 in shape:
+            raise ValueError(f"frames must all be [H, W, 3] or [H, W], not {[list(s) for s in (shape, *shapes)]}")
+        if frames[0].dtype != np.uint8:
+            raise ValueError(f"frames must be uint8, not {frames[0].dtype}; scale them to 0..255 first")
+        self.frames, self.fps = frames, fps
+        self.full = (shape[0], shape[1])
+
+    def __len__(self) -> int:
+        return len(self.frames)
+
+    def load(self, index: int) -> np.ndarray:
+        return np.array(np.broadcast_to(self.frames[index].reshape(*self.full, -1), (*self.full, 3)))
+
+
+class Piece(NamedTuple):
+    """A file, or a range of bytes within one."""
+
+    name: str
+    path: str
+    start: int = 0
+    length: int | None = None
+
+    @property
+    def url(self) -> str:
+        """How FFmpeg opens it."""
+        if self.length is None:
+            return self.path
+        return f"subfile,,start,{self.start},end,{self.start + self.length},,:{self.path}"
+
+    def bytes(self) -> bytes:
+        with open(self.path, "rb") as file:
+            file.seek(self.start)
+            return file.read(-1 if self.length is None else self.length)
+
+
+class Pictures(Still):
+    """Image files of one size; EXIF orientation is applied and 16-bit grey is brought down to 8 bits."""
+
+    def __init__(self, pieces: list[Piece], short_side: int | None = None):
+        super().__init__(short_side)
+        self.pieces = pieces
+        first = self.image(0)
+        self.full = (first.shape[0], first.shape[1])
+
+    def __len__(self) -> int:
+        return len(self.pieces)
+
+    def image(self, index: int) -> np.ndarray:
+        piece = self.pieces[index]
+        try:
+            with Image.open(io.BytesIO(piece.bytes())) as image:
+                if image.mode.startswith("I;16"):
+                    return np.repeat((np.asarray(image) >> 8).astype(np.uint8)[..., None], 3, 2)
+                return np.array(ImageOps.exif_transpose(image).convert("RGB"))
+        except (FileNotFoundError, PermissionError, IsADirectoryError) as error:
+            raise broken(piece.name, error) from None
+        except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError):  # Pillow on bad images
+            raise broken(piece.name, "not an image that can be read, or damaged") from None
+
+    def load(self, index: int) -> np.ndarray:
+        frame = self.image(index)
+        if frame.shape[:2] != self.full:
+            (height, width), (h, w) = self.full, frame.shape[:2]
+            raise broken(self.pieces[index].name, f"{w}x{h} pixels, while the first frame has {width}x{height}")
+        return frame
+
+
+def fitted(height: int, width: int, short_side: int | None) -> tuple[int, int]:
+    """Height and width with the short side brought down to `short_side`; never up."""
+    side = min(height, width)
+    if short_side is None or side <= short_side:
+        return height, width
+    return max(1, round(height * short_side / side)), max(1, round(width * short_side / side))
+
+
+def natural(text: str) -> list[tuple[int, int | str]]:
+    """Sort key in which frame 2 comes before frame 10."""
+    return [(0, int(part)) if part.isdigit() else (1, part) for part in re.split(r"(\d+)", text) if part]
+
+
+def folder_pieces(path: str) -> list[Piece]:
+    """The images in a folder, in natural order; FileNotFoundError where there are none."""
+    with os.scandir(path) as entries:
+        found = [entry.path for entry in entries if image_name(entry.name) and entry.is_file()]
+    if not found:
+        raise FileNotFoundError(f"{path}: the folder holds no images")
+    return [Piece(item, item) for item in sorted(found, key=natural)]
+
+
+def image_name(name: str) -> bool:
+    return Path(name).suffix.lower() in IMAGES and not Path(name).name.startswith(".")
+
+
+def tar_pieces(path: str, name: str) -> list[Piece]:
+    """The member `name`, or the images in the folder `name`, of an uncompressed tar file."""
+    try:
+        status = os.stat(path)
+        members = tar_index(path, status.st_size, status.st_mtime_ns)
+    except tarfile.TarError:
+        raise broken(path, "not an uncompressed tar file") from None
+    except OSError as error:
+        raise broken(path, error) from None
+    if name in members:
+        return [Piece(f"{path}::{name}", path, *members[name])]
+    prefix = name.rstrip("/") + "/"
+    inside = sorted((m for m in members if m.startswith(prefix) and image_name(m)), key=natural)
+    if not inside:
+        raise FileNotFoundError(f"{path}: the archive holds no {name}")
+    return [Piece(f"{path}::{member}", path, *members[member]) for member in inside]
+
+
+@lru_cache(maxsize=8)
+def tar_index(path: str, size: int, changed: int) -> dict[str, tuple[int, int]]:
+    """Member -> (first byte, length); `size` and the time of the last change make a changed file a new one."""
+    with tarfile.open(path, "r:") as archive:
+        return {member.name: (member.offset_data, member.size) for member in archive if member.isfile()}

@@ -1,0 +1,129 @@
+"""Writing H.264."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from contextlib import ExitStack, suppress
+from fractions import Fraction
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import av
+import numpy as np
+from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
+
+from dropmae.storage import replacing
+from dropmae.video.errors import broken
+from dropmae.video.frames import FPS
+
+BT601 = 6
+"""FFmpeg's number for SMPTE 170M, the matrix with which the colours are made here and which the file names."""
+LIMITED = 1
+
+
+class GivenUp(Exception):
+    """Tells `replacing` that the file will not be finished."""
+
+
+class Writer:
+    """Writes frames to an H.264 mp4 (yuv420p), which appears under its name when it is complete.
+
+    A context manager; an exception inside it gives the file up. Frames are uint8 [H, W, 3], RGB, of one size. Odd sizes
+    are padded by repeating the last row or column, since 4:2:0 colour has even sizes only: 7x5 becomes 8x6.
+
+    Raises OSError in one line where the file cannot be written, ValueError for frames that do not fit or for none.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        fps: float | Fraction = FPS,
+        *,
+        crf: int = 20,
+        gop: int = 250,
+        b_frames: int = 2,
+        references: int = 3,
+        preset: str = "veryfast",
+        threads: int = 1,
+    ):
+        """`crf` 0..51, lower is better; at most `gop` frames from key frame to key frame; `preset` of x264."""
+        rate = Fraction(fps).limit_denominator(1001)
+        if rate <= 0:
+            raise ValueError(f"fps must be positive, not {fps}")
+        self.path, self.rate, self.threads = Path(path), rate, threads
+        self.settings = {"crf": str(crf), "g": str(gop), "bf": str(b_frames), "refs": str(references), "preset": preset}
+        self.size: tuple[int, int] | None = None
+        self.count = 0
+        self.stack = ExitStack()
+        self.reformatter = VideoReformatter()
+        self.container: Any = None
+        self.stream: Any = None
+
+    def open(self, height: int, width: int) -> None:
+        partial = self.stack.enter_context(replacing(self.path))
+        self.container = av.open(str(partial), "w", format="mp4", options={"movflags": "+faststart"})
+        self.stream = self.container.add_stream("libx264", rate=self.rate, options=self.settings)
+        self.stream.height, self.stream.width, self.stream.pix_fmt = height, width, "yuv420p"
+        context = self.stream.codec_context
+        context.time_base, context.thread_count = 1 / self.rate, self.threads
+        context.colorspace, context.color_range = BT601, LIMITED
+
+    def write(self, frame: np.ndarray) -> None:
+        """Appends a frame."""
+        if frame.ndim != 3 or frame.shape[2] != 3 or frame.dtype != np.uint8:
+            raise ValueError(f"{self.path}: a frame is uint8 [H, W, 3], not {frame.dtype} {list(frame.shape)}")
+        height, width = frame.shape[:2]
+        self.size = self.size or (height, width)
+        if (height, width) != self.size:
+            raise ValueError(f"{self.path}: frame {self.count} is {width}x{height}, not {self.size[1]}x{self.size[0]}")
+        if height % 2 or width % 2:
+            frame = np.pad(frame, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
+        try:
+            if not self.count:
+                self.open(*frame.shape[:2])
+            rgb = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
+            picture = self.reformatter.reformat(
+                rgb, format="yuv420p", dst_colorspace=Colorspace.ITU601, dst_color_range=ColorRange.MPEG, threads=1
+            )
+            picture.pts, picture.time_base = self.count, 1 / self.rate
+            self.container.mux(self.stream.encode(picture))
+        except (av.FFmpegError, OSError) as error:
+            self.discard()
+            raise broken(self.path, error) from None
+        self.count += 1
+
+    def close(self) -> None:
+        """Finishes the file."""
+        if self.container is None:
+            raise ValueError(f"{self.path}: a video needs at least one frame")
+        try:
+            self.container.mux(self.stream.encode(None))
+            self.container.close()
+        except (av.FFmpegError, OSError) as error:
+            self.discard()
+            raise broken(self.path, error) from None
+        self.stack.close()
+
+    def discard(self) -> None:
+        """Gives the file up; what was under its name before stays."""
+        if self.container is not None:
+            with suppress(av.FFmpegError, OSError):  # what stopped the writing stops the end of the file too
+                self.container.close()
+        self.stack.__exit__(GivenUp, GivenUp(), None)
+
+    def __enter__(self) -> Writer:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None):
+        if kind is None:
+            self.close()
+        else:
+            self.discard()
+
+
+def write(path: str | Path, frames: Iterable[np.ndarray], fps: float | Fraction = FPS, **settings: Any) -> None:
+    """Writes frames uint8 [H, W, 3] as an H.264 mp4; `settings` are those of Writer."""
+    with Writer(path, fps, **settings) as writer:
+        for frame in frames:
+            writer.write(frame)
