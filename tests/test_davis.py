@@ -16,6 +16,7 @@ from PIL import Image
 
 from dropmae.benchmarks.davis import DAVIS, write_foreground
 from dropmae.cli import main
+from dropmae.evaluate import score
 from dropmae.labels import LabelFolder, read_labels, write_labels
 from dropmae.target import Target
 
@@ -402,3 +403,11 @@ def test_writes_the_official_layout(root: Path, tmp_path: Path, year: Any) -> No
 def test_results_may_be_in_memory(root: Path) -> None:
     results = {"a": {t: Target(ids=np.array([1, 2]), mask=mask) for t, mask in enumerate(clip())}}
     assert DAVIS().score(results, DAVIS().annotations(root))["J_mean"] == 1
+
+
+def test_settings_are_checked_in_python_too(root: Path, results: Path) -> None:
+    assert score("davis", root=root, results=results, workers=1)["benchmark"] == "davis"
+    with pytest.raises(ValueError, match="year of davis is one of 2016, 2017, not 2015"):
+        score("davis", root=root, results=results, year=2015)
+    with pytest.raises(ValueError, match="'task' is no setting of davis; there are: year, resolution, protocol"):
+        score("davis", root=root, results=results, task="semi-supervised")

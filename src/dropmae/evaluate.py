@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args, get_origin
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -36,7 +36,7 @@ def score(
         split: which sequences; by default those that papers report.
         workers: processes that score sequences side by side; 0 is one per core. The numbers do not depend on it.
     """
-    bench = registry.load("benchmarks", benchmark)(**settings)
+    bench = build(benchmark, settings)
     root, results = Path(root), Path(results)
     if not root.exists():
         raise FileNotFoundError(f"{root}: no such folder")
@@ -47,6 +47,19 @@ def score(
     report = {"benchmark": Path(benchmark).stem, **report}
     show(report)
     return report
+
+
+def build(benchmark: str, settings: dict[str, Any]) -> Any:
+    """The benchmark with these settings; ValueError where one of them is unknown or none of its choices."""
+    cls = registry.load("benchmarks", benchmark)
+    kinds = {name: kind for name, kind, _ in registry.fields(cls)}
+    for name, value in settings.items():
+        if name not in kinds:
+            raise ValueError(f"{name!r} is no setting of {benchmark}; there are: {', '.join(kinds) or 'none'}")
+        if get_origin(kinds[name]) is Literal and value not in get_args(kinds[name]):
+            choices = ", ".join(repr(choice) for choice in get_args(kinds[name]))
+            raise ValueError(f"{name} of {benchmark} is one of {choices}, not {value!r}")
+    return cls(**settings)
 
 
 def measure(bench: Any, results: Any, annotations: Any, workers: int = 0) -> dict[str, Any]:

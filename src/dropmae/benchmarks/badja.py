@@ -213,7 +213,7 @@ class BADJA:
         }
         skipped |= {name: "no joint to score" for name, right in rights.items() if not len(right)}
         if not sequences:
-            reasons = "; ".join(f"{name}: {reason}" for name, reason in skipped.items())
+            reasons = "; ".join(f"{name}: {reason}" for name, reason in list(skipped.items())[:3])
             raise OSError(f"nothing to score: {reasons or 'the results hold none of the animals'}")
         return {
             "protocol": self.protocol,

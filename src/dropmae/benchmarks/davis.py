@@ -158,7 +158,7 @@ class DAVIS:
             }
             everything += objects.values()
         if not sequences:
-            reasons = "; ".join(f"{name}: {reason}" for name, reason in skipped.items())
+            reasons = "; ".join(f"{name}: {reason}" for name, reason in list(skipped.items())[:3])
             raise OSError(f"nothing to score: {reasons or 'the results hold none of the sequences'}")
         # One row per object in 2017 and one per sequence in 2016, where a sequence is one object: a plain mean is both.
         return {
