@@ -108,14 +108,63 @@ class MaskedAutoencoder(nn.Module):
         """Numbers for validation.jsonl, on a batch as `forward` takes it; here the masked loss without dropout."""
         return {"loss": float(self(batch)["loss"])}
 
+    def reconstruct(self, batch: dict[str, Any]) -> dict[str, Tensor]:
+        """Pictures of a batch as `forward` takes it: {"frames", "prediction", "masked"}.
+
+        `frames` and `prediction` are RGB in [0, 1], float32 [B, T, 3, H, W]; `masked` bool [B, T, h, w] says which
+        patches were hidden. A frame of which nothing was hidden is its own prediction.
+        """
+        frames = masking.normalize(batch["frames"])
+        mask = self.mask_of(batch)
+        prediction, _ = self.predict(frames, noise.keys(batch["seed"], batch["index"]), mask)
+        masked = mask.masked.unflatten(1, (-1, *masking.grid_of(frames, self.patch)))
+        masked = masked.repeat_interleave(frames.shape[1] // masked.shape[1], dim=1)
+        asked = masked.flatten(2).any(2)[..., None, None, None]
+        return {
+            "frames": masking.denormalize(frames),
+            "prediction": masking.denormalize(torch.where(asked, self.pictures(prediction, frames), frames)),
+            "masked": masked,
+        }
+
+    def pictures(self, prediction: Tensor, frames: Tensor) -> Tensor:
+        """Frames [B, T, 3, H, W] from predicted patches [B, L, p p 3], both normalised as `frames` are.
+
+        Patches that were predicted with their mean and deviation removed get those of the true frames back.
+        """
+        pixels = masking.patch_pixels(prediction.float(), self.patches(frames), self.norm_pix)
+        grid = masking.grid_of(frames, self.patch)
+        return masking.unpatchify(pixels.unflatten(1, (frames.shape[1], -1)), grid, self.patch)
+
+    def watch(self, batch: dict[str, Any], attends: list[Attend | None], *, whole: bool = False) -> masking.Mask:
+        """Encodes and decodes a batch with an attention of one's own in each decoder layer; the mask that was used.
+
+        With `whole` nothing is hidden. Decoders that attend to each frame by itself do not call `attends`.
+        """
+        mask = self.mask_of(batch)
+        if whole:
+            mask = masking.keep_all(mask)
+        self.predict(masking.normalize(batch["frames"]), noise.keys(batch["seed"], batch["index"]), mask, attends)
+        return mask
+
+    def mask_of(self, batch: dict[str, Any]) -> masking.Mask:
+        """The mask of each sample of a batch as `forward` takes it."""
+        return self.hide(noise.keys(batch["seed"], batch["index"]), masking.grid_of(batch["frames"], self.patch))
+
     def patches(self, frames: Tensor) -> Tensor:
         """Pixel patches [B, L, p p 3] of frames [B, T, 3, H, W], frame after frame."""
         return masking.patchify(frames, self.patch).flatten(1, 2)
 
-    def predict(self, frames: Tensor, key: Tensor, mask: masking.Mask | None = None) -> tuple[Tensor, masking.Mask]:
+    def predict(
+        self,
+        frames: Tensor,
+        key: Tensor,
+        mask: masking.Mask | None = None,
+        attends: list[Attend | None] | None = None,
+    ) -> tuple[Tensor, masking.Mask]:
         """Predicted patches [B, L, p p 3] of normalised frames [B, T, 3, H, W], and the mask that was used.
 
-        `key` int32 [B] decides the mask, where none is given, and whatever else is random.
+        `key` int32 [B] decides the mask, where none is given, and whatever else is random; `attends`, where given,
+        takes the place of the decoder layers' attention.
         """
         if frames.shape[1] != self.frames:
             raise ValueError(
@@ -124,7 +173,7 @@ class MaskedAutoencoder(nn.Module):
         grid = masking.grid_of(frames, self.patch)
         mask = self.hide(key, grid) if mask is None else mask
         latent = self.encode(frames, mask, grid)
-        return self.decode(latent, mask, grid, self.attends(key, grid)), mask
+        return self.decode(latent, mask, grid, attends or self.attends(key, grid)), mask
 
     def hide(self, key: Tensor, grid: tuple[int, int]) -> masking.Mask:
         """The mask of each sample: one random choice over the tokens of all frames."""

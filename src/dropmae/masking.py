@@ -81,6 +81,12 @@ def random_mask(noise: Tensor, keep: int) -> Mask:
     return Mask(order[:, :keep], restore, restore >= keep)
 
 
+def keep_all(mask: Mask) -> Mask:
+    """A mask over the same tokens that hides none of them and keeps them in their order."""
+    order = torch.arange(mask.masked.shape[1], device=mask.masked.device).expand_as(mask.masked)
+    return Mask(order, order, torch.zeros_like(mask.masked))
+
+
 def take(tokens: Tensor, index: Tensor) -> Tensor:
     """Rows `index` [B, K] of tokens [B, L, D]."""
     return tokens.gather(1, index.unsqueeze(-1).expand(-1, -1, tokens.shape[-1]))
@@ -96,6 +102,17 @@ def patch_target(patches: Tensor, norm_pix: bool) -> Tensor:
     mean = patches.mean(-1, keepdim=True)
     variance = patches.var(-1, keepdim=True)
     return (patches - mean) / (variance + 1e-6).sqrt()
+
+
+def patch_pixels(prediction: Tensor, patches: Tensor, norm_pix: bool) -> Tensor:
+    """Pixel patches [..., D] from a prediction of `patch_target(patches, norm_pix)`: its inverse, for pictures.
+
+    Where patches were normalised the network says nothing about their mean and deviation, so those of the true
+    `patches` are put back, as is customary.
+    """
+    if not norm_pix:
+        return prediction
+    return prediction * (patches.var(-1, keepdim=True) + 1e-6).sqrt() + patches.mean(-1, keepdim=True)
 
 
 def masked_loss(prediction: Tensor, target: Tensor, masked: Tensor) -> Tensor:
