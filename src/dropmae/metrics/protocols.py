@@ -258,8 +258,9 @@ def mean_curves(sequences: list[dict[str, np.ndarray]], rules: Protocol) -> dict
 def numbers(curves: dict[str, np.ndarray], rules: Protocol) -> dict[str, float | None]:
     """What is read off the curves, in [0, 1].
 
-    `success_auc`, `precision` and `norm_precision` are the evaluator's own headline numbers. `success_50`,
-    `success_75`, `precision_20` and `norm_precision_20` are single points; `norm_precision_auc` is the curve's mean.
+    `success_auc` and `norm_precision` are the evaluator's own headline numbers. `success_50`, `success_75`,
+    `precision_20` and `norm_precision_20` are single points, `norm_precision_auc` is the mean of the curve. Where the
+    evaluator reports areas, `precision` is that under the precision curve.
     """
     success, precision, normalised = (curves[name] for name in CURVES)
     at_overlap, at_pixels, at_shares = rules.thresholds
@@ -270,18 +271,16 @@ def numbers(curves: dict[str, np.ndarray], rules: Protocol) -> dict[str, float |
     def area(curve: np.ndarray) -> float:
         return float(np.trapezoid(curve, np.linspace(0, 1, len(curve))))
 
+    point, mean = at(normalised, at_shares, 0.2), float(normalised.mean())
     found = {
         "success_auc": area(success) if rules.area else float(success.mean()),
         "success_50": at(success, at_overlap, 0.5),
         "success_75": at(success, at_overlap, 0.75),
-        "precision": area(precision) if rules.area else at(precision, at_pixels, 20),
         "precision_20": at(precision, at_pixels, 20),
-        "norm_precision": at(normalised, at_shares, 0.2),
-        "norm_precision_20": at(normalised, at_shares, 0.2),
-        "norm_precision_auc": float(normalised.mean()),
+        "norm_precision": area(normalised) if rules.area else mean if rules.norm_mean else point,
+        "norm_precision_20": point,
+        "norm_precision_auc": mean,
     }
     if rules.area:
-        found["norm_precision"] = area(normalised)
-    elif rules.norm_mean:
-        found["norm_precision"] = found["norm_precision_auc"]
+        found["precision"] = area(precision)
     return {name: value if np.isfinite(value) else None for name, value in found.items()}
