@@ -16,10 +16,10 @@ SOURCE = Path(dropmae.__file__).parent
 LAYERS = [
     {"registry", "distributed", "ops", "storage", "progress", "arrayfiles"},
     {"target", "labels", "geometry", "video", "masking", "vit", "textures"},
-    {"weights", "layouts", "unpickle", "official", "clips", "augment", "optim", "draw"},
+    {"weights", "layouts", "unpickle", "official", "clips", "augment", "optim", "draw"} | {"tracks", "boxfiles"},
     {"autoencoder"},
     {"fit", "methods", "tasks"},
-    {"metrics", "benchmarks"},
+    {"metrics", "benchmarks", "onepass"},
     set(dropmae.VERBS.values()) - {"weights"},
     {"cli", "__main__", "web"},
 ]

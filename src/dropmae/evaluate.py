@@ -23,27 +23,41 @@ MANY = 12
 
 
 def score(
-    benchmark: str, *, root: Path, results: Path, split: str | None = None, workers: int = 0, **settings: Any
+    benchmark: str,
+    *,
+    results: Path,
+    root: Path | None = None,
+    annotations: Path | None = None,
+    split: str | None = None,
+    workers: int = 0,
+    **settings: Any,
 ) -> dict[str, Any]:
     """Scores prediction files in a benchmark's official layout; no images and no model are needed.
 
-    Sequences without results are named and do not count, so that a part of a split can be scored.
+    Sequences without results are named and do not count, so that a part of a split can be scored; the tracking
+    benchmarks stop at them unless `partial` is set.
 
     Args:
         benchmark: which benchmark: its name, or the path of a .py file.
         root: the data set, in its usual layout.
+        annotations: a file of ground truth instead of the data set, for benchmarks that read one.
         results: the folder with the predictions.
         split: which sequences; by default those that papers report.
         workers: processes that score sequences side by side; 0 is one per core. The numbers do not depend on it.
     """
+    places = [Path(place) for place in (root, annotations) if place is not None]
+    if len(places) != 1:
+        raise ValueError("score needs the ground truth: either root, the data set's folder, or annotations, a file")
     bench = build(benchmark, settings)
-    root, results = Path(root), Path(results)
-    if not root.exists():
-        raise FileNotFoundError(f"{root}: no such folder")
+    place, results = places[0], Path(results)
+    if not place.exists():
+        raise FileNotFoundError(f"{place}: no such {'folder' if annotations is None else 'file'}")
     if not results.exists():
         raise FileNotFoundError(f"{results}: no such folder")
-    annotations = bench.annotations(root) if split is None else bench.annotations(root, split)
-    report = measure(bench, bench.read(results, annotations), annotations, workers)
+    if annotations is not None and not place.is_file():
+        raise FileNotFoundError(f"{place}: not a file; a data set's folder is given as root")
+    truth = bench.annotations(place) if split is None else bench.annotations(place, split)
+    report = measure(bench, bench.read(results, truth), truth, workers)
     report = {"benchmark": Path(benchmark).stem, **report}
     show(report)
     return report
@@ -104,6 +118,7 @@ def show(report: dict[str, Any]) -> None:
     rows: dict[str, dict[str, Any]] = report.get("sequences", {})
     title = " ".join(str(report[key]) for key in ("benchmark", "year") if key in report)
     protocol = f", protocol {report['protocol']}" if "protocol" in report else ""
+    protocol += f" ({report['rules']})" if "rules" in report else ""
     table = Table(title=f"{title}{protocol}, in %", box=SIMPLE_HEAD, pad_edge=False)
     table.add_column("sequence", no_wrap=True)
     for column in columns:
@@ -112,7 +127,16 @@ def show(report: dict[str, Any]) -> None:
         table.add_row(name, *[percent(row.get(column)) for column in columns])
     table.add_section()
     table.add_row(f"all ({len(rows)})", *[percent(report[column]) for column in columns])
+    for part in ("attributes", "protocols"):
+        if report.get(part):
+            table.add_section()
+        for name, row in report.get(part, {}).items():
+            count = f" ({row['count']})" if part == "attributes" else ""
+            table.add_row(f"{part[:-1]} {name}{count}", *[percent(row.get(column)) for column in columns])
     console.print(table)
+    for name, row in report.get("protocols", {}).items():
+        if "error" in row:
+            say(f"protocol {name} does not take these results: {row['error']}")
     for key, what in (("missing", "without results"), ("extra", "not of this split")):
         if names := report.get(key):
             rest = f" and {len(names) - MANY} more" if len(names) > MANY else ""
