@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from dropmae.geometry import scales, shifts, tilts, turns
+
 Rng = np.random.Generator
 
 
@@ -78,39 +80,6 @@ def shake(rng: Rng, times: np.ndarray, amplitude: float) -> np.ndarray:
     kernel = np.hanning(int(rng.integers(5, 12)) + 2)
     noise = rng.normal(0, amplitude, (len(times) + len(kernel) - 1, 2))
     return np.stack([np.convolve(column, kernel / np.sqrt((kernel**2).sum()), "valid") for column in noise.T], 1)
-
-
-def matrices(first: np.ndarray, *rows: tuple[int, int, np.ndarray]) -> np.ndarray:
-    """Identity matrices [n, 3, 3], one per element of `first`, with some entries set over time."""
-    made = np.tile(np.eye(3), (len(first), 1, 1))
-    for row, column, values in rows:
-        made[:, row, column] = values
-    return made
-
-
-def shifts(positions: np.ndarray) -> np.ndarray:
-    x, y = positions[:, 0], positions[:, 1]
-    return matrices(x, (0, 2, x), (1, 2, y))
-
-
-def turns(angles: np.ndarray) -> np.ndarray:
-    cos, sin = np.cos(angles), np.sin(angles)
-    return matrices(angles, (0, 0, cos), (0, 1, -sin), (1, 0, sin), (1, 1, cos))
-
-
-def scales(x: np.ndarray, y: np.ndarray | None = None) -> np.ndarray:
-    return matrices(x, (0, 0, x), (1, 1, x if y is None else y))
-
-
-def tilts(about_x: np.ndarray, about_y: np.ndarray, depth: float = 0.35) -> np.ndarray:
-    """A square turned out of the image plane, seen from not too near."""
-    return matrices(
-        about_x,
-        (0, 0, np.cos(about_y)),
-        (1, 1, np.cos(about_x)),
-        (2, 0, depth * np.sin(about_y)),
-        (2, 1, depth * np.sin(about_x)),
-    )
 
 
 @dataclass(kw_only=True, eq=False)
@@ -203,7 +172,7 @@ def movement(rng: Rng, times: np.ndarray, start: np.ndarray, aspect: np.ndarray,
             bends[:, row, 1] = rate
             bends[:, row, 2] = rng.uniform(0, 6) + times * log_uniform(rng, 0.03, 0.4) * speed
     return Movement(
-        poses=shifts(position) @ turns(angle) @ scales(scale) @ tilts(about_x, about_y),
+        poses=shifts(position) @ turns(angle) @ scales(scale) @ tilts(about_x, about_y, 0.35),
         held=chance(rng, 0.5),
         bends=bends,
         swing=sway(rng, times * speed, rng.uniform(0.2, 0.9), (8, 40)),

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from dropmae.geometry import transform
 from dropmae.target import Target, mask_boxes
 
 SHARE_POINTS = 256
@@ -102,16 +103,6 @@ class Surface:
         xs, ys = torch.tensor([x0, x1, x0, x1]), torch.tensor([y0, y0, y1, y1])
         before, after = self.place(xs, ys, time - 0.5), self.place(xs, ys, time + 0.5)
         return float(torch.hypot(after[0] - before[0], after[1] - before[1]).max())
-
-
-def transform(matrix: np.ndarray, x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """The homography [3, 3] applied to coordinates of any shapes that broadcast."""
-    (a, b, c), (d, e, f), (g, h, i) = (matrix / matrix[2, 2]).tolist()
-    new_x, new_y = x * a + (y * b + c), x * d + (y * e + f)
-    if g or h:
-        scale = 1 / (x * g + (y * h + i))
-        return new_x * scale, new_y * scale
-    return new_x, new_y
 
 
 @dataclass(kw_only=True, eq=False)

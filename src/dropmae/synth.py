@@ -16,6 +16,7 @@ import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -26,6 +27,7 @@ import torch
 import torch.nn.functional as F
 
 from dropmae import motions, textures
+from dropmae.geometry import scales, shifts, tilts, turns
 from dropmae.motions import chance, log_uniform
 from dropmae.progress import Progress
 from dropmae.scenes import SHARE_POINTS, Effects, Scene, Surface, blur
@@ -263,8 +265,8 @@ def scene(seed: int, n: int, options: Rendering) -> Scene:
     light = effects(np.random.default_rng([seed, 5, n]), options)
 
     far = 1 / float(rng.uniform(0.35, 1)) if chance(rng, 0.5) else 1.0
-    flat = motions.scales(ones * what.backdrop_reach)
-    tilt = motions.tilts(zeros + what.backdrop_tilt[0], zeros + what.backdrop_tilt[1], 0.3)
+    flat = scales(ones * what.backdrop_reach)
+    tilt = tilts(zeros + what.backdrop_tilt[0], zeros + what.backdrop_tilt[1], 0.3)
     surfaces = [Surface(owner=0, picture=what.backdrop, poses=camera.poses(options.shape, far) @ flat @ tilt)]
     if what.ridge is not None:
         surfaces.append(Surface(owner=0, picture=what.ridge, poses=camera.poses(options.shape) @ flat))
@@ -281,9 +283,9 @@ def scene(seed: int, n: int, options: Rendering) -> Scene:
             placed = poses
             if piece.joint is not None:
                 x, y, angle = piece.joint
-                shape = motions.scales(ones * piece.reach) @ motions.shifts(np.stack([0.75 * ones, zeros], 1))
-                placed = poses @ motions.shifts(np.stack([zeros + x, zeros + y], 1))
-                placed = placed @ motions.turns(angle + piece.swing * swing) @ shape
+                shape = scales(ones * piece.reach) @ shifts(np.stack([0.75 * ones, zeros], 1))
+                placed = poses @ shifts(np.stack([zeros + x, zeros + y], 1))
+                placed = placed @ turns(angle + piece.swing * swing) @ shape
             surfaces.append(
                 Surface(
                     owner=owner,
@@ -304,7 +306,7 @@ def scene(seed: int, n: int, options: Rendering) -> Scene:
     for number in range(len(what.objects) + 1):
         for behind, depth, place, item in what.foreground:
             if behind == number:
-                world = motions.shifts(np.tile(place, (len(times), 1))) @ motions.scales(ones * item.radius)
+                world = shifts(np.tile(place, (len(times), 1))) @ scales(ones * item.radius)
                 lay(item, 0, camera.poses(options.shape, depth) @ world, None, zeros)
         if number < len(what.objects):
             item = what.objects[number]
@@ -313,7 +315,7 @@ def scene(seed: int, n: int, options: Rendering) -> Scene:
             start = np.array([np.cos(angle), np.sin(angle)]) * own.uniform(0.05, 0.33) * aspect
             move = motions.movement(own, times, start, aspect, options.speed)
             base = motions.screen(options.shape, ones) if move.held else camera.poses(options.shape)
-            lay(item, number + 1, base @ move.poses @ motions.scales(ones * item.radius), move.bends, move.swing)
+            lay(item, number + 1, base @ move.poses @ scales(ones * item.radius), move.bends, move.swing)
 
     if options.points:
         tracks.insert(0, (0, _seen_points(rng, surfaces[0], options)))
@@ -340,10 +342,25 @@ def _seen_points(rng: Rng, surface: Surface, options: Rendering) -> torch.Tensor
     return torch.cat(found)
 
 
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Pictures are too small to be shared by threads, which on a busy machine would mostly wait for each other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 def frames(seed: int, n: int, options: Rendering | None = None) -> Iterator[tuple[np.ndarray, Target]]:
     """Clip n frame by frame: pictures uint8 [H, W, 3] and Targets."""
     options = options or Rendering()
-    for picture, target in scene(seed, n, options):
+    with one_thread():
+        drawn = iter(scene(seed, n, options))
+    for _ in range(options.frames):
+        with one_thread():
+            picture, target = next(drawn)
         if not options.masks:
             target.mask = None
         yield picture, target
@@ -396,6 +413,8 @@ def synth(
     names = [clip_name(n) for n in range(clips)]
     missing = [n for n, name in enumerate(names) if name not in listed or not (folder / name).exists()]
     todo = [n for n in missing if not ((parts / f"{names[n]}.jsonl").exists() and (folder / names[n]).exists())]
+    for stale in (*folder.glob(".clip-*.tmp"), *folder.glob("flow/.clip-*.partial")):
+        stale.unlink()
     started = time.perf_counter()
     shown = Progress(clips, clips - len(todo))
     for done, _ in enumerate(_each(folder, seed, todo, fps, options, workers), clips - len(todo) + 1):
@@ -428,13 +447,8 @@ def _each(folder: Path, seed: int, todo: list[int], fps: float, options: Renderi
     """Writes the clips `todo`, in this process or in several; yields after each."""
     workers = min(workers or len(os.sched_getaffinity(0)), len(todo))
     if workers <= 1:
-        before = torch.get_num_threads()
-        torch.set_num_threads(1)
-        try:
-            for n in todo:
-                yield write_clip(folder, seed, n, fps, options)
-        finally:
-            torch.set_num_threads(before)
+        for n in todo:
+            yield write_clip(folder, seed, n, fps, options)
         return
     # Forked children never enter a parallel region, so that the parent's threads do not matter to them.
     context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
