@@ -24,7 +24,7 @@ from dropmae.vit import SIZES, Attend, Decoder, Encoder, Shape, Size
 class MaskedAutoencoder(nn.Module):
     """Hide patches, encode the others, reconstruct the hidden ones. `frames` says how many frames share one mask."""
 
-    frames: ClassVar[int] = 1
+    frames = 1
 
     size: Size = "base"
     """Width, depth and heads of encoder and decoder."""
@@ -206,7 +206,7 @@ class MaskedAutoencoder(nn.Module):
 class PairAutoencoder(MaskedAutoencoder):
     """A masked autoencoder over two frames of one video that share one mask and attend to each other."""
 
-    frames: ClassVar[int] = 2
+    frames = 2
     judged: ClassVar[int] = 0
 
     gap: tuple[int, int] = (1, 49)
