@@ -51,6 +51,8 @@ class Decoder:
             self.container = av.open(self.url, mode="r", metadata_errors="ignore", **self.options)
         except av.InvalidDataError:
             raise broken(self.name, "not a video, or its header is damaged") from None
+        except av.EOFError:
+            raise broken(self.name, "cut short within its header") from None
         except (av.FFmpegError, OSError, ValueError) as error:
             raise broken(self.name, error) from None
         try:
@@ -76,7 +78,7 @@ class Decoder:
         if not streams:
             raise broken(self.name, "no video in it, only sound" if self.container.streams.audio else "no video in it")
         if streams[0].codec_context is None:
-            raise broken(self.name, "its codec is not known to FFmpeg")
+            raise broken(self.name, "its codec is unknown; it may be damaged")
         if not streams[0].codec_context.width or not streams[0].codec_context.height:
             raise broken(self.name, "the size of its pictures is unknown; it is damaged, or no video")
         return streams[0]
@@ -97,6 +99,8 @@ class Decoder:
                     number += 1
         except av.FFmpegError as error:
             raise broken(self.name, error) from None
+        except IndexError:  # PyAV's answer to a packet of a stream that was not there when the file was opened
+            raise broken(self.name, "its streams change on the way; it is damaged") from None
 
     def pull(self, skippable: np.ndarray | None = None) -> Picture | None:
         """The next picture in display order; None at the end. Packets that are damaged go to `bad`.
@@ -136,7 +140,7 @@ class Decoder:
             self.skipping = on
 
     def seek(self, packet: int, stamps: np.ndarray) -> None:
-        """Makes `packet` the next one to be decoded; `stamps` int64 [packets, 3] are the pts, dts and byte positions.
+        """Makes `packet` the next one to be decoded; `stamps` int64 [packets, 4] are what `stamp_of` gives.
 
         By the container's index if that leads to `packet` or before it, which is checked; else from the file's start.
         """
@@ -144,8 +148,7 @@ class Decoder:
             first = self.jump(stamp) if stamp != NONE else None
             if first is None:
                 continue
-            mark = [NONE if value is None else value for value in (first.pts, first.dts, first.pos)]
-            same = np.flatnonzero((stamps == mark).all(1))
+            same = np.flatnonzero((stamps == stamp_of(first)).all(1))
             if len(same) == 1 and same[0] <= packet:
                 number = int(same[0])
                 self.restart(chain([(number, first)], self.demux(number + 1)))
@@ -164,7 +167,7 @@ class Decoder:
         try:
             self.container.seek(stamp, stream=self.stream)
             return next((packet for packet in self.container.demux(self.stream) if packet.size), None)
-        except av.FFmpegError:
+        except (av.FFmpegError, IndexError):  # IndexError: see demux
             return None
 
     def rgb(self, frame: av.VideoFrame, short_side: int | None = None) -> np.ndarray:
@@ -182,6 +185,11 @@ class Decoder:
 
     def close(self) -> None:
         self.container.close()
+
+
+def stamp_of(packet: Any) -> list[int]:
+    """What tells packets apart: pts, dts, byte position and size."""
+    return [NONE if value is None else value for value in (packet.pts, packet.dts, packet.pos, packet.size)]
 
 
 def side_data(frame: av.VideoFrame, name: str) -> Any:

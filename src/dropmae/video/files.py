@@ -17,6 +17,8 @@ from dropmae.video.table import Table, tabulate
 
 NEAR = 4
 """Pictures that take as long to decode as a seek does."""
+FASTEST = 10000
+"""Frames per second beyond which a rate is the clock of a container that does not know its rate."""
 B = 3
 """FFmpeg's picture type of B frames."""
 
@@ -26,12 +28,13 @@ class File:
 
     def __init__(self, name: str, url: str, short_side: int | None, threads: int):
         self.name, self.url, self.short_side, self.threads = name, url, short_side, threads
-        self.motion = False
+        self.motion = self.skipped = False
         self.table: Table | None = None
         self.shape: tuple[int, int] | None = None
         self.decoder: Decoder | None = None
         stream = self.opened().stream
-        self.fps = float(stream.average_rate or stream.guessed_rate or stream.base_rate or FPS)
+        rates = [float(rate) for rate in (stream.average_rate, stream.guessed_rate, stream.base_rate) if rate]
+        self.fps = next((rate for rate in rates if rate <= FASTEST), FPS)
 
     def opened(self) -> Decoder:
         """The decoder; a new one after `close`, and in another process than before."""
@@ -73,9 +76,12 @@ class File:
             self.close()
         table = self.pictures()
         skippable = None
-        if table.ranks is not None and not self.motion and self.threads == 1 and self.codec() == "h264":
+        if motion and self.skipped:
+            self.next = None  # the distances of references are counted over all pictures
+        if table.ranks is not None and not motion and self.threads == 1 and self.codec() == "h264":
             skippable = table.ranks < indices[-1]  # later ones may be asked for next
             skippable[table.shown[[index for index in indices if index < len(table.shown)]]] = False
+        self.skipped = skippable is not None
         found = {}
         for index in indices:
             frame = self.locate(index, skippable)

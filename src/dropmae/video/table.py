@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from dropmae.video.decoder import NONE, Decoder
+from dropmae.video.decoder import NONE, Decoder, stamp_of
 from dropmae.video.errors import broken
 
 TIMED = frozenset(("h264", "hevc", "vvc", "av1", "libdav1d", "vp9", "mpeg2video"))
@@ -18,7 +18,7 @@ TIMING = frozenset(("mov", "matroska", "mpegts"))
 """... in containers that keep true timestamps: there the packets alone tell the order of the pictures."""
 ENTERED = frozenset(
     "h264 hevc vvc av1 libdav1d vp8 vp9 mpeg1video mpeg2video mpeg4 h263 flv msmpeg4v1 msmpeg4v2 msmpeg4 "  # noqa: SIM905
-    "wmv1 wmv2 wmv3 vc1 theora".split()
+    "wmv1 wmv2 wmv3 vc1 theora png ffv1".split()
 )
 """Codecs whose key frames are true entry points. Others are entered at the start, or anywhere if all is intra."""
 
@@ -31,7 +31,7 @@ class Table(NamedTuple):
     entries: list[tuple[int, int]]
     """(picture, packet), ascending: pictures from `picture` on can be decoded by starting at `packet`."""
     stamps: np.ndarray
-    """int64 [packets, 3]: pts, dts and byte position of every packet; NONE where there is none."""
+    """int64 [packets, 4]: pts, dts, byte position and size of every packet; NONE where there is none."""
     ranks: np.ndarray | None
     """int64 [packets]: the picture each packet makes, -1 for none; None where packets do not identify pictures."""
     counted: bool
@@ -52,13 +52,13 @@ def tabulate(decoder: Decoder, trust: bool = True) -> Table:
     codec, extradata = decoder.context.codec, decoder.context.extradata
     container = decoder.container.format.name.split(",")[0]
     for number, packet in decoder.packets:
-        stamps.append([NONE if value is None else value for value in (packet.pts, packet.dts, packet.pos)])
+        stamps.append(stamp_of(packet))
         if packet.is_discard:  # before the start that an edit list gives
             dropped.append(number)
         enterable = packet.is_keyframe and (codec.name in ENTERED or codec.intra_only)
         if enterable and entry_point(codec.name, extradata, packet):
             keys.append(number)
-    marks = np.array(stamps, np.int64).reshape(-1, 3)
+    marks = np.array(stamps, np.int64).reshape(-1, 4)
     if (promised := decoder.promised()) > len(marks):
         raise broken(decoder.name, f"cut short: {len(marks)} of its {promised} frames are there")
     order = None
