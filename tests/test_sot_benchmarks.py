@@ -17,7 +17,7 @@ from dropmae.clips import Sequence
 from dropmae.metrics.plots import draw_plots
 from dropmae.onepass import OnePass
 from dropmae.target import Target
-from dropmae.tracks import Excerpt, Result, Track, Truth, boxes_of
+from dropmae.tracks import Result, Track, Truth, boxes_of
 
 NAMES = ["got10k", "itb", "lasot", "lasot_ext", "nfs", "otb", "tld", "tnl2k", "trackingnet", "uav123"]
 FRAMES = 12
@@ -347,6 +347,20 @@ def test_truncation_cuts_toward_zero_in_files_and_scores(tmp_path: Path):
     assert benchmark("tnl2k").score(moved, annotations)["success_auc"] < whole["success_auc"]
 
 
+def test_nan_and_inf_are_misses_and_never_reach_the_json():
+    boxes = path_of(0).astype(float)
+    result = boxes.copy()
+    result[3], result[4, 2] = np.nan, np.inf
+    lost = Track(boxes=np.full((4, 4), np.nan))
+    for name, protocol in (("trackingnet", "official"), ("nfs", "got10k"), ("itb", "pysot")):
+        bench = benchmark(name, protocol=protocol)
+        found = bench.score({"a": result}, {"a": Track(boxes=boxes)})
+        assert found["success_50"] == pytest.approx(10 / 12)
+    both = benchmark("nfs", protocol="got10k").score({"a": boxes, "b": boxes[:4]}, {"a": Track(boxes=boxes), "b": lost})
+    assert both["sequences"]["b"]["success_auc"] is None
+    json.dumps(both, allow_nan=False)
+
+
 def test_a_lost_object_keeps_its_last_box(tmp_path: Path):
     box, lost = np.array([1.0, 2, 3, 4]), boxed(np.full(4, np.nan))
     targets = {0: boxed(box), 1: lost, 3: boxed(box + 1)}
@@ -378,9 +392,7 @@ def test_a_result_that_the_toolkit_refuses_is_one_line(tmp_path: Path):
 def test_otb_uses_the_images_that_its_annotation_is_of(tmp_path: Path):
     make_otb(tmp_path)
     found = {sequence.name: sequence for sequence in benchmark("otb").sequences(tmp_path)}
-    excerpt = found["BlurCar3"]
-    assert isinstance(excerpt, Excerpt)
-    assert excerpt.video[0][0, 0, 0] == 3  # the images before the third are not annotated
+    assert found["BlurCar3"].video[0][0, 0, 0] == 3  # the images before the third are not annotated
     assert benchmark("otb").annotations(tmp_path)["Couple"].attributes == ("SV", "DEF", "FM", "BC")
 
 
@@ -558,6 +570,7 @@ def test_annotations_of_a_json_file(tmp_path: Path):
         ('{"a": {"gt_rect": [[1, 2, 3]]}}', "a: gt_rect is not"),
         ('{"a": {"gt_rect": [[1, 2, 3, 4], [1]]}}', "a: gt_rect is not"),
         ('{"a": {"gt_rect": []}}', "a: gt_rect is not"),
+        ('{"a": {"gt_rect": [[1, 2, 3, 4]], "absent": [0, 1]}}', "a: 2 values of absent for 1 boxes"),
     ],
 )
 def test_a_broken_json_is_one_line(tmp_path: Path, content: str, reason: str):

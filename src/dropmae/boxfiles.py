@@ -174,6 +174,9 @@ def track_of(entry: dict[str, Any], where: str) -> Track:
     if boxes.ndim != 2 or boxes.shape[1:] != (4,) or not len(boxes):
         raise OSError(f"{where}: gt_rect is not a list of boxes [x, y, w, h]")
     absent, cover, size = (entry.get(key) for key in ("absent", "cover", "size"))
+    for key, flags in (("absent", absent), ("cover", cover)):
+        if flags is not None and len(flags) != len(boxes):
+            raise OSError(f"{where}: {len(flags)} values of {key} for {len(boxes)} boxes")
     if absent is not None:
         # The files of pysot-toolkit, known by their video_dir, flag the frames in which the object is there.
         absent = np.array(absent) == 0 if "video_dir" in entry else np.array(absent) != 0

@@ -1,24 +1,27 @@
 """What the single-object tracking benchmarks share: their fields, reading and writing results, and the scoring.
 
-A benchmark adds the layout of its files (`sequences`) and says which protocols it can be scored by (`RULES`).
+A benchmark adds the layout of its files (`clips`) and says which protocols it can be scored by (`RULES`).
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
 from dropmae.boxfiles import ResultFiles, format_boxes, format_seconds, read_json, write_text
-from dropmae.clips import Sequence
 from dropmae.metrics import protocols
 from dropmae.metrics.plots import draw_plots
 from dropmae.metrics.protocols import Protocol
 from dropmae.target import Target
-from dropmae.tracks import Result, Track, Truth, boxes_of
+from dropmae.tracks import Clip, Result, Track, boxes_of
+
+if TYPE_CHECKING:
+    from dropmae.clips import Sequence
 
 ProtocolName = Literal["official", "pytracking", "ostrack", "got10k", "pysot", "otb", "all"]
 Results = Mapping[str, Result | np.ndarray | Mapping[int, Target]]
@@ -62,17 +65,21 @@ class OnePass:
     def origin(self) -> float:
         return 0.0 if self.unshifted else self.ORIGIN
 
-    def sequences(self, root: Path, split: str | None = None) -> list[Sequence]:
-        """The videos of a split with their ground truth (`Truth`); nothing is opened yet."""
+    def clips(self, root: Path, split: str | None = None) -> list[Clip]:
+        """The videos of a split with their ground truth; nothing is opened yet."""
         raise NotImplementedError
+
+    def sequences(self, root: Path, split: str | None = None) -> list[Sequence]:
+        """The videos of a split, the one that papers report where none is named; targets are a `Truth`."""
+        from dropmae.clips import Sequence  # it needs torch, which scoring does not
+
+        return [Sequence(*clip) for clip in self.clips(Path(root), split)]
 
     def annotations(self, root: Path, split: str | None = None) -> dict[str, Track]:
         """{sequence: Track} of a data set's folder, or of a JSON file (see `boxfiles.read_json`); no images needed."""
         if Path(root).is_file():
             return read_json(Path(root))
-        return {
-            found.name: found.targets.track for found in self.sequences(root, split) if isinstance(found.targets, Truth)
-        }
+        return {clip.name: clip.truth.track for clip in self.clips(Path(root), split)}
 
     def aliases(self, name: str, names: Iterable[str]) -> list[str]:
         """The ways in which result files may call a sequence, the usual one first."""
@@ -101,15 +108,19 @@ class OnePass:
     def write(
         self, name: str, targets: Mapping[int, Target], out: Path, seconds: Iterable[float] | None = None
     ) -> None:
-        """<out>/<name>.txt with a box per frame, and <name>_time.txt where the seconds per frame are given.
+        """`path` with a box per frame, and <name>_time.txt beside it where the seconds per frame are given.
 
         A frame without a box repeats the one before. ValueError where frame 0 has none.
         """
         boxes, decimals = self.rounded(boxes_of(targets, name, self.origin))
-        path = Path(out) / f"{name}.txt"
+        path = self.path(name, out)
         if seconds is not None:
             write_text(path.with_name(f"{name}_time.txt"), format_seconds(seconds))
         write_text(path, format_boxes(boxes, decimals))
+
+    def path(self, name: str, out: Path) -> Path:
+        """The file that `write` makes last: where it is there, the sequence is done."""
+        return Path(out) / f"{name}.txt"
 
     def rounded(self, boxes: np.ndarray) -> tuple[np.ndarray, int]:
         """Boxes as they are saved, and the number of decimals."""
@@ -198,7 +209,7 @@ class OnePass:
                 for name, runs in curves.items()
             },
             "attributes": attributes,
-            "curves": {name: curve.tolist() for name, curve in found.items()},
+            "curves": {name: [v if math.isfinite(v) else None for v in curve] for name, curve in found.items()},
             "thresholds": {name: steps.tolist() for name, steps in zip(protocols.CURVES, rules.thresholds)},
         }
 

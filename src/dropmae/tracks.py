@@ -7,17 +7,15 @@ boxes are 0-based.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from dropmae.clips import Sequence
 from dropmae.target import Target
-from dropmae.video import Video
 
 
 @dataclass(kw_only=True, eq=False)
@@ -87,23 +85,27 @@ class Truth(Mapping[int, Target]):
         return f"Truth({self.load!r}, origin={self.origin})"
 
 
-@dataclass(eq=False, repr=False)
-class Excerpt(Sequence):
-    """A Sequence of those images of a folder whose file names number from `first` to `last`, both included."""
+class Clip(NamedTuple):
+    """A sequence of a data set before anything of it is opened."""
 
-    first: int = 0
-    last: int = sys.maxsize
+    name: str
+    source: Any
+    """What `Video` takes: a file, a folder of images or a list of images."""
+    truth: Truth
 
-    @cached_property
-    def video(self) -> Video:
-        folder = Path(self.source)
-        if not folder.is_dir():
-            raise FileNotFoundError(f"{folder}: no such folder of images")
-        numbered = {int(path.stem): path for path in folder.iterdir() if path.stem.isdecimal()}
-        chosen = [numbered[number] for number in sorted(numbered) if self.first <= number <= self.last]
-        if not chosen:
-            raise FileNotFoundError(f"{folder}: no images numbered {self.first} to {self.last}")
-        return Video(chosen)
+
+def numbered_images(folder: Path, first: int, last: int) -> list[Path] | Path:
+    """The images whose file names number from `first` to `last`, both included; the folder itself where it is missing.
+
+    (A data set can be scored without its images; opening them then says what is missing.)
+    """
+    if not folder.is_dir():
+        return folder
+    numbered = {int(path.stem): path for path in folder.iterdir() if path.stem.isdecimal()}
+    chosen: list[Path] = [numbered[number] for number in sorted(numbered) if first <= number <= last]
+    if not chosen:
+        raise FileNotFoundError(f"{folder}: no images numbered {first} to {last}")
+    return chosen
 
 
 def boxes_of(targets: Mapping[int, Target], name: str, origin: float = 0.0) -> np.ndarray:

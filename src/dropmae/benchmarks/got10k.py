@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,21 +14,17 @@ import numpy as np
 
 from dropmae.boxfiles import (
     format_boxes,
-    format_seconds,
     read_boxes,
     read_names,
     read_numbers,
     read_text,
-    write_text,
     write_zip,
 )
-from dropmae.clips import Sequence
 from dropmae.metrics import boxes as bx
 from dropmae.metrics import protocols
 from dropmae.metrics.protocols import Protocol
 from dropmae.onepass import OnePass, ProtocolName, Results, timed
-from dropmae.target import Target
-from dropmae.tracks import Result, Track, Truth, boxes_of
+from dropmae.tracks import Clip, Result, Track, Truth
 
 STEPS = np.linspace(0, 1, 101)
 
@@ -57,23 +53,18 @@ class GOT10k(OnePass):
         "ostrack": protocols.tagged(protocols.OSTRACK, "visible"),
     }
 
-    def sequences(self, root: Path, split: str | None = None) -> list[Sequence]:
+    def clips(self, root: Path, split: str | None = None) -> list[Clip]:
         """The sequences of a split (val where none is named), in the order of its list."""
         split = split or "val"
-        folder = Path(root) if (Path(root) / "list.txt").is_file() else Path(root) / split
+        folder = root if (root / "list.txt").is_file() else root / split
         if not (folder / "list.txt").is_file():
             raise FileNotFoundError(f"{root}: no GOT-10k {split} split; expected <root>/{split}/list.txt")
         names = read_names(folder / "list.txt")
-        return [Sequence(name, folder / name, Truth(partial(read_track, folder / name), self.origin)) for name in names]
+        return [Clip(name, folder / name, Truth(partial(read_track, folder / name), self.origin)) for name in names]
 
-    def write(
-        self, name: str, targets: Mapping[int, Target], out: Path, seconds: Iterable[float] | None = None
-    ) -> None:
-        """<out>/<name>/<name>_001.txt with a box per frame, and <name>_time.txt where the seconds are given."""
-        boxes, decimals = self.rounded(boxes_of(targets, name, self.origin))
-        if seconds is not None:
-            write_text(Path(out) / name / f"{name}_time.txt", format_seconds(seconds))
-        write_text(Path(out) / name / f"{name}_001.txt", format_boxes(boxes, decimals))
+    def path(self, name: str, out: Path) -> Path:
+        """<out>/<name>/<name>_001.txt; the times lie beside it."""
+        return Path(out) / name / f"{name}_001.txt"
 
     def score(self, results: Results, annotations: Mapping[str, Track]) -> dict[str, Any]:
         """`ao`, `sr50`, `sr75` and the success curve; writes the server's zip where it is asked for."""

@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import ClassVar
 
 from dropmae.boxfiles import read_boxes
-from dropmae.clips import Sequence
 from dropmae.metrics import protocols
 from dropmae.metrics.protocols import Protocol
 from dropmae.onepass import OnePass, ProtocolName
-from dropmae.tracks import Track, Truth
+from dropmae.tracks import Clip, Track, Truth
 
 
 @dataclass(kw_only=True)
@@ -34,14 +33,14 @@ class ITB(OnePass):
         "otb": protocols.OTB,
     }
 
-    def sequences(self, root: Path, split: str | None = None) -> list[Sequence]:
+    def clips(self, root: Path, split: str | None = None) -> list[Clip]:
         """All sequences; ITB has no splits."""
         if split not in (None, "test"):
             raise ValueError(f"ITB has no split {split!r}; all of it is test")
-        folders = sorted(file.parent for file in Path(root).glob("*/*/groundtruth.txt"))
+        folders = sorted(file.parent for file in root.glob("*/*/groundtruth.txt"))
         if not folders:
             raise FileNotFoundError(f"{root}: no ITB sequences; expected <root>/<scenario>/<video>/groundtruth.txt")
-        return [Sequence(folder.name, folder, Truth(partial(read_track, folder), self.origin)) for folder in folders]
+        return [Clip(folder.name, folder, Truth(partial(read_track, folder), self.origin)) for folder in folders]
 
 
 def read_track(folder: Path) -> Track:

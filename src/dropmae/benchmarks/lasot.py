@@ -11,11 +11,10 @@ from typing import ClassVar
 import numpy as np
 
 from dropmae.boxfiles import read_attributes, read_boxes, read_names, read_numbers
-from dropmae.clips import Sequence
 from dropmae.metrics import protocols
 from dropmae.metrics.protocols import Protocol
 from dropmae.onepass import OnePass
-from dropmae.tracks import Track, Truth
+from dropmae.tracks import Clip, Track, Truth
 
 ATTRIBUTES = ("IV", "POC", "DEF", "MB", "CM", "ROT", "BC", "VC", "SV", "FOC", "FM", "OV", "LR", "ARC")
 """Illumination variation, partial occlusion, deformation, motion blur, camera motion, rotation, background clutter,
@@ -42,14 +41,14 @@ class LaSOT(OnePass):
         "pysot": protocols.PYSOT,
     }
 
-    def sequences(self, root: Path, split: str | None = None) -> list[Sequence]:
+    def clips(self, root: Path, split: str | None = None) -> list[Clip]:
         """The test videos, or those of the train split."""
-        found = find_sequences(Path(root))
+        found = find_sequences(root)
         if not found:
             raise FileNotFoundError(
                 f"{root}: no LaSOT sequences; expected <root>/<class>/<class>-<k>/groundtruth.txt with images in img/"
             )
-        tested = testing_set(Path(root))
+        tested = testing_set(root)
         if tested is None and split is not None:
             raise FileNotFoundError(f"{root}: no testing_set.txt, which tells split {split!r} from the rest")
         if tested is not None:
@@ -57,7 +56,7 @@ class LaSOT(OnePass):
             found = {name: load for name, load in found.items() if (name in tested) != train}
             if not found:
                 raise FileNotFoundError(f"{root}: none of the sequences is in the {split or 'test'} split")
-        return [Sequence(name, folder / "img", Truth(load, self.origin)) for name, (folder, load) in found.items()]
+        return [Clip(name, folder / "img", Truth(load, self.origin)) for name, (folder, load) in found.items()]
 
 
 def chosen(split: str | None) -> str:

@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import ClassVar
 
 from dropmae.benchmarks.lasot import find_sequences
-from dropmae.clips import Sequence
 from dropmae.metrics import protocols
 from dropmae.metrics.protocols import Protocol
 from dropmae.onepass import OnePass
-from dropmae.tracks import Truth
+from dropmae.tracks import Clip, Truth
 
 CLASSES = (
     *("atv", "badminton", "cosplay", "dancingshoe", "footbag", "frisbee", "jianzi", "lantern", "misc", "opossum"),
@@ -37,13 +36,13 @@ class LaSOT_ext(OnePass):
         "pysot": protocols.PYSOT,
     }
 
-    def sequences(self, root: Path, split: str | None = None) -> list[Sequence]:
+    def clips(self, root: Path, split: str | None = None) -> list[Clip]:
         """The videos of the 15 classes; others below `root`, such as LaSOT's own, are left out."""
         if split not in (None, "test"):
             raise ValueError(f"LaSOT_ext has no split {split!r}; all of it is test")
         found = [
-            Sequence(name, folder / "img", Truth(load, self.origin))
-            for name, (folder, load) in find_sequences(Path(root)).items()
+            Clip(name, folder / "img", Truth(load, self.origin))
+            for name, (folder, load) in find_sequences(root).items()
             if name.rsplit("-", 1)[0] in CLASSES
         ]
         if not found:

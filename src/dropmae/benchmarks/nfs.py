@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import ClassVar
 
 from dropmae.boxfiles import read_boxes
-from dropmae.clips import Sequence
 from dropmae.metrics import protocols
 from dropmae.metrics.protocols import Protocol
 from dropmae.onepass import OnePass, ProtocolName
-from dropmae.tracks import Track, Truth
+from dropmae.tracks import Clip, Track, Truth
 
 
 @dataclass(kw_only=True)
@@ -36,11 +35,10 @@ class NFS(OnePass):
         "otb": protocols.OTB,
     }
 
-    def sequences(self, root: Path, split: str | None = None) -> list[Sequence]:
+    def clips(self, root: Path, split: str | None = None) -> list[Clip]:
         """All sequences; NFS has no splits."""
         if split not in (None, "test"):
             raise ValueError(f"NFS has no split {split!r}; all of it is test")
-        root = Path(root)
         files = sorted((root / "anno").glob("*.txt"))
         if not files:
             raise FileNotFoundError(
@@ -48,7 +46,7 @@ class NFS(OnePass):
             )
         names = {file.stem.removeprefix(self.PREFIX): file for file in files}
         return [
-            Sequence(name, root / "sequences" / name, Truth(partial(read_track, file), self.origin))
+            Clip(name, root / "sequences" / name, Truth(partial(read_track, file), self.origin))
             for name, file in names.items()
         ]
 

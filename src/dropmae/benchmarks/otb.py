@@ -12,11 +12,10 @@ from typing import ClassVar
 import numpy as np
 
 from dropmae.boxfiles import folded, read_attributes, read_boxes, read_text
-from dropmae.clips import Sequence
 from dropmae.metrics import protocols
 from dropmae.metrics.protocols import Protocol
 from dropmae.onepass import OnePass
-from dropmae.tracks import Excerpt, Track, Truth
+from dropmae.tracks import Clip, Track, Truth, numbered_images
 
 FRAMES = {
     "BlurCar1": (247, 988),
@@ -56,12 +55,12 @@ class OTB(OnePass):
         "pysot": protocols.PYSOT,
     }
 
-    def sequences(self, root: Path, split: str | None = None) -> list[Sequence]:
+    def clips(self, root: Path, split: str | None = None) -> list[Clip]:
         """All sequences below `root`; OTB has no splits. Annotations that are empty (Human4's first) are left out."""
         if split not in (None, "test"):
             raise ValueError(f"OTB has no split {split!r}; all of it is test")
-        found: list[Sequence] = []
-        for file in sorted(Path(root).glob("*/groundtruth_rect*.txt")):
+        found: list[Clip] = []
+        for file in sorted(root.glob("*/groundtruth_rect*.txt")):
             match = re.fullmatch(r"groundtruth_rect(?:\.(\d+))?\.txt", file.name)
             if match is None or not read_text(file).strip():
                 continue
@@ -70,9 +69,9 @@ class OTB(OnePass):
             truth = Truth(partial(read_track, file, name), self.origin)
             images = file.parent / "img"
             if folder in FRAMES:
-                found.append(Excerpt(name, images, truth, *FRAMES[folder]))
+                found.append(Clip(name, numbered_images(images, *FRAMES[folder]), truth))
             else:
-                found.append(Sequence(name, images, truth))
+                found.append(Clip(name, images, truth))
         if not found:
             raise FileNotFoundError(
                 f"{root}: no OTB sequences; expected <root>/<Sequence>/groundtruth_rect.txt with images in img/"

@@ -10,11 +10,10 @@ from typing import ClassVar
 import numpy as np
 
 from dropmae.boxfiles import read_boxes
-from dropmae.clips import Sequence
 from dropmae.metrics import protocols
 from dropmae.metrics.protocols import Protocol
 from dropmae.onepass import OnePass, ProtocolName
-from dropmae.tracks import Track, Truth
+from dropmae.tracks import Clip, Track, Truth
 
 TEXTS = {".txt", ".md"}
 
@@ -39,16 +38,15 @@ class TLD(OnePass):
         "pysot": protocols.PYSOT,
     }
 
-    def sequences(self, root: Path, split: str | None = None) -> list[Sequence]:
+    def clips(self, root: Path, split: str | None = None) -> list[Clip]:
         """All clips; there are no splits."""
         if split not in (None, "test"):
             raise ValueError(f"TLD has no split {split!r}; all of it is test")
-        files = sorted(Path(root).glob("*/gt.txt"))
+        files = sorted(root.glob("*/gt.txt"))
         if not files:
             raise FileNotFoundError(f"{root}: no TLD clips; expected <root>/<clip>/gt.txt beside a video")
         return [
-            Sequence(file.parent.name, video(file.parent), Truth(partial(read_track, file), self.origin))
-            for file in files
+            Clip(file.parent.name, video(file.parent), Truth(partial(read_track, file), self.origin)) for file in files
         ]
 
 

@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import ClassVar
 
 from dropmae.boxfiles import read_attributes, read_boxes, read_names, read_numbers
-from dropmae.clips import Sequence
 from dropmae.metrics import protocols
 from dropmae.metrics.protocols import Protocol
 from dropmae.onepass import OnePass
-from dropmae.tracks import Track, Truth
+from dropmae.tracks import Clip, Track, Truth
 
 ATTRIBUTES = (
     *("CM", "ROT", "DEF", "FOC", "IV", "OV", "POC", "VC", "SV", "BC", "MB", "ARC", "LR", "FM"),
@@ -41,16 +40,15 @@ class TNL2K(OnePass):
         "pysot": protocols.PYSOT,
     }
 
-    def sequences(self, root: Path, split: str | None = None) -> list[Sequence]:
+    def clips(self, root: Path, split: str | None = None) -> list[Clip]:
         """The test videos, or those of the train split."""
         if split not in (None, "test", "train"):
             raise ValueError(f"TNL2K has no split {split!r}; there are train and test")
-        root = Path(root)
         toolkit = root / "annos" if (root / "annos").is_dir() else root
         if (toolkit / "gt_rect").is_dir():
             files = sorted((toolkit / "gt_rect").glob("*.txt"))
             return [
-                Sequence(file.stem, root / file.stem / "imgs", Truth(partial(read_toolkit_track, file), self.origin))
+                Clip(file.stem, root / file.stem / "imgs", Truth(partial(read_toolkit_track, file), self.origin))
                 for file in files
             ]
         subset = root / f"TNL2K_{split or 'test'}_subset"
@@ -65,7 +63,7 @@ class TNL2K(OnePass):
         if not folders:
             raise FileNotFoundError(f"{root}: no TNL2K sequences; expected <root>/<sequence>/groundtruth.txt and imgs/")
         return [
-            Sequence(folder.name, folder / "imgs", Truth(partial(read_track, folder / "groundtruth.txt"), self.origin))
+            Clip(folder.name, folder / "imgs", Truth(partial(read_track, folder / "groundtruth.txt"), self.origin))
             for folder in folders
         ]
 

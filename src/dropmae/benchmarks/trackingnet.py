@@ -11,11 +11,10 @@ from typing import Any, ClassVar
 import numpy as np
 
 from dropmae.boxfiles import format_boxes, read_boxes, write_zip
-from dropmae.clips import Sequence
 from dropmae.metrics import protocols
 from dropmae.metrics.protocols import Protocol
 from dropmae.onepass import OnePass, ProtocolName, Results
-from dropmae.tracks import Result, Track, Truth
+from dropmae.tracks import Clip, Result, Track, Truth
 
 
 @dataclass(kw_only=True)
@@ -41,17 +40,15 @@ class TrackingNet(OnePass):
         "ostrack": protocols.OSTRACK,
     }
 
-    def sequences(self, root: Path, split: str | None = None) -> list[Sequence]:
+    def clips(self, root: Path, split: str | None = None) -> list[Clip]:
         """The test videos; "train" are all parts, "TRAIN_3" is one of them."""
         split = (split or "test").upper()
         parts = [f"TRAIN_{part}" for part in range(12)] if split == "TRAIN" else [split]
-        files = [file for part in parts for file in sorted((Path(root) / part / "anno").glob("*.txt"))]
+        files = [file for part in parts for file in sorted((root / part / "anno").glob("*.txt"))]
         if not files:
             raise FileNotFoundError(f"{root}: no TrackingNet videos; expected <root>/{parts[0]}/anno/*.txt and frames/")
         return [
-            Sequence(
-                file.stem, file.parent.parent / "frames" / file.stem, Truth(partial(read_track, file), self.origin)
-            )
+            Clip(file.stem, file.parent.parent / "frames" / file.stem, Truth(partial(read_track, file), self.origin))
             for file in files
         ]
 

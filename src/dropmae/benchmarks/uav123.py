@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import ClassVar
 
 from dropmae.boxfiles import read_attributes, read_boxes, read_text
-from dropmae.clips import Sequence
 from dropmae.metrics import protocols
 from dropmae.metrics.protocols import Protocol
 from dropmae.onepass import OnePass
-from dropmae.tracks import Excerpt, Track, Truth
+from dropmae.tracks import Clip, Track, Truth, numbered_images
 
 ATTRIBUTES = ("SV", "ARC", "LR", "FM", "FOC", "POC", "OV", "BC", "IV", "VC", "CM", "SOB")
 """Scale variation, aspect ratio change, low resolution, fast motion, full and partial occlusion, out of view,
@@ -42,26 +41,26 @@ class UAV123(OnePass):
         "pysot": protocols.PYSOT,
     }
 
-    def sequences(self, root: Path, split: str | None = None) -> list[Sequence]:
+    def clips(self, root: Path, split: str | None = None) -> list[Clip]:
         """All sequences; UAV123 has no splits."""
         if split not in (None, "test"):
             raise ValueError(f"UAV123 has no split {split!r}; all of it is test")
-        annotations = Path(root) / "anno" / "UAV123"
+        annotations = root / "anno" / "UAV123"
         files = {file.stem: file for file in sorted(annotations.glob("*.txt"))}
         if not files:
             raise FileNotFoundError(
                 f"{root}: no UAV123 annotations; expected <root>/anno/UAV123/*.txt beside <root>/data_seq/UAV123"
             )
-        found: list[Sequence] = []
+        found: list[Clip] = []
         for name, file in files.items():
             truth = Truth(partial(read_track, file), self.origin)
             match = re.fullmatch(r"(.+)_(\d)", name)
-            images = Path(root) / "data_seq" / "UAV123" / (match[1] if match else name)
+            images = root / "data_seq" / "UAV123" / (match[1] if match else name)
             if match is None:
-                found.append(Sequence(name, images, truth))
+                found.append(Clip(name, images, truth))
                 continue
             first = start(name, files)
-            found.append(Excerpt(name, images, truth, first, first + lines(file) - 1))
+            found.append(Clip(name, numbered_images(images, first, first + lines(file) - 1), truth))
         return found
 
 

@@ -25,12 +25,12 @@ def iou(a: np.ndarray, b: np.ndarray, *, inclusive: bool = False, eps: float = 0
     """
     a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
     pixel = 1.0 if inclusive else 0.0
-    low = np.maximum(a[:, :2], b[:, :2])
-    high = np.minimum(a[:, :2] + a[:, 2:] - pixel, b[:, :2] + b[:, 2:] - pixel)
-    sides = np.maximum(high - low + pixel, 0)
-    shared = sides[:, 0] * sides[:, 1]
-    union = a[:, 2] * a[:, 3] + b[:, 2] * b[:, 3] - shared
-    with np.errstate(divide="ignore", invalid="ignore"):
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        low = np.maximum(a[:, :2], b[:, :2])
+        high = np.minimum(a[:, :2] + a[:, 2:] - pixel, b[:, :2] + b[:, 2:] - pixel)
+        sides = np.maximum(high - low + pixel, 0)
+        shared = sides[:, 0] * sides[:, 1]
+        union = a[:, 2] * a[:, 3] + b[:, 2] * b[:, 3] - shared
         return shared / union if inclusive else np.clip(shared / (union + eps), 0.0, 1.0)
 
 
@@ -44,7 +44,8 @@ def centres(boxes: np.ndarray, pixel: float = -1.0) -> np.ndarray:
 
 def centre_distances(a: np.ndarray, b: np.ndarray, *, pixel: float = -1.0) -> np.ndarray:
     """float64 [N]: distance in pixels between the centres of a [N, 4] and b [N, 4]."""
-    return np.sqrt(((centres(a, pixel) - centres(b, pixel)) ** 2).sum(1))
+    with np.errstate(invalid="ignore", over="ignore"):
+        return np.sqrt(((centres(a, pixel) - centres(b, pixel)) ** 2).sum(1))
 
 
 def normalised_distances(
@@ -57,7 +58,7 @@ def normalised_distances(
     the thresholds, and the two roundings count them differently.
     """
     first, second = centres(a, pixel), centres(b, pixel)
-    with np.errstate(divide="ignore", invalid="ignore"):
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         if last:
             step = first - second
             return np.sqrt((step / sizes * step / sizes).sum(1))

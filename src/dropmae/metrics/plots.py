@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+import numpy as np
+
 from dropmae.storage import replacing
 
 DASHES = ("-", "--", "-.", ":")
@@ -62,10 +64,10 @@ def draw_plots(scores: Mapping[str, Mapping[str, Any]], folder: Path, title: str
         axes = figure.add_subplot()
         for row, (label, score) in enumerate(lines):
             # Later lines are thinner, so that none hides another where protocols agree.
-            width = 1.6 + 1.1 * max(min(len(lines), 6) - 1 - row, 0)
+            width = 1.5 + 0.7 * max(min(len(lines), 6) - 1 - row, 0)
             dash = DASHES[row // 10 % len(DASHES)]
             text = f"[{rank(score, plot):.3f}] {label}"
-            axes.plot(score["thresholds"][curve], score["curves"][curve], dash, lw=width, label=text)
+            axes.plot(score["thresholds"][curve], np.array(score["curves"][curve], float), dash, lw=width, label=text)
         axes.set(xlabel=plot.x, ylabel=plot.y, title=" · ".join(part for part in (plot.title, title) if part))
         axes.set(xlim=(0, max(score["thresholds"][curve][-1] for _, score in lines)), ylim=(0, 1))
         axes.grid(alpha=0.3)
