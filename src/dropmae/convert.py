@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from torch import nn
 from dropmae import official, registry, weights
 from dropmae.layouts import LAYOUTS, named
 from dropmae.official import Image
+from dropmae.progress import say
 from dropmae.storage import replacing
 
 OURS = "dropmae weights"
@@ -127,4 +127,4 @@ def _print(report: dict[str, Any]) -> None:
     lines += [f"  {note}" for note in report["notes"]]
     lines.append(f"  licence of the weights: {report['licence'] or 'not stated'}")
     lines.append(f"  -> {report['out']} ({report['to']}, {report['bytes'] / 1e6:.1f} MB)")
-    print("\n".join(lines), file=sys.stderr)
+    say("\n".join(lines))

@@ -121,6 +121,12 @@ def examine(
     )
 
 
+def contents(path: str | Path) -> dict[str, int]:
+    """How many numbers the tensors hold in each mapping of a public weight file, by the mapping's dotted place."""
+    tree, _ = _open(Path(path))
+    return {place: sum(math.prod(lazy.shape) for lazy in own.values()) for place, own in _mappings(tree)}
+
+
 def to_module(found: Checkpoint, *, encoder_only: bool = False, image: Image | None = None) -> nn.Module:
     """One of our classes with the checkpoint's weights; ValueError that names what is missing or does not fit.
 

@@ -185,6 +185,14 @@ def read_shapes(path: str | Path) -> dict[str, tuple[int, ...]]:
         return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
 
 
+def precision(path: str | Path) -> str:
+    """The dtype of most tensors in a safetensors file or run folder, as safetensors names it: F32, F16, BF16."""
+    path = locate(path)
+    with _opened(path) as file:
+        kinds = [file.get_slice(name).get_dtype() for name in file.keys()]  # noqa: SIM118
+    return max(set(kinds), key=kinds.count) if kinds else "nothing"
+
+
 def read_tensors(path: str | Path, prefix: str = "", device: str | torch.device = "cpu") -> dict[str, Tensor]:
     """Tensors of a weight file or run folder whose names start with `prefix`, by name, on `device`."""
     path = locate(path)
