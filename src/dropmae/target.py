@@ -277,7 +277,7 @@ class VideoTargets(Mapping[int, Target]):
                 owner = line.get("id") or 0
                 for row, point in enumerate(line.get("points") or []):
                     if point is not None:
-                        places[owner][row] = point
+                        places[owner][row] = _row(point, "points", 2)
                         seen[owner][row] = bool(line["visible"][row]) if "visible" in line else True
             target.points, target.visible = np.concatenate(list(places.values())), np.concatenate(list(seen.values()))
             if any(places):
@@ -292,8 +292,14 @@ def _table(rows: list[dict[str, Any]], key: str, width: int) -> np.ndarray:
     table = np.full((len(rows), width), np.nan)
     for index, line in enumerate(rows):
         if line.get(key) is not None:
-            table[index] = line[key]
+            table[index] = _row(line[key], key, width)
     return table
+
+
+def _row(values: Any, key: str, width: int) -> list[float]:
+    if not isinstance(values, list) or len(values) != width:
+        raise ValueError(f"{key} takes {width} numbers, not {values}")
+    return values
 
 
 def write_flow(path: str | Path, flows: Mapping[int, np.ndarray] | Iterable[tuple[int, np.ndarray]]) -> None:

@@ -1,0 +1,261 @@
+"""Any folder of videos with a `targets.jsonl`: whatever its lines hold can be followed and scored."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dropmae.metrics.boxes import centre_distances, iou
+from dropmae.metrics.masks import boundary_f, jaccard
+from dropmae.target import Target, empty, mask_boxes, read_targets, write_targets
+
+if TYPE_CHECKING:
+    from dropmae.clips import Sequence
+
+DISTANCES = (1, 2, 4, 8, 16)
+"""Pixels within which a tracked point counts as found (Doersch et al., TAP-Vid, NeurIPS 2022), here at the size of the
+video."""
+
+
+@dataclass(kw_only=True)
+class Folder:
+    """Boxes, masks, points and flow of a folder's `targets.jsonl`, each scored where truth and results have it.
+
+    An object is given in the first frame that shows it and scored in all later ones; a point likewise. A frame without
+    a prediction is a miss. Results are one <video>.jsonl per video, or one file for all, of the same lines.
+    """
+
+    contours: bool = True
+    """Score the contours of masks too (F)."""
+
+    # ---------------------------------------------------------------- what is on disk
+
+    def sequences(self, root: Path, split: str | None = None) -> list[Sequence]:
+        """The annotated videos, named by their path below `root`; a split is a folder within it."""
+        from dropmae.clips import Sequence
+
+        folder = Path(root) / (split or "")
+        listed = read_targets(folder / "targets.jsonl")
+        for name in listed:
+            if not (folder / name).exists():
+                raise FileNotFoundError(f"{folder / name}: no such video, but targets.jsonl speaks of it")
+        return [Sequence(name, folder / name, targets) for name, targets in listed.items()]
+
+    def annotations(self, root: Path, split: str | None = None) -> dict[str, Mapping[int, Target]]:
+        """{video: {frame: Target}}, read when asked for; `root` may also be the file itself."""
+        place = Path(root) / (split or "")
+        return read_targets(place if place.is_file() else place / "targets.jsonl")
+
+    def read(self, results: Path, annotations: Mapping[str, Any] | None = None) -> dict[str, Mapping[int, Target]]:
+        """{video: {frame: Target}} of a .jsonl file, or of all of them below a folder; read when asked for."""
+        place = Path(results)
+        files = [place] if place.is_file() else sorted(place.rglob("*.jsonl"))
+        found: dict[str, Mapping[int, Target]] = {}
+        for file in (file for file in files if not file.name.startswith(".")):
+            for name, targets in read_targets(file).items():
+                if name in found:
+                    raise OSError(f"{file}: {name} has results in another file too")
+                found[name] = targets
+        if not found:
+            raise FileNotFoundError(f"{results}: no results; expected <video>.jsonl files")
+        return found
+
+    def write(self, name: str, targets: Mapping[int, Target], out: Path) -> None:
+        """<out>/<name>.jsonl, whole or not at all; flow goes to `flow/` beside it."""
+        write_targets(Path(out) / f"{name}.jsonl", {name: targets})
+
+    # ---------------------------------------------------------------- numbers
+
+    def score(
+        self,
+        results: Mapping[str, Mapping[int, Target]],
+        annotations: Mapping[str, Mapping[int, Target]],
+        *,
+        map: Callable = map,
+    ) -> dict[str, Any]:
+        """Means over the sequences that both hold, and each of them under "sequences".
+
+        Boxes: `success_auc` (the area under the success curve, which is the mean overlap), `success_50`,
+        `precision_20` (centre within 20 pixels), over the frames that show the object. Masks: `J_mean`, `F_mean`,
+        `J&F_mean`. Points: `points_within_1` ... `_16` and their mean `points_accuracy` where the point is visible,
+        `occlusion_accuracy`, `average_jaccard`. Flow: `flow_outliers` (off by more than 3 pixels and 5 %), and
+        `flow_epe` under "pixels". Sequences weigh the same, and in each its objects. OSError where sizes differ.
+        """
+        names = [name for name in annotations if name in results]
+        if not names:
+            raise OSError("nothing to score: the results hold none of the videos")
+        rows = dict(zip(names, map(self.measure, names, [results[n] for n in names], [annotations[n] for n in names])))
+        skipped = {name: "nothing that both hold" for name, row in rows.items() if not row}
+        rows = {name: row for name, row in rows.items() if row}
+        if not rows:
+            raise OSError("nothing to score: results and annotations have no field in common")
+        return {
+            **_average([row for row in rows.values()]),
+            "sequences": {name: _average([row]) for name, row in rows.items()},
+            "missing": [name for name in annotations if name not in results],
+            "extra": [name for name in results if name not in annotations],
+            "skipped": skipped,
+        }
+
+    def measure(self, name: str, result: Mapping[int, Target], truth: Mapping[int, Target]) -> dict[str, float]:
+        """The numbers of one sequence; empty where there is nothing to compare."""
+        counts = Counts(contours=self.contours)
+        for frame in sorted(truth):
+            try:
+                counts.add(truth[frame], result[frame] if frame in result else empty())
+            except ValueError as error:
+                raise OSError(f"{name}, frame {frame}: {error}") from None
+        return counts.numbers()
+
+
+@dataclass(kw_only=True, eq=False)
+class Counts:
+    """What the frames of one sequence add up to."""
+
+    contours: bool
+    given: set[int] = field(default_factory=set)
+    """Objects that an earlier frame has shown."""
+    predicted: set[str] = field(default_factory=set)
+    """Fields that the results have in some frame: others are not scored."""
+    overlaps: dict[int, list[float]] = field(default_factory=dict)
+    distances: dict[int, list[float]] = field(default_factory=dict)
+    j: dict[int, list[float]] = field(default_factory=dict)
+    f: dict[int, list[float]] = field(default_factory=dict)
+    shown: np.ndarray | None = None
+    """bool [M]: points that an earlier frame has shown."""
+    points: list[np.ndarray] = field(default_factory=list)
+    """Per frame: distance, visible in truth, visible in the result, each [points that are scored]."""
+    flow: np.ndarray = field(default_factory=lambda: np.zeros(3))
+    """Pixels, the sum of their errors, and how many are outliers."""
+
+    def add(self, truth: Target, result: Target) -> None:
+        """One frame; ValueError where sizes differ."""
+        present = set()
+        if truth.boxes is not None:
+            present |= set(truth.ids[np.isfinite(truth.boxes).all(1)].tolist())
+            self.add_boxes(truth, result)
+        if truth.mask is not None:
+            present |= set(mask_boxes(truth.mask)[0].tolist())
+            self.add_masks(truth.mask, result.mask)
+        self.given |= present
+        if truth.points is not None:
+            self.add_points(truth, result)
+        if truth.flow is not None:
+            self.add_flow(truth.flow, result.flow)
+
+    def add_boxes(self, truth: Target, result: Target) -> None:
+        boxes, ids = result.boxes, result.ids
+        if boxes is None and result.mask is not None:
+            ids, boxes = mask_boxes(result.mask)
+        if boxes is not None:
+            self.predicted.add("boxes")
+        assert truth.boxes is not None
+        for object_id, true in zip(truth.ids.tolist(), truth.boxes):
+            if object_id not in self.given or not np.isfinite(true).all():
+                continue
+            rows = np.flatnonzero(ids == object_id) if boxes is not None else []
+            found = boxes[rows[:1]] if boxes is not None and len(rows) else np.full((1, 4), np.nan)
+            hit = bool(np.isfinite(found).all())
+            overlap = float(iou(found, true[None])[0]) if hit and found[0, 2:].all() else 0.0
+            self.overlaps.setdefault(object_id, []).append(overlap)
+            distance = float(centre_distances(found, true[None])[0]) if hit else np.inf
+            self.distances.setdefault(object_id, []).append(distance)
+
+    def add_masks(self, true: np.ndarray, found: np.ndarray | None) -> None:
+        if found is not None:
+            self.predicted.add("masks")
+            if found.shape != true.shape:
+                raise ValueError(f"a mask of {found.shape} for a video of {true.shape}")
+        void = true == 255 if true.dtype == np.uint8 and (true == 255).any() else None
+        for object_id in sorted(self.given):
+            one = found == object_id if found is not None else np.zeros_like(true, bool)
+            self.j.setdefault(object_id, []).append(jaccard(one, true == object_id, void))
+            if self.contours:
+                self.f.setdefault(object_id, []).append(boundary_f(one, true == object_id, void))
+
+    def add_points(self, truth: Target, result: Target) -> None:
+        assert truth.points is not None
+        there = np.isfinite(truth.points[:, 0])
+        visible = there & (truth.visible if truth.visible is not None else True)
+        if self.shown is None:
+            self.shown = np.zeros(len(visible), bool)
+        if len(visible) != len(self.shown):
+            raise ValueError(f"{len(visible)} points, but {len(self.shown)} in an earlier frame")
+        found, seen = np.full(truth.points.shape, np.nan), np.zeros(len(visible), bool)
+        if result.points is not None:
+            self.predicted.add("points")
+            if len(result.points) != len(found):
+                raise ValueError(f"{len(result.points)} points were followed, but {len(found)} are annotated")
+            found = result.points
+            seen = result.visible if result.visible is not None else np.isfinite(found[:, 0])
+        scored = self.shown & there
+        distance = np.linalg.norm(found - truth.points, axis=1)
+        distance = np.where(np.isnan(distance), np.inf, distance)
+        self.points.append(np.stack([distance, visible, seen])[:, scored])
+        self.shown |= visible
+
+    def add_flow(self, true: np.ndarray, found: np.ndarray | None) -> None:
+        if found is not None:
+            self.predicted.add("flow")
+            if found.shape != true.shape:
+                raise ValueError(f"flow of {found.shape[:2]} for a video of {true.shape[:2]}")
+        known = ~np.isnan(true[..., 0])
+        # Where a result has no flow it says that nothing moves.
+        error = np.linalg.norm((np.nan_to_num(found) if found is not None else 0) - true, axis=-1)[known]
+        length = np.linalg.norm(true, axis=-1)[known]
+        self.flow += [len(error), error.sum(dtype=np.float64), ((error > 3) & (error > 0.05 * length)).sum()]
+
+    def numbers(self) -> dict[str, float]:
+        """What can be said, by name."""
+        row: dict[str, float] = {}
+        if "boxes" in self.predicted and self.overlaps:
+            overlaps = [np.array(values) for values in self.overlaps.values()]
+            row["success_auc"] = _mean([values.mean() for values in overlaps])
+            row["success_50"] = _mean([(values > 0.5).mean() for values in overlaps])
+            row["precision_20"] = _mean([(np.array(values) <= 20).mean() for values in self.distances.values()])
+        if "masks" in self.predicted and self.j:
+            row["J_mean"] = _mean([np.mean(values) for values in self.j.values()])
+            if self.contours:
+                row["F_mean"] = _mean([np.mean(values) for values in self.f.values()])
+                row["J&F_mean"] = (row["J_mean"] + row["F_mean"]) / 2
+        if "points" in self.predicted and self.points:
+            row |= _point_numbers(*np.concatenate(self.points, 1))
+        if "flow" in self.predicted and self.flow[0]:
+            row["flow_outliers"] = float(self.flow[2] / self.flow[0])
+            row["flow_epe"] = float(self.flow[1] / self.flow[0])
+        return row
+
+
+def _point_numbers(distance: np.ndarray, visible: np.ndarray, seen: np.ndarray) -> dict[str, float]:
+    """TAP-Vid's position accuracy, occlusion accuracy and average Jaccard, over all points and frames [K]."""
+    visible, seen = visible > 0, seen > 0
+    if not visible.any():
+        return {}
+    row, jaccards = {}, []
+    for limit in DISTANCES:
+        near = distance < limit
+        row[f"points_within_{limit}"] = float(near[visible].mean())
+        true_positive = (near & visible & seen).sum()
+        false_positive = (seen & ~(near & visible)).sum()
+        jaccards.append(true_positive / (visible.sum() + false_positive))
+    row["points_accuracy"] = _mean(list(row.values()))
+    row["occlusion_accuracy"] = float((visible == seen).mean())
+    row["average_jaccard"] = _mean(jaccards)
+    return row
+
+
+def _mean(values: list[Any]) -> float:
+    return float(np.mean(values))
+
+
+def _average(rows: list[dict[str, float]]) -> dict[str, Any]:
+    """The mean of each number over the rows that have it; lengths in pixels apart, since the others are shares."""
+    names = dict.fromkeys(name for row in rows for name in row)
+    means: dict[str, Any] = {name: _mean([row[name] for row in rows if name in row]) for name in names}
+    if "flow_epe" in means:
+        means["pixels"] = {"flow_epe": means.pop("flow_epe")}
+    return means
