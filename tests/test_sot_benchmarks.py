@@ -13,6 +13,7 @@ from PIL import Image
 
 from dropmae import registry
 from dropmae.boxfiles import format_boxes, parse_boxes, read_json
+from dropmae.cli import main
 from dropmae.clips import Sequence
 from dropmae.metrics.plots import draw_plots
 from dropmae.onepass import OnePass
@@ -624,3 +625,36 @@ def test_real_folders(test_data: Path, name: str, count: int, absent: int):
 def test_formatting_is_what_the_toolkits_write():
     assert format_boxes(np.array([[1.23456, 2, 3, 4]]), 3) == "1.235,2.000,3.000,4.000\n"
     assert format_boxes(np.array([[1.0, 2, 3, 4]]), 0) == "1,2,3,4\n"
+
+
+# ------------------------------------------------------------ the command line
+
+
+def test_score_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    make_otb(tmp_path / "otb")
+    content = {}
+    for name, track in benchmark("otb").annotations(tmp_path / "otb").items():
+        content[name.lower()] = {"name": name.split("_")[0], "gt_rect": track.boxes.tolist()}
+        put(tmp_path / "results" / f"{name}.txt", text(track.boxes, "\t"))
+    (tmp_path / "truth.json").write_text(json.dumps(content))
+    results = ["score", "otb", "--results", str(tmp_path / "results")]
+    for truth in (["--root", str(tmp_path / "otb")], ["--annotations", str(tmp_path / "truth.json")]):
+        assert main([*results, *truth, "--json", "--plots", str(tmp_path / "plots")]) == 0
+        report = json.loads(capsys.readouterr().out)
+        assert report["success_auc"] == pytest.approx(20 / 21)
+        assert report["precision_20"] == pytest.approx(1)
+        assert set(report["sequences"]) == {"BlurCar3", "Couple", "Human4_2", "Jogging_1", "Jogging_2"}
+    assert len(list((tmp_path / "plots").iterdir())) == 3
+    assert main([*results, "--root", str(tmp_path / "otb"), "--protocol", "all"]) == 0
+    assert "protocol pytracking" in capsys.readouterr().err
+    (tmp_path / "results" / "Couple.txt").unlink()
+    for arguments, code, reason in (
+        ([], 2, "either root"),
+        (["--root", str(tmp_path / "plots")], 1, "no OTB sequences"),
+        (["--annotations", str(tmp_path / "otb")], 1, "not a file"),
+        (["--root", str(tmp_path / "otb")], 1, "no result for 1 of 5 sequences (Couple)"),
+    ):
+        assert main([*results, *arguments]) == code
+        error = capsys.readouterr().err
+        assert reason in error
+        assert error.count("\n") == 1
