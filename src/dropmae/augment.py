@@ -56,3 +56,55 @@ def crop_frames(
         cut = resize(frame[top : top + height, left : left + width], sides)
         out[position] = (cut[:, ::-1] if flipped else cut).transpose(2, 0, 1)
     return out
+
+
+def crop_clip(
+    frames: Frames[np.ndarray],
+    motion: np.ndarray,
+    block: int,
+    rng: np.random.Generator,
+    sides: tuple[int, int],
+    grid: tuple[int, int],
+    scale: tuple[float, float],
+    *,
+    flip: float,
+) -> tuple[np.ndarray, np.ndarray]:
+    """One random resized crop and flip of a clip and of its motion.
+
+    Frames uint8 [T, 3, h, w] from frames [H, W, 3], and motion float32 [T, *grid, 2] in pixels of the crop, from
+    vectors [T, H / block, W / block, 2] of `block`-pixel blocks, NaN where there is none.
+    """
+    box, flipped = crop_box(frames[0].shape[0], frames[0].shape[1], rng, scale), bool(rng.random() < flip)
+    top, left, height, width = box
+    out = np.empty((len(frames), 3, *sides), np.uint8)
+    for position, frame in enumerate(frames):
+        cut = resize(frame[top : top + height, left : left + width], sides)
+        out[position] = (cut[:, ::-1] if flipped else cut).transpose(2, 0, 1)
+    zoom = np.array([sides[1] / width, sides[0] / height], np.float32)
+    moved = crop_motion(motion, block, box, grid) * zoom
+    if flipped:
+        moved = moved[:, :, ::-1] * np.array([-1, 1], np.float32)
+    return out, np.ascontiguousarray(moved)
+
+
+def crop_motion(motion: np.ndarray, block: int, box: tuple[int, int, int, int], grid: tuple[int, int]) -> np.ndarray:
+    """float32 [T, *grid, 2]: vectors [T, h, w, 2] of blocks, averaged by area over the cells of a crop.
+
+    `box` is top, left, height, width in pixels. A cell of which no part has a vector is NaN.
+    """
+    rows = _overlap(box[0], box[2], grid[0], block, motion.shape[1])
+    columns = _overlap(box[1], box[3], grid[1], block, motion.shape[2])
+    known = np.isfinite(motion).all(axis=-1, keepdims=True)
+    values = np.where(known, motion, 0)
+    area = np.einsum("ih,thwc,jw->tijc", rows, known.astype(np.float32), columns)
+    total = np.einsum("ih,thwc,jw->tijc", rows, values, columns)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.where(area > 0, total / area, np.nan).astype(np.float32)
+
+
+def _overlap(start: int, length: int, cells: int, block: int, blocks: int) -> np.ndarray:
+    """float32 [cells, blocks]: how many pixels each cell of an interval shares with each block of an axis."""
+    edges = start + length * np.arange(cells + 1) / cells
+    low = np.maximum(edges[:-1, None], block * np.arange(blocks))
+    high = np.minimum(edges[1:, None], block * np.arange(1, blocks + 1))
+    return np.clip(high - low, 0, None).astype(np.float32)

@@ -81,6 +81,17 @@ def random_mask(noise: Tensor, keep: int) -> Mask:
     return Mask(order[:, :keep], restore, restore >= keep)
 
 
+def slot_mask(noise: Tensor, keep: int) -> Mask:
+    """A mask over S slots of N tokens that keeps the `keep` positions of smallest noise [B, S, N] in every slot."""
+    slots, count = noise.shape[1:]
+    order = torch.argsort(noise, dim=2, stable=True)
+    rank = torch.argsort(order, dim=2, stable=True)
+    slot = torch.arange(slots, device=noise.device)[:, None]
+    restore = torch.where(rank < keep, slot * keep + rank, slots * keep + slot * (count - keep) + rank - keep)
+    chosen = (order[:, :, :keep] + slot * count).flatten(1)
+    return Mask(chosen, restore.flatten(1), (rank >= keep).flatten(1))
+
+
 def keep_all(mask: Mask) -> Mask:
     """A mask over the same tokens that hides none of them and keeps them in their order."""
     order = torch.arange(mask.masked.shape[1], device=mask.masked.device).expand_as(mask.masked)
