@@ -235,17 +235,21 @@ def test_a_name_table_reads_in_both_directions(layout: str) -> None:
     shapes = {"dropmae": dropmae_shapes(192, 2, 192, 2, 17)}.get(layout, encoder_shapes(192, 2, 16, 17, cls=True))
     if layout == "mae":
         shapes |= decoder_shapes(192, 192, 2, 16, 17)
+    if layout == "cropmae":
+        shapes |= decoder_shapes(192, 192, 0, 16, 17)
+        shapes |= {f"decoder_blocks.3.{name}": () for name in CropMAEBlock(8, 2).state_dict()}
     seen = set()
     for name in shapes:
         if name in table.positions.values():
             continue
-        mine = table.ours(name)
-        assert mine is not None, name
-        assert table.theirs(mine) == name
-        assert mine.split(".")[0] in ("encoder", "decoder")
-        seen.add(mine)
-    assert len(seen) == len(shapes) - len(table.positions)
-    assert table.ours("optimizer.state") is None
+        pieces = table.ours(name)
+        assert pieces, name
+        for mine, _ in pieces:
+            assert table.theirs(mine) == name
+            assert mine.split(".")[0] in ("encoder", "decoder")
+            assert mine not in seen
+            seen.add(mine)
+    assert table.ours("optimizer.state") == ()
     assert table.theirs("head.weight") is None
 
 
@@ -403,17 +407,63 @@ def test_dino_training_files_give_the_teacher(tmp_path: Path) -> None:
         convert(put({"a": student, "b": teacher}, path), tmp_path / "x.safetensors")
 
 
-def test_cropmae_gives_its_encoder(tmp_path: Path) -> None:
-    tensors = with_sincos(tiny_classifier(), (4, 4))
-    decoder = {
-        "mask_token": torch.zeros(1, 1, 256),
-        "decoder_pos_embed": torch.zeros(1, 17, 256),
-        "decoder_blocks.0.multihead_attn.in_proj_weight": torch.zeros(768, 256),
-        "decoder_pred.weight": torch.zeros(768, 256),
-    }
-    report = convert(put({"model": {**tensors, **decoder}}, tmp_path / "x.pth"), tmp_path / "x.safetensors")
-    assert (report["layout"], report["missing"]) == ("cropmae", ["decoder"])
-    assert report["unexpected"] == sorted(decoder)
+class CropMAEBlock(nn.Module):
+    """A decoder block with CropMAE's parts, under its names."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.self_attn = nn.MultiheadAttention(width, heads, batch_first=True)
+        self.multihead_attn = nn.MultiheadAttention(width, heads, batch_first=True)
+        self.linear1, self.linear2 = nn.Linear(width, 2048), nn.Linear(2048, width)
+        self.norm1, self.norm2, self.norm3 = (nn.LayerNorm(width, eps=1e-6) for _ in range(3))
+
+    def forward(self, future: torch.Tensor, past: torch.Tensor) -> torch.Tensor:
+        x = self.norm2(future + self.multihead_attn(future, past, past)[0])
+        x = self.norm3(x + self.linear2(functional.gelu(self.linear1(x))))
+        return self.norm1(x + self.self_attn(x, x, x)[0])
+
+
+def test_cropmae_with_its_decoder(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    blocks = nn.ModuleList(CropMAEBlock(64, 4) for _ in range(3)).eval()
+    for vector in (p for p in blocks.parameters() if p.ndim == 1):
+        nn.init.normal_(vector, std=0.2)
+    decoder = with_sincos(recipe(decoder_shapes(192, 64, 0, 16, 17)), (4, 4))
+    decoder |= {f"decoder_blocks.{name}": tensor for name, tensor in blocks.state_dict().items()}
+    plain = with_sincos(tiny_classifier(), (4, 4)) | decoder
+    arguments = argparse.Namespace(decoder_num_heads=4, masking_ratio=0.75, norm_pix_loss=True)
+    report = convert(put({"model": plain, "args": arguments}, tmp_path / "x.pth"), tmp_path / "x.safetensors")
+    assert (report["layout"], report["missing"], report["unexpected"]) == ("cropmae", [], [])
+    made: Any = dropmae.load(tmp_path / "x.safetensors")
+    assert (type(made).__name__, made.mask_ratio, made.decoder_heads) == ("SiamMAE", 0.75, 4)
+    x = pictures(64, 64)
+    with torch.no_grad():
+        key = torch.zeros(2, dtype=torch.int32)
+        mask = made.hide(key, (4, 4))
+        prediction, _ = made.predict(torch.stack([x, x.flip(3)], 1), key, mask)
+        latents = made.encode(torch.stack([x, x.flip(3)], 1), mask, (4, 4))
+        latents = latents @ plain["decoder_embed.weight"].T + plain["decoder_embed.bias"]
+        past, future = latents[:, :17], latents[:, 17:]
+        filled = plain["mask_token"].expand(2, 17, -1).clone()
+        filled[:, 0] = future[:, 0]
+        for sample in range(2):
+            filled[sample, 1 + mask.keep[sample, 16:] - 16] = future[sample, 1:]
+        filled += plain["decoder_pos_embed"]
+        for block in blocks:
+            filled = block(filled, past)
+        out = functional.layer_norm(filled, (64,), plain["decoder_norm.weight"], plain["decoder_norm.bias"], 1e-6)
+        expected = (out @ plain["decoder_pred.weight"].T + plain["decoder_pred.bias"])[:, 1:]
+    torch.testing.assert_close(prediction[:, 16:], expected, atol=2e-5, rtol=1e-4)
+    convert(tmp_path / "x.safetensors", tmp_path / "y.pth", to="cropmae")
+    back = torch.load(tmp_path / "y.pth", weights_only=True)["model"]
+    assert back.keys() == plain.keys()
+    assert all(torch.allclose(back[name], tensor, atol=1e-6, rtol=0) for name, tensor in plain.items())
+    weights.save(small("siammae"), tmp_path / "z.safetensors")
+    with pytest.raises(ValueError, match="a decoder of the cropmae layout has order 'cross-mlp-self'"):
+        convert(tmp_path / "z.safetensors", tmp_path / "y.pth", to="cropmae")
+    with pytest.raises(ValueError, match=r"the mae layout has no place for decoder\.blocks\.0\."):
+        convert(tmp_path / "z.safetensors", tmp_path / "y.pth", to="mae")
+    convert(tmp_path / "z.safetensors", tmp_path / "y.pth", to="cropmae", encoder_only=True)
 
 
 def test_other_models_are_refused_by_name(tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
 """Names of tensors in public checkpoints: one table per layout, read in both directions.
 
-A pair ("encoder.blocks.*", "blocks.*") says that our name on the left is their name on the right, the star standing
+A pair ("encoder.blocks.*", "blocks.*") says that our name on the left is their name on the right, each star standing
 for the same text on both sides. Position tables are not in the pairs: in memory a fixed table has no tensor and a
 learned one has no row for the class token, so `positions` names them and `official` translates them.
 """
@@ -8,26 +8,50 @@ learned one has no row for the class token, so `positions` names them and `offic
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 Pairs = tuple[tuple[str, str], ...]
+Pieces = tuple[tuple[str, int], ...]
+
+BLOCK = ("norm1", "attn.qkv", "attn.proj", "norm2", "mlp.fc1", "mlp.fc2")
+"""Parts of a plain transformer block, which have the same names everywhere."""
 
 ENCODER: Pairs = (
     ("encoder.patch_embed.*", "patch_embed.proj.*"),
-    ("encoder.blocks.*", "blocks.*"),
+    *((f"encoder.blocks.*.{part}.*", f"blocks.*.{part}.*") for part in BLOCK),
     ("encoder.norm.*", "norm.*"),
 )
 CLASS_TOKEN: Pairs = (("encoder.cls_token", "cls_token"),)
-DECODER: Pairs = (
+ENDS: Pairs = (
     ("decoder.embed.*", "decoder_embed.*"),
     ("decoder.mask_token", "mask_token"),
-    ("decoder.blocks.*", "decoder_blocks.*"),
     ("decoder.norm.*", "decoder_norm.*"),
     ("decoder.pred.*", "decoder_pred.*"),
 )
+"""What stands before and after the blocks of a decoder."""
+DECODER: Pairs = (*ENDS, *((f"decoder.blocks.*.{part}.*", f"decoder_blocks.*.{part}.*") for part in BLOCK))
 FRAMES: Pairs = (
     ("encoder.frame_embed.*", "temporal_pos_embed_*"),
     ("decoder.frame_embed.*", "decoder_temporal_pos_embed_*"),
+)
+CROSS_DECODER: Pairs = (
+    ("decoder.blocks.*.attn.qkv.*", "decoder_blocks.*.self_attn.in_proj_*"),
+    ("decoder.blocks.*.attn.proj.*", "decoder_blocks.*.self_attn.out_proj.*"),
+    ("decoder.blocks.*.cross.proj.*", "decoder_blocks.*.multihead_attn.out_proj.*"),
+    ("decoder.blocks.*.mlp.fc1.*", "decoder_blocks.*.linear1.*"),
+    ("decoder.blocks.*.mlp.fc2.*", "decoder_blocks.*.linear2.*"),
+    ("decoder.blocks.*.norm1.*", "decoder_blocks.*.norm1.*"),
+    ("decoder.blocks.*.norm_cross.*", "decoder_blocks.*.norm2.*"),
+    ("decoder.blocks.*.norm2.*", "decoder_blocks.*.norm3.*"),
+    *ENDS,
+)
+CROSS_JOINS = (
+    (
+        "decoder_blocks.*.multihead_attn.in_proj_*",
+        (("decoder.blocks.*.cross.q.*", 1), ("decoder.blocks.*.cross.kv.*", 2)),
+    ),
 )
 
 
@@ -42,7 +66,9 @@ class Layout:
     licence: str
     """Licence of the released weights, as far as their authors state one."""
     pairs: Pairs
-    """(our name, their name), "*" standing for the same text on both sides; the first match counts."""
+    """(our name, their name), the stars standing for the same texts on both sides; the first match counts."""
+    joins: tuple[tuple[str, Pieces], ...] = ()
+    """(their name, our names and their shares of its rows): what they keep in one tensor and we in several."""
     positions: dict[str, str]
     """Our part ("encoder", "decoder") -> their name of its position table."""
     marks: tuple[str, ...] = ()
@@ -61,38 +87,53 @@ class Layout:
     """Folder of the class that such weights become."""
     module: str = "mae"
     """File name of that class."""
+    decoding: Mapping[str, Any] = field(default_factory=dict)
+    """Fields of that class which say how such a decoder computes."""
+    arguments: Mapping[str, str] = field(
+        default_factory=lambda: {"norm_pix": "norm_pix_loss", "mask_ratio": "mask_ratio"}
+    )
+    """Fields of that class -> arguments of the training script, which a file may hold."""
 
-    def ours(self, name: str) -> str | None:
-        """Our name of their tensor `name`; None where it has none."""
-        return _translate(name, ((theirs, ours) for ours, theirs in self.pairs))
+    def ours(self, name: str) -> Pieces:
+        """Our names of their tensor `name` and their shares of its rows: mostly one; none where it has no place."""
+        for theirs, pieces in self.joins:
+            if (stars := _match(theirs, name)) is not None:
+                return tuple((_fill(ours, stars), share) for ours, share in pieces)
+        found = _translate(name, ((theirs, ours) for ours, theirs in self.pairs))
+        return ((found, 1),) if found else ()
 
     def theirs(self, name: str) -> str | None:
-        """Their name of our tensor `name`; None where it has none."""
-        return _translate(name, self.pairs)
+        """Their name of our tensor `name`, or of the one that holds it; None where it has none."""
+        joined = ((ours, theirs) for theirs, pieces in self.joins for ours, _ in pieces)
+        return _translate(name, (*joined, *self.pairs))
 
     def unused(self, name: str) -> bool:
         """Whether their tensor `name` may be there and has no use here."""
-        return any(_star(pattern, name) is not None for pattern in self.idle)
+        return any(_match(pattern, name) is not None for pattern in self.idle)
 
     def has(self, part: str) -> bool:
         """Whether the layout holds tensors of our part "encoder", "decoder" or "head"."""
         return any(ours.startswith(f"{part}.") for ours, _ in self.pairs)
 
 
-def _translate(name: str, pairs) -> str | None:
+def _translate(name: str, pairs: Iterable[tuple[str, str]]) -> str | None:
     for source, target in pairs:
-        middle = _star(source, name)
-        if middle is not None:
-            return target.replace("*", middle)
+        stars = _match(source, name)
+        if stars is not None:
+            return _fill(target, stars)
     return None
 
 
-def _star(pattern: str, name: str) -> str | None:
-    """The text that the star of `pattern` stands for in `name`; None where they do not match."""
-    match = re.fullmatch(re.escape(pattern).replace(r"\*", "(.+)"), name)
-    if match is None:
-        return None
-    return match.group(1) if match.groups() else ""
+def _match(pattern: str, name: str) -> tuple[str, ...] | None:
+    """What the stars of `pattern` stand for in `name`; None where they do not match."""
+    match = re.fullmatch(re.escape(pattern).replace(r"\*", "(.+?)"), name)
+    return None if match is None else match.groups()
+
+
+def _fill(pattern: str, stars: tuple[str, ...]) -> str:
+    """`pattern` with its stars replaced in order."""
+    texts = iter(stars)
+    return re.sub(r"\*", lambda _: next(texts), pattern)
 
 
 CLASSIFIER = ("head.*", "head_dist.*", "fc_norm.*", "pre_logits.*")
@@ -114,13 +155,20 @@ LAYOUTS: dict[str, Layout] = {
         ),
         Layout(
             name="cropmae",
-            about="CropMAE and its SiamMAE (alexandre-eymael/CropMAE); the encoder only",
+            about="CropMAE and its SiamMAE (alexandre-eymael/CropMAE), whole",
             licence="CropMAE: MIT",
-            pairs=ENCODER + CLASS_TOKEN,
-            positions={"encoder": "pos_embed"},
+            pairs=ENCODER + CLASS_TOKEN + CROSS_DECODER,
+            joins=CROSS_JOINS,
+            positions={"encoder": "pos_embed", "decoder": "decoder_pos_embed"},
             marks=("decoder_blocks.0.multihead_attn.in_proj_weight",),
             needs=("encoder.cls_token",),
-            idle=("decoder_*", "mask_token"),
+            module="siammae",
+            decoding={"order": "cross-mlp-self", "norm": "post", "past_positions": False},
+            arguments={
+                "norm_pix": "norm_pix_loss",
+                "mask_ratio": "masking_ratio",
+                "decoder_heads": "decoder_num_heads",
+            },
         ),
         Layout(
             name="mae",

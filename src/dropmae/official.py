@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from dropmae import unpickle, vit, weights
-from dropmae.layouts import LAYOUTS, Layout, named
+from dropmae.layouts import LAYOUTS, Layout, Pieces, named
 
 Grid = tuple[int, int]
 Image = int | tuple[int, int]
@@ -140,10 +140,13 @@ def to_module(found: Checkpoint, *, encoder_only: bool = False, image: Image | N
     height, width = found.grid[0] * found.patch, found.grid[1] * found.patch
     fields: dict[str, Any] = {"size": found.size, "patch": found.patch, "cls": found.cls}
     fields["image"] = image or (height if height == width else (height, width))
-    for ours, theirs in (("norm_pix", "norm_pix_loss"), ("mask_ratio", "mask_ratio")):
-        if isinstance(found.training.get(theirs), (bool, float)):
-            fields[ours] = found.training[theirs]
     parts = ["encoder"] if encoder_only else found.parts
+    for ours, theirs in found.layout.arguments.items():
+        if isinstance(found.training.get(theirs), (bool, int, float)):
+            fields[ours] = found.training[theirs]
+    if found.layout.decoding:
+        fields |= found.layout.decoding
+        fields |= _decoder_fields(found.tensors) if "decoder" in parts else {}
     tensors = {name: lazy.read().float() for name, lazy in found.tensors.items() if name.split(".", 1)[0] in parts}
     rows = found.grid[0] * found.grid[1]
     if found.learned:
@@ -170,6 +173,14 @@ def to_module(found: Checkpoint, *, encoder_only: bool = False, image: Image | N
     return made.eval()
 
 
+def _decoder_fields(tensors: Mapping[str, Lazy]) -> dict[str, int]:
+    """Width, depth and hidden width of a decoder, for classes that have fields for them."""
+    depth = {name.split(".")[2] for name in tensors if name.startswith("decoder.blocks.")}
+    fields = {"decoder_width": tensors["decoder.embed.weight"].shape[0], "decoder_depth": len(depth)}
+    hidden = tensors.get("decoder.blocks.0.mlp.fc1.weight")
+    return fields | ({"decoder_hidden": hidden.shape[0]} if hidden is not None else {})
+
+
 def from_module(made: nn.Module, layout: Layout, image: Image | None = None) -> tuple[dict[str, Tensor], list[str]]:
     """Weights of `made` by the names of a public layout, float32, and our names of what is left out.
 
@@ -180,13 +191,20 @@ def from_module(made: nn.Module, layout: Layout, image: Image | None = None) -> 
     own: dict[str, Tensor] = made.state_dict()
     if lacking := [name for name in layout.needs if name not in own]:
         raise ValueError(f"the {layout.name} layout has {', '.join(lacking)}, and these weights have not")
+    if own["encoder.patch_embed.weight"].ndim != 4:
+        raise ValueError(f"these weights embed several frames at once, and the {layout.name} layout single ones")
+    if any(name.startswith("decoder.") for name in own):
+        for name, value in layout.decoding.items():
+            if getattr(made, name, None) != value:
+                raise ValueError(f"a decoder of the {layout.name} layout has {name} {value!r}, and this one has not")
     out: dict[str, Tensor] = {}
     dropped: list[str] = []
-    for name, tensor in own.items():
+    for name in own:
         part, rest = name.split(".", 1)
         theirs = layout.theirs(name)
         if theirs is not None:
-            out[theirs] = tensor.float().cpu()
+            whole = [own[ours].float().cpu() for ours, _ in layout.ours(theirs)]
+            out[theirs] = torch.cat(whole) if len(whole) > 1 else whole[0]
         elif not layout.has(part):
             dropped.append(name)
         elif rest not in ("positions.table", "cls_position"):
@@ -302,16 +320,29 @@ def _translate(
     unused, strange = [], []
     for name, lazy in names.items():
         theirs = name.removeprefix(lead)
-        ours = layout.ours(theirs)
+        pieces = layout.ours(theirs)
         if not name.startswith(lead) or layout.unused(theirs):
             unused.append(name)
         elif theirs in parts:
             tables[parts[theirs]] = lazy
-        elif ours is not None:
-            tensors[ours] = lazy
+        elif pieces:
+            tensors |= _split(lazy, pieces)
         else:
             strange.append(name)
     return tensors, tables, unused, strange
+
+
+def _split(lazy: Lazy, pieces: Pieces) -> dict[str, Lazy]:
+    """One tensor cut along its rows into those of the given names and shares."""
+    if len(pieces) == 1:
+        return {pieces[0][0]: lazy}
+    unit = lazy.shape[0] // sum(share for _, share in pieces) if lazy.shape else 0
+    made, start = {}, 0
+    for name, share in pieces:
+        rows = slice(start, start + share * unit)
+        made[name] = Lazy((share * unit, *lazy.shape[1:]), lambda rows=rows: lazy.read()[rows].contiguous())
+        start += share * unit
+    return made
 
 
 def _measure(path: Path, tensors: Mapping[str, Lazy]) -> tuple[int, int, int]:
