@@ -7,6 +7,8 @@ cannot hide in code that both sides share.
 from __future__ import annotations
 
 import math
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -144,3 +146,26 @@ def run_encoder(tensors: Tensors, pictures: Tensor, heads: int) -> Tensor:
     x = run_blocks(tensors, "blocks", x + tensors["pos_embed"], heads)
     x = functional.layer_norm(x, (x.shape[-1],), tensors["norm.weight"], tensors["norm.bias"], 1e-6)
     return x[:, -h * w :].transpose(1, 2).unflatten(2, (h, w))
+
+
+def tiny_dropmae() -> Tensors:
+    return with_sincos(recipe(dropmae_shapes(192, 12, 192, 4, 17)), (4, 4))
+
+
+def tiny_mae(grid: tuple[int, int] = (4, 4)) -> Tensors:
+    rows = 1 + grid[0] * grid[1]
+    shapes = encoder_shapes(192, 12, 16, rows, cls=True) | decoder_shapes(192, 192, 4, 16, rows)
+    return with_sincos(recipe(shapes), grid)
+
+
+def tiny_classifier(grid: tuple[int, int] = (4, 4), patch: int = 16, cls: bool = True) -> Tensors:
+    return recipe(encoder_shapes(192, 12, patch, cls + grid[0] * grid[1], cls))
+
+
+def put(tree: Any, path: Path, new: bool = True) -> Path:
+    torch.save(tree, path, _use_new_zipfile_serialization=new)
+    return path
+
+
+def pictures(height: int, width: int) -> torch.Tensor:
+    return torch.from_numpy(np.random.RandomState(3).standard_normal((2, 3, height, width)).astype(np.float32))
