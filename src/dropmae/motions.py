@@ -28,7 +28,9 @@ def path(rng: Rng, times: np.ndarray, start: np.ndarray, reach: np.ndarray, spee
 
     The way is straight with sharp turns, smooth, or made of dashes with rests between.
     """
-    pace = log_uniform(rng, 0.002, 0.03) * speed
+    if speed == 0:
+        return np.tile(start, (len(times), 1))
+    pace = log_uniform(rng, 0.0015, 0.025) * speed
     moments, places = [float(times[0])], [start]
     outside = False
     while moments[-1] <= times[-1] or len(moments) < 3:
@@ -42,7 +44,7 @@ def path(rng: Rng, times: np.ndarray, start: np.ndarray, reach: np.ndarray, spee
             goal = np.clip(places[-1] + rng.normal(0, 0.35, 2), -0.85 * reach, 0.85 * reach)
         seconds = float(np.linalg.norm(goal - places[-1])) / pace
         if leaving or outside:
-            seconds = min(seconds, log_uniform(rng, 10, 30) / speed)
+            seconds = min(seconds, log_uniform(rng, 16, 50) / speed)
         moments.append(moments[-1] + max(seconds, 4.0))
         places.append(goal)
         outside = leaving
@@ -135,7 +137,7 @@ def movement(rng: Rng, times: np.ndarray, start: np.ndarray, aspect: np.ndarray,
     """A path with turns, growing and shrinking, tilts out of the plane and wobbling; any of these may be missing."""
     count = len(times)
     zero = np.zeros(count)
-    position = path(rng, times, start, 0.5 * aspect, speed, leave=0.12 if chance(rng, 0.6) else 0.6)
+    position = path(rng, times, start, 0.5 * aspect, speed, leave=0.08 if chance(rng, 0.65) else 0.5)
     if chance(rng, 0.2):
         rate, radius = log_uniform(rng, 0.04, 0.3) * speed, log_uniform(rng, 0.02, 0.15)
         position = position + radius * np.stack([np.cos(rate * times), np.sin(rate * times)], 1)

@@ -243,8 +243,8 @@ def effects(rng: Rng, options: Rendering) -> Effects:
     return made
 
 
-@lru_cache(8)
-def _appearance(seed: int, number: int, options: Rendering) -> Appearance:
+@lru_cache(4)
+def _kept(seed: int, number: int, options: Rendering) -> Appearance:
     return appearance(np.random.default_rng([seed, 2, number]), options)
 
 
@@ -255,8 +255,8 @@ def scene(seed: int, n: int, options: Rendering) -> Scene:
     rng = np.random.default_rng([seed, 1, n])
     scene_number = int(rng.integers(options.scenes)) if options.scenes else n
     motion_number = int(rng.integers(options.motions)) if options.motions else n
-    still = dataclasses.replace(options, frames=1, motions=0, flow=True, hidden_flow=False, points=0, masks=True)
-    what = _appearance(seed, scene_number, still)
+    # Where there are few scenes the same one comes again; otherwise keeping them would only take memory.
+    what = (_kept if options.scenes else _kept.__wrapped__)(seed, scene_number, options)
     times = np.arange(-1.0, options.frames + 1)
     ones, zeros = np.ones(len(times)), np.zeros(len(times))
     camera_rng = np.random.default_rng([seed, 3, motion_number])

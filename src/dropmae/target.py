@@ -70,8 +70,9 @@ def mask_boxes(mask: np.ndarray, ids: np.ndarray | None = None) -> tuple[np.ndar
     A pixel (row, col) covers [col, col + 1) x [row, row + 1). Ids given but not in the mask get a row of NaN.
     """
     if ids is None:
-        ids = np.unique(mask).astype(np.int64)
-        ids = ids[(ids != 0) & ~((mask.dtype == np.uint8) & (ids == 255))]
+        small = mask.dtype == np.uint8
+        ids = np.flatnonzero(np.bincount(mask.ravel())) if small else np.unique(mask).astype(np.int64)
+        ids = ids[(ids != 0) & ~(small & (ids == 255))]
     boxes = np.full((len(ids), 4), np.nan)
     for row, object_id in enumerate(ids):
         inside = mask == object_id
@@ -310,10 +311,11 @@ def write_flow(path: str | Path, flows: Mapping[int, np.ndarray] | Iterable[tupl
     items = flows.items() if isinstance(flows, Mapping) else flows
     with replacing(path) as partial, zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
         for frame, flow in items:
-            steps = np.round(flow / FLOW_STEP)
-            valid = (np.abs(steps) < 32768).all(-1, keepdims=True)
+            steps = np.rint(flow * (1 / FLOW_STEP))
+            largest = np.maximum(np.abs(steps[..., 0]), np.abs(steps[..., 1]))
+            steps[~(largest < -FLOW_INVALID)] = FLOW_INVALID
             buffer = io.BytesIO()
-            np.save(buffer, np.where(valid, steps, FLOW_INVALID).astype(np.int16), allow_pickle=False)
+            np.save(buffer, steps.astype(np.int16), allow_pickle=False)
             # A fixed date, so that the same flow gives the same file.
             archive.writestr(zipfile.ZipInfo(f"{frame}.npy"), buffer.getvalue(), zipfile.ZIP_DEFLATED, 1)
 

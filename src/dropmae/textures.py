@@ -203,23 +203,23 @@ def to_tensor(picture: Image.Image) -> torch.Tensor:
     return torch.from_numpy(np.array(picture, np.float32)).permute(2, 0, 1) / 255
 
 
-def ink(colours: np.ndarray, rng: Rng, spread: float = 0.06) -> tuple[int, int, int]:
-    """One of the colours, a little off."""
-    colour = np.clip(colours[rng.integers(len(colours))] + rng.normal(0, spread, 3), 0, 1) * 255
-    return int(colour[0]), int(colour[1]), int(colour[2])
+def inks(rng: Rng, colours: np.ndarray, count: int, spread: float = 0.06) -> list[tuple[int, int, int]]:
+    """Any of the colours, a little off."""
+    chosen = colours[rng.integers(len(colours), size=count)] + rng.normal(0, spread, (count, 3))
+    return [(int(red), int(green), int(blue)) for red, green, blue in (np.clip(chosen, 0, 1) * 255).tolist()]
 
 
 def leaves(rng: Rng, size: int, colours: np.ndarray) -> torch.Tensor:
     """Dead leaves: shapes of many sizes piled up, which gives the edge statistics of photographs."""
-    picture = Image.new("RGB", (size, size), ink(colours, rng))
+    picture = Image.new("RGB", (size, size), inks(rng, colours, 1)[0])
     draw = ImageDraw.Draw(picture)
     count, smallest = int(rng.integers(60, 400)), float(rng.uniform(0.008, 0.03))
     # Radii with density r^-3 between smallest and 0.3: every scale covers about the same share of the picture.
     radii = smallest / np.sqrt(1 - rng.random(count) * (1 - (smallest / 0.3) ** 2))
     corners, spread = int(rng.choice([0, 0, 3, 4, 5, 7])), float(rng.choice([0.04, 0.2]))
     centres, angles = rng.random((count, 2)) * size, rng.uniform(0, 2 * np.pi, count)
-    for radius, (x, y), angle in zip(np.sort(radii)[::-1] * size, centres, angles):
-        colour = ink(colours, rng, spread)
+    shades = inks(rng, colours, count, spread)
+    for radius, (x, y), angle, colour in zip(np.sort(radii)[::-1] * size, centres, angles, shades):
         if corners:
             turns = angle + np.arange(corners) * (2 * np.pi / corners) + rng.normal(0, 0.2, corners)
             draw.polygon([(x + radius * np.cos(a), y + radius * np.sin(a)) for a in turns], fill=colour)
@@ -231,17 +231,17 @@ def leaves(rng: Rng, size: int, colours: np.ndarray) -> torch.Tensor:
 
 def glyphs(rng: Rng, size: int, colours: np.ndarray) -> torch.Tensor:
     """Lines of strokes that look like writing in no alphabet."""
-    picture = Image.new("RGB", (size, size), ink(colours, rng))
+    picture = Image.new("RGB", (size, size), inks(rng, colours, 1)[0])
     draw = ImageDraw.Draw(picture)
     height = size * float(np.exp(rng.uniform(np.log(0.04), np.log(0.25))))
     width, pen = height * rng.uniform(0.5, 0.9), max(1, int(height * rng.uniform(0.08, 0.2)))
     letters = [rng.random((int(rng.integers(3, 6)), 2)) * [0.8, 0.75] for _ in range(9)]
-    colour = ink(colours[::-1], rng, 0.3)
+    colour = inks(rng, colours, 1, 0.3)[0]
     top = rng.uniform(-height, 0)
     while top < size:
         left = rng.uniform(-width, 0)
         if rng.random() < 0.3:
-            colour = ink(colours, rng, 0.3)
+            colour = inks(rng, colours, 1, 0.3)[0]
         while left < size:
             if rng.random() > 0.15:
                 stroke = letters[rng.integers(len(letters))] * [width, height] + [left, top]
@@ -253,15 +253,15 @@ def glyphs(rng: Rng, size: int, colours: np.ndarray) -> torch.Tensor:
 
 def fibres(rng: Rng, size: int, colours: np.ndarray) -> torch.Tensor:
     """Grass, hair, scratches: short strokes along a common or random direction."""
-    picture = Image.new("RGB", (size, size), ink(colours, rng))
+    picture = Image.new("RGB", (size, size), inks(rng, colours, 1)[0])
     draw = ImageDraw.Draw(picture)
     count, length = int(rng.integers(200, 900)), size * float(rng.uniform(0.03, 0.25))
     angles = rng.uniform(0, np.pi) + rng.normal(0, float(rng.choice([0.1, 0.4, 3.0])), count)
     starts = rng.random((count, 2)) * size * 1.1 - 0.05 * size
     steps = np.stack([np.cos(angles), np.sin(angles)], 1) * (length * rng.uniform(0.5, 1, count))[:, None]
     pen = max(1, round(size * rng.uniform(0.002, 0.02)))
-    for (x, y), (dx, dy) in zip(starts.tolist(), steps.tolist()):
-        draw.line([x, y, x + dx, y + dy], fill=ink(colours, rng, 0.08), width=pen)
+    for (x, y), (dx, dy), colour in zip(starts.tolist(), steps.tolist(), inks(rng, colours, count, 0.08)):
+        draw.line([x, y, x + dx, y + dy], fill=colour, width=pen)
     return to_tensor(picture)
 
 
