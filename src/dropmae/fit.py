@@ -20,7 +20,6 @@ from typing import Any, Literal
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -28,6 +27,7 @@ from dropmae import distributed, optim
 from dropmae.clips import Clips, Share, batches
 from dropmae.progress import Progress, say
 from dropmae.storage import replacing, write_json
+from dropmae.weights import write_tensors
 
 FLUSH_SECONDS = 1.0
 BAD_STEPS = 3
@@ -281,8 +281,7 @@ class State:
         for parameter, kept in self.optimizer.state.items():
             for key, value in kept.items():
                 tensors[f"optimizer.{self.names[parameter]}.{key}"] = value.detach().cpu().contiguous()
-        with replacing(path) as partial:
-            save_file(tensors, partial, metadata={"step": str(step)})
+        write_tensors(tensors, path, {"step": str(step)})
 
     def load(self, path: Path) -> int:
         """Takes up the checkpoint at `path`, if there is one; the number of finished steps."""
