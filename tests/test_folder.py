@@ -110,7 +110,7 @@ def test_points_by_hand() -> None:
         2: pointed([0, 0], [5, 13], visible=[True, False]),
     }
     row = scored(truth, result)
-    assert [row[f"points_within_{d}"] for d in (1, 2, 4, 8, 16)] == [0, 0, 0.5, 0.5, 1]
+    assert row["points_within"] == {"1": 0, "2": 0, "4": 0.5, "8": 0.5, "16": 1}
     assert row["points_accuracy"] == pytest.approx(0.4)
     assert row["occlusion_accuracy"] == pytest.approx(1 / 3)
     # Visible in truth 2; the first point is right from 4 pixels on; seen while hidden is a false positive.

@@ -81,9 +81,10 @@ class Folder:
 
         Boxes: `success_auc` (the area under the success curve, which is the mean overlap), `success_50`,
         `precision_20` (centre within 20 pixels), over the frames that show the object. Masks: `J_mean`, `F_mean`,
-        `J&F_mean`. Points: `points_within_1` ... `_16` and their mean `points_accuracy` where the point is visible,
-        `occlusion_accuracy`, `average_jaccard`. Flow: `flow_outliers` (off by more than 3 pixels and 5 %), and
-        `flow_epe` under "pixels". Sequences weigh the same, and in each its objects. OSError where sizes differ.
+        `J&F_mean`. Points: `points_accuracy` (the mean of `points_within` 1, 2, 4, 8 and 16 pixels, over the frames
+        that show the point), `occlusion_accuracy`, `average_jaccard`. Flow: `flow_outliers` (off by more than 3 pixels
+        and 5 %), and `flow_epe` under "pixels". Sequences weigh the same, and in each its objects. OSError where sizes
+        differ.
         """
         names = [name for name in annotations if name in results]
         if not names:
@@ -94,6 +95,7 @@ class Folder:
         if not rows:
             raise OSError("nothing to score: results and annotations have no field in common")
         return {
+            "protocol": "given once",
             **_average([row for row in rows.values()]),
             "sequences": {name: _average([row]) for name, row in rows.items()},
             "missing": [name for name in annotations if name not in results],
@@ -226,7 +228,7 @@ class Counts:
             row |= _point_numbers(*np.concatenate(self.points, 1))
         if "flow" in self.predicted and self.flow[0]:
             row["flow_outliers"] = float(self.flow[2] / self.flow[0])
-            row["flow_epe"] = float(self.flow[1] / self.flow[0])
+            row["pixels flow_epe"] = float(self.flow[1] / self.flow[0])
         return row
 
 
@@ -235,17 +237,19 @@ def _point_numbers(distance: np.ndarray, visible: np.ndarray, seen: np.ndarray) 
     visible, seen = visible > 0, seen > 0
     if not visible.any():
         return {}
-    row, jaccards = {}, []
+    within, jaccards = {}, []
     for limit in DISTANCES:
         near = distance < limit
-        row[f"points_within_{limit}"] = float(near[visible].mean())
+        within[f"points_within {limit}"] = float(near[visible].mean())
         true_positive = (near & visible & seen).sum()
         false_positive = (seen & ~(near & visible)).sum()
         jaccards.append(true_positive / (visible.sum() + false_positive))
-    row["points_accuracy"] = _mean(list(row.values()))
-    row["occlusion_accuracy"] = float((visible == seen).mean())
-    row["average_jaccard"] = _mean(jaccards)
-    return row
+    return {
+        "points_accuracy": _mean(list(within.values())),
+        "occlusion_accuracy": float((visible == seen).mean()),
+        "average_jaccard": _mean(jaccards),
+        **within,
+    }
 
 
 def _mean(values: list[Any]) -> float:
@@ -253,9 +257,9 @@ def _mean(values: list[Any]) -> float:
 
 
 def _average(rows: list[dict[str, float]]) -> dict[str, Any]:
-    """The mean of each number over the rows that have it; lengths in pixels apart, since the others are shares."""
-    names = dict.fromkeys(name for row in rows for name in row)
-    means: dict[str, Any] = {name: _mean([row[name] for row in rows if name in row]) for name in names}
-    if "flow_epe" in means:
-        means["pixels"] = {"flow_epe": means.pop("flow_epe")}
+    """The mean of each number over the rows that have it; "group name" becomes an entry `name` of `group`."""
+    means: dict[str, Any] = {}
+    for key in dict.fromkeys(name for row in rows for name in row):
+        group, _, name = key.rpartition(" ")
+        (means.setdefault(group, {}) if group else means)[name] = _mean([row[key] for row in rows if key in row])
     return means
