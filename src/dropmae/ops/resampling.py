@@ -1,0 +1,105 @@
+"""Frames, label maps and soft labels brought to other sizes by the rules of different image libraries.
+
+Nearest means two things: the pixel under the middle of the new one ("centre": Pillow) or under its upper left corner
+("corner": OpenCV). Bilinear interpolation is OpenCV's, without antialiasing, and bicubic is Pillow's, with it.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+Nearest = Literal["centre", "corner"]
+CHANNELS = 16
+"""Maps that are brought to full size at a time."""
+
+
+def input_size(
+    size: tuple[int, int], rule: str, patch: int, multiple: int, rounding: Literal["floor", "nearest", "ceil"]
+) -> tuple[int, int]:
+    """Height and width of a network's input for a frame of `size`, by a rule.
+
+    "480x880" is height by width; "short480" and "long880" give one side and keep the aspect; "native" keeps the size.
+    A side that is given is rounded to a multiple of the patch, one that follows from it to a multiple of `multiple`
+    (0, or no multiple of the patch: the patch). ValueError for any other rule.
+    """
+    step = multiple if multiple and multiple % patch == 0 else patch
+
+    def rounded(side: float, step: int) -> int:
+        how = {"floor": math.floor, "nearest": round, "ceil": math.ceil}[rounding]
+        return max(1, how(side / step)) * step
+
+    if rule == "native":
+        return rounded(size[0], step), rounded(size[1], step)
+    if match := re.fullmatch(r"(\d+)x(\d+)", rule):
+        return rounded(int(match[1]), patch), rounded(int(match[2]), patch)
+    if match := re.fullmatch(r"(short|long)(\d+)", rule):
+        given = rounded(int(match[2]), patch)
+        tall = size[0] > size[1]
+        if tall == (match[1] == "long"):
+            return given, rounded(size[1] * given / size[0], step)
+        return rounded(size[0] * given / size[1], step), given
+    raise ValueError(f"resize is 480x880 (height x width), short480, long880 or native, not {rule!r}")
+
+
+def resize_frames(frames: Tensor, size: tuple[int, int], how: Literal["nearest", "bilinear", "bicubic"]) -> Tensor:
+    """Frames float [B, C, H, W] at another size."""
+    if frames.shape[2:] == size:
+        return frames
+    if how == "nearest":
+        return functional.interpolate(frames, size, mode="nearest-exact")
+    return functional.interpolate(frames, size, mode=how, align_corners=False, antialias=how == "bicubic")
+
+
+def nearest_labels(labels: Tensor, size: tuple[int, int], nearest: Nearest) -> Tensor:
+    """A label map int64 [H, W] at another size."""
+    mode = "nearest-exact" if nearest == "centre" else "nearest"
+    return functional.interpolate(labels[None, None].double(), size, mode=mode)[0, 0].long()
+
+
+def soft_labels(
+    labels: Tensor, count: int, grid: tuple[int, int], size: tuple[int, int] | None, nearest: Nearest
+) -> Tensor:
+    """Soft labels float32 [h w, count] on a grid, from a label map int64 [H, W] of numbers below `count`.
+
+    Without `size` each cell has the nearest pixel's label. With it the map is first brought to that size, and each
+    cell has its labels' bilinear mixture.
+    """
+    if size is None:
+        return functional.one_hot(nearest_labels(labels, grid, nearest), count).flatten(0, 1).float()
+    labels = nearest_labels(labels, size, nearest)
+    columns = [resize_frames((labels == number).float()[None, None], grid, "bilinear") for number in range(count)]
+    return torch.cat(columns, 1)[0].flatten(1).T
+
+
+def hard_labels(
+    maps: Tensor,
+    size: tuple[int, int],
+    *,
+    upsample: Literal["bilinear", "nearest"],
+    stretch: bool,
+) -> Tensor:
+    """int64 [*size]: which of the maps [K, h, w] is largest at every pixel of another size, the first of equals.
+
+    With `stretch` each map is brought to 0..1 first, by its own least and largest value at the new size.
+    """
+    best = maps.new_full(size, -torch.inf)
+    winner = torch.zeros(size, dtype=torch.int64, device=maps.device)
+    for first in range(0, len(maps), CHANNELS):
+        part = maps[None, first : first + CHANNELS]
+        if upsample == "nearest":
+            large = functional.interpolate(part, size, mode="nearest")[0]
+        else:
+            large = resize_frames(part, size, "bilinear")[0]
+        if stretch:
+            low, high = large.amin((1, 2), keepdim=True), large.amax((1, 2), keepdim=True)
+            large = torch.where(high > low, (large - low) / (high - low), 0.0)
+        values, number = large.max(0)
+        winner = torch.where(values > best, number + first, winner)
+        best = torch.maximum(best, values)
+    return winner

@@ -1,0 +1,435 @@
+"""Label propagation without training: masks, parts and points carried through a video by frozen features.
+
+The usual test of self-supervised correspondence. Every frame's tokens look for their likes in the first frame and in
+the last few, and take over the labels found there (`ops.affinity`); predictions go back into the context as they are,
+before any decision. `preset` names whose script is followed: what differs between them is worth several points.
+
+    dino      eval_video_segmentation.py of DINO (arXiv 2104.14294)
+    crw       test.py of videowalk, contrastive random walk (2006.14613)
+    cropmae   the evaluation of CropMAE (2403.17823), and with it of SiamMAE, T-CoRe, Co-Settle
+    dinov3    the notebook segmentation_tracking of DINOv3 (2508.10104)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from dropmae import masking
+from dropmae.ops.affinity import Context, Shape, Window, propagate
+from dropmae.ops.resampling import Nearest, hard_labels, input_size, nearest_labels, resize_frames, soft_labels
+from dropmae.target import Target, mask_boxes
+
+VOID = 255
+SIGMA = 0.5
+"""Deviation of a point's Gaussian in tokens."""
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "dino": {
+        "context": 7, "padding": "grow", "topk": 5, "ties": True, "temperature": 0.1,
+        "radius": 12.0, "window": "square", "first_windowed": True,
+        "resize": "short480", "multiple": 64, "rounding": "floor", "interpolation": "bilinear", "red_deviation": 0.228,
+        "labels": "nearest", "nearest": "centre", "upsample": "bilinear", "decide": "network", "stretch": True,
+        "joint_peaks": 5,
+    },
+    "crw": {
+        "context": 20, "padding": "copies", "topk": 10, "ties": False, "temperature": 0.05,
+        "radius": 12.0, "window": "circle", "first_windowed": False,
+        "resize": "native", "multiple": 0, "rounding": "nearest", "interpolation": "bilinear", "red_deviation": 0.229,
+        "labels": "bilinear", "nearest": "corner", "upsample": "bilinear", "decide": "network", "stretch": False,
+        "joint_peaks": 3,
+    },
+    "cropmae": {
+        "context": 20, "padding": "copies", "topk": 7, "ties": False, "temperature": 0.7,
+        "radius": 20.0, "window": "circle", "first_windowed": False,
+        "resize": "480x880", "multiple": 64, "rounding": "floor", "interpolation": "bilinear", "red_deviation": 0.229,
+        "labels": "bilinear", "nearest": "corner", "upsample": "bilinear", "decide": "network", "stretch": False,
+        "joint_peaks": 5,
+    },
+    "dinov3": {
+        "context": 7, "padding": "grow", "topk": 5, "ties": True, "temperature": 0.2,
+        "radius": 12.0, "window": "disk", "first_windowed": True,
+        "resize": "short960", "multiple": 0, "rounding": "ceil", "interpolation": "bicubic", "red_deviation": 0.229,
+        "labels": "nearest", "nearest": "centre", "upsample": "nearest", "decide": "frame", "stretch": True,
+        "joint_peaks": 5,
+    },
+}  # fmt: skip
+"""What each script does on DAVIS."""
+
+ELSEWHERE: dict[tuple[str, str], dict[str, Any]] = {
+    ("cropmae", "davis"): {"interpolation": "nearest"},  # its frames are resized beforehand, without interpolation
+    ("cropmae", "vip"): {"resize": "long880", "topk": 10},
+    ("cropmae", "jhmdb"): {"resize": "320x320"},
+    ("crw", "vip"): {"resize": "560x560", "context": 4},
+    ("crw", "jhmdb"): {"resize": "320x320", "context": 7},
+}
+"""Where a script treats a benchmark in a way of its own: {(preset, benchmark): settings}."""
+
+
+class Rules(NamedTuple):
+    """The options of `Propagation`, filled in."""
+
+    context: int
+    padding: Literal["grow", "copies"]
+    topk: int
+    ties: bool
+    temperature: float
+    radius: float
+    window: Shape
+    first_windowed: bool
+    resize: str
+    multiple: int
+    rounding: Literal["floor", "nearest", "ceil"]
+    interpolation: Literal["nearest", "bilinear", "bicubic"]
+    red_deviation: float
+    labels: Literal["nearest", "bilinear"]
+    nearest: Nearest
+    upsample: Literal["bilinear", "nearest"]
+    decide: Literal["network", "frame"]
+    stretch: bool
+    joint_peaks: int
+
+
+@dataclass(eq=False)
+class State:
+    """What `Propagation` remembers of a video: of constant size, but for an anchor per prompt up to a limit."""
+
+    size: tuple[int, int]
+    """Height and width of the frames."""
+    sides: tuple[int, int]
+    """Height and width of what the network sees."""
+    grid: tuple[int, int]
+    """Rows and columns of its tokens."""
+    masked: bool
+    """Whether there are masks, and so a channel for the background, or points alone."""
+    points: int
+    """Number of points, whose channels come last."""
+    owners: np.ndarray | None
+    """The objects that points belong to."""
+    keys: Tensor
+    """[context, N, C]: features of the last frames, in a ring."""
+    soft: Tensor
+    """[context, N, K]: their labels."""
+    anchors: list[tuple[Tensor, Tensor]]
+    """Features [N, C] and labels [N, K] of the first frame and of prompted ones."""
+    ids: list[int]
+    """Objects, in the order of their channels."""
+    filled: int = 0
+    """How many of the ring's places are in use."""
+    index: int = 0
+    """Number of the last frame seen, counted from the one that was started with."""
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
+class Propagation(nn.Module):
+    """Training-free propagation of masks, part labels and points; `encoder` is any with dense `features`.
+
+    Assign `encoder` before use: `task.encoder = dropmae.load("run").encoder`. An option that is None is the preset's.
+    """
+
+    preset: Literal["dino", "crw", "cropmae", "dinov3"] = "dino"
+    """Whose script is followed; the options below that are given depart from it."""
+    context: int | None = None
+    """How many of the last frames are looked at, besides the first one."""
+    padding: Literal["grow", "copies"] | None = None
+    """At the start fewer frames are looked at, or copies of the first one fill their places."""
+    topk: int | None = None
+    """How many of the most similar tokens of all those frames count."""
+    ties: bool | None = None
+    """Whether tokens as similar as the last of them count too."""
+    temperature: float | None = None
+    """Of the softmax over the similarities of those that count."""
+    radius: float | None = None
+    """How far from its own place a token looks, in tokens."""
+    window: Shape | None = None
+    """What is within the radius: both offsets (square), the distance being less (circle), or no more (disk)."""
+    first_windowed: bool | None = None
+    """Whether the first frame too is looked at within the radius only."""
+    resize: str | None = None
+    """Size of the network's input: short480, long880, 480x880 (height x width) or native."""
+    multiple: int | None = None
+    """What a side that is not given is rounded to a multiple of; 0 is the patch."""
+    rounding: Literal["floor", "nearest", "ceil"] | None = None
+    """How sides are rounded."""
+    interpolation: Literal["nearest", "bilinear", "bicubic"] | None = None
+    """Of frames; bicubic is antialiased, bilinear is not (OpenCV)."""
+    red_deviation: float | None = None
+    """Deviation of red by which frames are normalised (DINO's script has 0.228 for 0.229)."""
+    labels: Literal["nearest", "bilinear"] | None = None
+    """How masks are brought down to tokens."""
+    nearest: Nearest | None = None
+    """Which pixel is nearest: to the middle of the new one (Pillow) or to its upper left corner (OpenCV)."""
+    upsample: Literal["bilinear", "nearest"] | None = None
+    """How soft labels are brought up to pixels."""
+    decide: Literal["network", "frame"] | None = None
+    """Whether the label of a pixel is decided at the size of the network's input or of the frame."""
+    stretch: bool | None = None
+    """Whether each label's map is stretched to 0..1 before the decision."""
+    joint_peaks: int | None = None
+    """How many of its strongest tokens a point is the mean of."""
+    anchors: int = 4
+    """Most frames with later prompts that are kept for good besides the first one."""
+
+    def __post_init__(self) -> None:
+        super().__init__()
+        if self.preset not in PRESETS:
+            raise ValueError(f"preset must be one of {', '.join(PRESETS)}, not {self.preset!r}")
+        for name, value in PRESETS[self.preset].items():
+            if getattr(self, name) is None:
+                setattr(self, name, value)
+        rules = Rules(**{name: getattr(self, name) for name in Rules._fields})
+        if rules.context < 0 or rules.topk < 1 or rules.joint_peaks < 1 or self.anchors < 0:
+            raise ValueError("context and anchors must not be negative, topk and joint-peaks at least 1")
+        if rules.temperature <= 0 or rules.radius < 0:
+            raise ValueError("the temperature must be positive and the radius not negative")
+        input_size((480, 854), rules.resize, 16, rules.multiple, rules.rounding)
+        self.rules = rules
+        self.encoder: Any = None
+
+    @torch.no_grad()
+    def start(self, frame: np.ndarray, target: Target) -> State:
+        """Takes the first frame, uint8 [H, W, 3], and what is known in it: a mask, boxes, points, or nothing yet.
+
+        In a mask 255 (of uint8) is void and taken for background, unless `target.ids` name it. ValueError where mask
+        and frame differ in size, or the mask holds ids that `target.ids` do not name.
+        """
+        if self.encoder is None:
+            raise ValueError("propagation needs an encoder: task.encoder = dropmae.load(weights).encoder")
+        size, patch, rules = picture_size(frame), self.encoder.patch, self.rules
+        sides = input_size(size, rules.resize, patch, rules.multiple, rules.rounding)
+        features = self.features(frame, sides)
+        points = 0 if target.points is None else len(target.points)
+        masked = target.mask is not None or target.boxes is not None or not points
+        state = State(
+            size=size,
+            sides=sides,
+            grid=(sides[0] // patch, sides[1] // patch),
+            masked=masked,
+            points=points,
+            owners=target.owners,
+            keys=features.repeat(rules.context, 1, 1),
+            soft=features.new_zeros(rules.context, len(features), masked + points),
+            anchors=[],
+            ids=[],
+        )
+        labels = self.corrected(state, features.new_zeros(len(features), masked + points), target)
+        state.anchors.append((features, labels))
+        if rules.padding == "copies":
+            state.soft[:] = labels
+            state.filled = rules.context
+        return state
+
+    @torch.no_grad()
+    def step(self, state: State, frame: np.ndarray, prompt: Target | None = None) -> tuple[State, dict[int, Target]]:
+        """Takes the next frame; {its number: what is where in it}. The state that was passed in is used up.
+
+        A prompt is the truth about this frame: objects (new ones too) and points that it names are as it says.
+        """
+        if picture_size(frame) != state.size:
+            (h, w), (height, width) = picture_size(frame), state.size
+            raise ValueError(f"the frame has {w}x{h} pixels, but the first one has {width}x{height}")
+        state.index += 1
+        rules = self.rules
+        features = self.features(frame, state.sides)
+        soft = propagate(
+            features,
+            self.contexts(state),
+            state.grid,
+            topk=rules.topk,
+            temperature=rules.temperature,
+            ties=rules.ties,
+        )
+        if prompt is not None:
+            soft = self.corrected(state, soft, prompt)
+            state.anchors.append((features, soft))
+            if len(state.anchors) > 1 + self.anchors:
+                del state.anchors[1]
+        if rules.context:
+            place = (state.index - 1) % rules.context
+            state.keys[place], state.soft[place] = features, soft
+            state.filled = min(max(state.filled, place + 1), rules.context)
+        return state, {state.index: self.decided(state, soft, prompt)}
+
+    def finish(self, state: State) -> dict[int, Target]:
+        """Nothing is held back: what is in a frame is known with its step."""
+        return {}
+
+    def sample(self, sequence: Any, rng: np.random.Generator) -> dict[str, Any]:
+        """Nothing here is trained: ValueError."""
+        raise ValueError("propagation is training-free: pre-train an encoder, then evaluate or track with it")
+
+    def features(self, frame: np.ndarray, sides: tuple[int, int]) -> Tensor:
+        """Unit vectors float32 [N, C] of a frame uint8 [H, W, 3] that is resized to `sides`."""
+        device = next(self.encoder.parameters()).device
+        picture = torch.from_numpy(np.ascontiguousarray(frame)).to(device).permute(2, 0, 1)[None].float() / 255
+        mean = torch.tensor(masking.MEAN, device=device).view(3, 1, 1)
+        deviation = torch.tensor((self.rules.red_deviation, *masking.DEVIATION[1:]), device=device).view(3, 1, 1)
+        picture = (resize_frames(picture, sides, self.rules.interpolation) - mean) / deviation
+        return functional.normalize(self.encoder.features(picture)[0].flatten(1).T.float(), dim=1)
+
+    def contexts(self, state: State) -> list[Context]:
+        """What a new frame is compared with: the first frame, prompted ones, and the last ones."""
+        window = Window(self.rules.radius, self.rules.window)
+        (keys, labels), *later = state.anchors
+        found = [Context(keys[None], labels[None], window if self.rules.first_windowed else None)]
+        found += [Context(keys[None], labels[None], window) for keys, labels in later]
+        if state.filled:
+            found.append(Context(state.keys[: state.filled], state.soft[: state.filled], window))
+        return found
+
+    def corrected(self, state: State, soft: Tensor, target: Target) -> Tensor:
+        """Soft labels [N, K] in which what `target` says takes the place of `soft` [N, K]; new objects get channels.
+
+        Where a named object was and no longer is, what it leaves goes to the background.
+        """
+        where = f"frame {state.index}" if state.index else "the first frame"
+        named, rules = label_map(target, state.size, where), self.rules
+        soft = soft.clone()
+        if named is not None:
+            ids, labels = named
+            if not state.masked:
+                raise ValueError(f"{where}: the video was started with points alone; start it with a mask or a box")
+            soft = widened(state, soft, [number for number in ids if number not in state.ids])
+            size = state.sides if rules.labels == "bilinear" else None
+            own = soft_labels(torch.from_numpy(labels), 1 + len(ids), state.grid, size, rules.nearest).to(soft)
+            columns = [1 + state.ids.index(number) for number in ids]
+            soft[:, 1 : 1 + len(state.ids)] *= own[:, :1]
+            soft[:, columns] = own[:, 1:]
+            soft[:, 0] = (1 - soft[:, 1 : 1 + len(state.ids)].sum(1)).clamp(min=0)
+        elif state.masked and not state.index:
+            soft[:, 0] = 1
+        if target.points is not None:
+            if len(target.points) != state.points:
+                raise ValueError(f"{where}: {len(target.points)} points, but the video was started with {state.points}")
+            drawn = point_maps(target, state.size, state.grid)
+            told = np.flatnonzero(drawn.any(0))
+            soft[:, soft.shape[1] - state.points + torch.from_numpy(told)] = torch.from_numpy(drawn[:, told]).to(soft)
+        return soft
+
+    def decided(self, state: State, soft: Tensor, prompt: Target | None) -> Target:
+        """The Target of a frame with soft labels [N, K]; what a prompt said about it stays as it was said."""
+        rules, target = self.rules, Target(ids=np.array(state.ids, np.int64))
+        if state.masked:
+            own = soft[:, : 1 + len(state.ids)]
+            at = state.sides if rules.decide == "network" else state.size
+            maps = own.T.unflatten(1, state.grid)
+            hard = hard_labels(maps, at, upsample=rules.upsample, stretch=rules.stretch)
+            numbers = np.array([0, *state.ids])
+            mask = numbers[nearest_labels(hard, state.size, rules.nearest).cpu().numpy()]
+            named = None if prompt is None else label_map(prompt, state.size, f"frame {state.index}")
+            if named is not None:
+                told = np.array([0, *named[0]])[named[1]]
+                mask = np.where(told > 0, told, np.where(np.isin(mask, named[0]), 0, mask))
+            target.mask = mask.astype(np.uint8 if numbers.max() < VOID else np.int32)
+            target.boxes = mask_boxes(target.mask, target.ids)[1]
+            target.scores = confidence(own)
+        if state.points:
+            target.points = strongest(soft[:, -state.points :], state.grid, state.size, rules.joint_peaks)
+            if prompt is not None and prompt.points is not None:
+                told = known_points(prompt)
+                target.points[told] = prompt.points[told]
+            target.visible = np.asarray(np.isfinite(target.points).all(1))
+            target.owners = state.owners
+        return target
+
+
+def picture_size(frame: np.ndarray) -> tuple[int, int]:
+    """Height and width of a frame; ValueError where it is none."""
+    if frame.ndim != 3 or frame.shape[2] != 3 or frame.dtype != np.uint8 or not frame.size:
+        raise ValueError(f"a frame is uint8 [H, W, 3], not {frame.dtype} {list(frame.shape)}")
+    return frame.shape[0], frame.shape[1]
+
+
+def label_map(target: Target, size: tuple[int, int], where: str) -> tuple[list[int], np.ndarray] | None:
+    """Objects and int64 [H, W] of their places in that list, from 1: a target's mask or filled boxes; None for neither.
+
+    ValueError where the mask has another size than the frame or holds an object that the target does not name.
+    """
+    ids = [int(number) for number in target.ids]
+    if any(number < 1 for number in ids) or len(set(ids)) < len(ids):
+        raise ValueError(f"{where}: object ids are positive and unique, not {ids}")
+    if target.mask is not None:
+        mask = np.asarray(target.mask)
+        if mask.shape != size:
+            shape = "x".join(str(side) for side in mask.shape[::-1])
+            raise ValueError(f"{where}: the mask has {shape} pixels, but the frame has {size[1]}x{size[0]}")
+        present = np.unique(mask)
+        void = VOID if mask.dtype == np.uint8 and VOID not in ids else 0
+        present = present[(present != 0) & (present != void)]
+        ids = ids or [int(number) for number in present]
+        unknown = sorted(set(present.tolist()) - set(ids))
+        if unknown:
+            raise ValueError(f"{where}: the mask holds object {unknown[0]}, which is not among its ids {ids}")
+        labels = np.zeros(size, np.int64)
+        for place, number in enumerate(ids, 1):
+            labels[mask == number] = place
+        return ids, labels
+    if target.boxes is None:
+        return None
+    labels = np.zeros(size, np.int64)
+    for place, (x, y, w, h) in enumerate(np.asarray(target.boxes, float), 1):
+        if np.isfinite([x, y, w, h]).all():
+            left, top, right, bottom = (max(0, round(edge)) for edge in (x, y, x + w, y + h))
+            labels[top:bottom, left:right] = place
+    return ids, labels
+
+
+def widened(state: State, soft: Tensor, fresh: list[int]) -> Tensor:
+    """`soft` [N, K] with a channel for each new object, which `state` gets too: zero in all that was seen before."""
+    at = 1 + len(state.ids)
+
+    def wider(labels: Tensor) -> Tensor:
+        new = labels.new_zeros(*labels.shape[:-1], len(fresh))
+        return torch.cat([labels[..., :at], new, labels[..., at:]], -1)
+
+    state.anchors = [(keys, wider(labels)) for keys, labels in state.anchors]
+    state.soft = wider(state.soft)
+    state.ids = [*state.ids, *fresh]
+    return wider(soft)
+
+
+def confidence(soft: Tensor) -> np.ndarray:
+    """float64 [objects]: mean share of each object in the tokens [N, 1 + objects] that are its own; 0 without any."""
+    share = soft / soft.sum(1, keepdim=True).clamp(min=1e-12)
+    mine = functional.one_hot(share.argmax(1), soft.shape[1])
+    return ((share * mine).sum(0) / mine.sum(0).clamp(min=1))[1:].cpu().double().numpy()
+
+
+def known_points(target: Target) -> np.ndarray:
+    """bool [M]: which points a target tells the place of."""
+    assert target.points is not None
+    known = np.asarray(np.isfinite(target.points).all(1))
+    return known if target.visible is None else known & np.asarray(target.visible, bool)
+
+
+def point_maps(target: Target, size: tuple[int, int], grid: tuple[int, int]) -> np.ndarray:
+    """float32 [h w, M]: a Gaussian of half a token around each visible point, as the scripts for JHMDB draw it.
+
+    It stands on the nearest token, where the pixel of index i is at i h / H, and reaches from two before it to one
+    after. Points outside the picture have an empty map.
+    """
+    assert target.points is not None
+    maps = np.zeros((*grid, len(target.points)), np.float32)
+    for number in np.flatnonzero(known_points(target)):
+        x, y = (target.points[number] - 0.5) * (grid[1] / size[1], grid[0] / size[0])
+        column, row = int(np.floor(x + 0.5)), int(np.floor(y + 0.5))
+        for down in range(-2, 2):
+            for across in range(-2, 2):
+                if 0 <= row + down < grid[0] and 0 <= column + across < grid[1]:
+                    distance = (down * down + across * across) / (2 * SIGMA**2)
+                    maps[row + down, column + across, number] = np.exp(-distance)
+    return maps.reshape(-1, len(target.points))
+
+
+def strongest(soft: Tensor, grid: tuple[int, int], size: tuple[int, int], count: int) -> np.ndarray:
+    """float64 [M, 2]: mean place, in pixels, of each map's `count` strongest tokens [N, M]; NaN for an empty map."""
+    values, places = soft.double().topk(min(count, len(soft)), 0)
+    share = values / values.sum(0)  # NaN where nothing has arrived
+    x = (share * (places % grid[1])).sum(0) * (size[1] / grid[1])
+    y = (share * (places // grid[1])).sum(0) * (size[0] / grid[0])
+    return torch.stack([x, y], 1).cpu().numpy() + 0.5
