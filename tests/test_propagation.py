@@ -236,7 +236,7 @@ def plain_dino(frames: list[np.ndarray], mask: np.ndarray, encoder: Any, context
 
 
 def plain_dinov3(frames: list[np.ndarray], mask: np.ndarray, encoder: Any, context: int) -> list[np.ndarray]:
-    """DINOv3's notebook: minus infinity outside the disk and below the fifth largest, pixels have their token's label."""
+    """DINOv3's notebook: minus infinity outside the disk and below the fifth largest, pixels as their tokens."""
     h, w = frames[0].shape[0] // 16, frames[0].shape[1] // 16
     mean, deviation = np.array(masking.MEAN), np.array(masking.DEVIATION)
     feats = []
