@@ -24,15 +24,15 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 
-from dropmae import motions, textures
+from dropmae import motions
 from dropmae.geometry import scales, shifts, tilts, turns
 from dropmae.motions import chance, log_uniform
 from dropmae.progress import Progress
-from dropmae.scenes import SHARE_POINTS, Effects, Scene, Surface, blur
+from dropmae.scenes import SHARE_POINTS, Effects, Scene, Surface
 from dropmae.storage import replacing, write_json
 from dropmae.target import Target, read_targets, target_lines, write_flow
+from dropmae.things import Appearance, Thing, appearance
 from dropmae.video import Writer
 
 Rng = np.random.Generator
@@ -94,125 +94,6 @@ class Rendering:
 OPTIONS = Rendering
 
 
-@dataclass(kw_only=True, eq=False)
-class Part:
-    """A piece of an object: its picture, and for a limb the joint at which it swings."""
-
-    picture: torch.Tensor
-    extent: tuple[float, float, float, float]
-    inner: np.ndarray
-    """float64 [K, 2]: points of its surface, in random order."""
-    joint: tuple[float, float, float] | None = None
-    """x, y and angle in the body's square; None for the body."""
-    reach: float = 1.0
-    """Half the limb's length in the body's square."""
-    swing: float = 1.0
-
-
-@dataclass(kw_only=True, eq=False)
-class Thing:
-    """An object or a piece of unlabelled foreground: its parts from back to front."""
-
-    parts: list[Part]
-    radius: float
-    """Half its size, in short sides."""
-
-
-@dataclass(kw_only=True, eq=False)
-class Appearance:
-    """All of a scene but motion, light and lens."""
-
-    backdrop: torch.Tensor
-    backdrop_reach: float
-    backdrop_tilt: tuple[float, float]
-    ridge: torch.Tensor | None
-    objects: list[Thing]
-    foreground: list[tuple[int, float, np.ndarray, Thing]]
-    """How many objects lie behind it, its depth, its place in the world, and the thing."""
-
-
-def part(rng: Rng, outline: torch.Tensor, colours: torch.Tensor, **limb: Any) -> Part:
-    """A part from its outline [S, S] and its texture [3, S, S], darker towards the rim as round things are."""
-    size = colours.shape[-1]
-    distance = F.interpolate(outline[None, None], size=(size, size), mode="bilinear", align_corners=False)[0]
-    rim = 1 - float(rng.choice([0, 0.3, 0.6])) * (1 - distance / 0.35).clamp_(0, 1).square()
-    rows, columns = np.nonzero((distance[0] > min(0.04, float(distance.max()) / 2)).numpy())
-    picks = rng.integers(len(rows), size=4 * SHARE_POINTS)
-    across, down = np.flatnonzero((distance[0] > 0).any(0)), np.flatnonzero((distance[0] > 0).any(1))
-    return Part(
-        picture=torch.cat([colours * rim * 255, distance])[None].contiguous(),
-        extent=(
-            (2 * float(across[0]) - 1) / size - 1,
-            (2 * float(down[0]) - 1) / size - 1,
-            (2 * float(across[-1]) + 3) / size - 1,
-            (2 * float(down[-1]) + 3) / size - 1,
-        ),
-        inner=(np.stack([columns[picks], rows[picks]], 1) * 2 + 1) / size - 1,
-        **limb,
-    )
-
-
-def thing(rng: Rng, radius: float, short: int) -> Thing:
-    """An object of half the size `radius`: one outline, or a body with limbs."""
-    size = int(np.clip(np.ceil(radius * short * 2.4 / 16) * 16, 48, 768))
-    skin = textures.texture(rng, size)
-    body = part(rng, textures.outline(rng, 96), skin)
-    if not chance(rng, 0.2):
-        return Thing(parts=[body], radius=radius)
-    limbs = []
-    skins = [skin, textures.texture(rng, size)]
-    middle = body.inner.mean(0)
-    for angle in np.linspace(0, 2 * np.pi, int(rng.integers(2, 6)), endpoint=False) + rng.uniform(0, 2 * np.pi):
-        joint = middle + np.array([np.cos(angle), np.sin(angle)]) * rng.uniform(0.25, 0.55)
-        limbs.append(
-            part(
-                rng,
-                textures.limb(rng, 96),
-                skins[rng.integers(2)],
-                joint=(float(joint[0]), float(joint[1]), float(angle)),
-                reach=float(rng.uniform(0.35, 0.6)),
-                swing=float(rng.choice([-1, 1]) * rng.uniform(0.5, 1.2)),
-            )
-        )
-    return Thing(parts=[*limbs, body], radius=radius)
-
-
-def appearance(rng: Rng, options: Rendering) -> Appearance:
-    """Draws the textures, shapes, sizes and the order of things in a scene."""
-    height, width = options.shape
-    short, diagonal = min(options.shape), float(np.hypot(height, width))
-    reach = 0.65 * diagonal / short
-    backdrop = textures.landscape(rng, min(round(2 * reach * short / 16) * 16, 2048)) * 255
-    if chance(rng, 0.3):
-        backdrop = blur(backdrop, log_uniform(rng, 0.7, 4) * short / 256)
-    tilt = (float(rng.uniform(-0.5, 0.5)), float(rng.uniform(-0.3, 0.3))) if chance(rng, 0.4) else (0.0, 0.0)
-    ridge = None
-    if options.foreground and chance(rng, 0.3):
-        size = backdrop.shape[-1]
-        ground = textures.texture(rng, size) * 255
-        ridge = torch.cat([ground, textures.ridge(rng, size)[None]])[None].contiguous()
-    objects: list[Thing] = []
-    for _ in range(int(rng.integers(options.objects[0], options.objects[1] + 1))):
-        if objects and chance(rng, 0.2):
-            twin = objects[int(rng.integers(len(objects)))]
-            objects.append(dataclasses.replace(twin, radius=twin.radius * float(rng.uniform(0.8, 1.2))))
-        else:
-            objects.append(thing(rng, log_uniform(rng, 0.07, 0.32), short))
-    foreground = []
-    for _ in range(int(rng.choice([0, 0, 1, 2, 3])) if options.foreground else 0):
-        place = rng.uniform(-0.6, 0.6, 2) * [width / short, height / short]
-        behind = int(rng.integers(len(objects) + 1))
-        foreground.append((behind, float(rng.uniform(0.6, 1.3)), place, thing(rng, log_uniform(rng, 0.06, 0.4), short)))
-    return Appearance(
-        backdrop=backdrop[None].contiguous(),
-        backdrop_reach=reach,
-        backdrop_tilt=tilt,
-        ridge=ridge,
-        objects=objects,
-        foreground=foreground,
-    )
-
-
 def effects(rng: Rng, options: Rendering) -> Effects:
     """Draws light, lens and sensor of one clip."""
     times, short = np.arange(options.frames), min(options.shape)
@@ -245,7 +126,8 @@ def effects(rng: Rng, options: Rendering) -> Effects:
 
 @lru_cache(4)
 def _kept(seed: int, number: int, options: Rendering) -> Appearance:
-    return appearance(np.random.default_rng([seed, 2, number]), options)
+    rng = np.random.default_rng([seed, 2, number])
+    return appearance(rng, options.shape, options.objects, options.foreground)
 
 
 def scene(seed: int, n: int, options: Rendering) -> Scene:
@@ -413,7 +295,7 @@ def synth(
     names = [clip_name(n) for n in range(clips)]
     missing = [n for n, name in enumerate(names) if name not in listed or not (folder / name).exists()]
     todo = [n for n in missing if not ((parts / f"{names[n]}.jsonl").exists() and (folder / names[n]).exists())]
-    for stale in (*folder.glob(".clip-*.tmp"), *folder.glob("flow/.clip-*.partial")):
+    for stale in folder.rglob(".*.partial"):
         stale.unlink()
     started = time.perf_counter()
     shown = Progress(clips, clips - len(todo))
@@ -445,7 +327,8 @@ def clip_name(n: int) -> str:
 
 def _each(folder: Path, seed: int, todo: list[int], fps: float, options: Rendering, workers: int) -> Iterator[None]:
     """Writes the clips `todo`, in this process or in several; yields after each."""
-    workers = min(workers or len(os.sched_getaffinity(0)), len(todo))
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    workers = min(workers or cores, len(todo))
     if workers <= 1:
         for n in todo:
             yield write_clip(folder, seed, n, fps, options)
