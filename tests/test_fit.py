@@ -45,7 +45,7 @@ def clips(count: int = 10, broken: tuple[int, ...] = (), seed: int = 0, repeats:
 
 
 def options(**changes: Any) -> Options:
-    usual = {
+    usual: dict[str, Any] = {
         "steps": 20,
         "global_batch": 8,
         "lr": 1.0,

@@ -14,7 +14,7 @@ from __future__ import annotations
 import importlib
 import sys
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
@@ -34,6 +34,23 @@ VERBS = {
 """Verb -> the module that holds the function of that name."""
 
 _NAMES = {**VERBS, "load": "weights", "Video": "video", "Target": "target", "Sequence": "clips"}
+
+
+if TYPE_CHECKING:  # what __getattr__ gives, for people's editors
+    from dropmae.clips import Sequence as Sequence
+    from dropmae.convert import convert as convert
+    from dropmae.demo import demo as demo
+    from dropmae.evaluate import score as score
+    from dropmae.info import info as info
+    from dropmae.inspection import attention as attention
+    from dropmae.inspection import reconstruct as reconstruct
+    from dropmae.prepare import prepare as prepare
+    from dropmae.pretrain import pretrain as pretrain
+    from dropmae.report import report as report
+    from dropmae.synth import synth as synth
+    from dropmae.target import Target as Target
+    from dropmae.video import Video as Video
+    from dropmae.weights import load as load
 
 
 def __getattr__(name: str) -> Any:

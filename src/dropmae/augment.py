@@ -51,7 +51,7 @@ def crop_frames(
     box, flipped = (0, 0, 0, 0), False
     for position, frame in enumerate(frames):
         if position == 0 or not shared:
-            box, flipped = crop_box(*frame.shape[:2], rng, scale), bool(rng.random() < flip)
+            box, flipped = crop_box(frame.shape[0], frame.shape[1], rng, scale), bool(rng.random() < flip)
         top, left, height, width = box
         cut = resize(frame[top : top + height, left : left + width], sides)
         out[position] = (cut[:, ::-1] if flipped else cut).transpose(2, 0, 1)

@@ -105,14 +105,14 @@ class Clips(Dataset):
             return int(generator(self.seed, 2, i, attempt).integers(len(self.sequences)))
         return int(self._order(i // self.epoch)[i % self.epoch // self.repeats])
 
-    def __getitem__(self, i: int) -> dict[str, Any]:
+    def __getitem__(self, index: int) -> dict[str, Any]:
         reports: list[tuple[str, str]] = []
         for attempt in range(ATTEMPTS):
-            position = self.position(i, attempt)
+            position = self.position(index, attempt)
             if position not in self._bad:
                 try:
-                    made = self.sample(self._opened(position), generator(self.seed, 3, i))
-                    return {**made, "index": i, "reports": reports}
+                    made = self.sample(self._opened(position), generator(self.seed, 3, index))
+                    return {**made, "index": index, "reports": reports}
                 except OSError as error:
                     self._open = None
                     self._bad[position] = " ".join(str(error).split())

@@ -162,7 +162,7 @@ def fit(
     journal = Journal(out, done, options.log)
     bad = BadFiles(out)
     autocast = _autocast(how)
-    model: nn.Module = state.module
+    model: Any = state.module
     if options.compile:
         model.compile()
     if distributed.world() > 1:
@@ -242,9 +242,9 @@ def fit(
 class State:
     """Module and optimizer: one step, and an exact checkpoint of both."""
 
-    def __init__(self, module: nn.Module, options: Options, how: Plan) -> None:
-        self.module = module
-        parameters = dict(module.named_parameters())
+    def __init__(self, module: Any, options: Options, how: Plan) -> None:
+        self.module: nn.Module = module
+        parameters: dict[str, nn.Parameter] = dict(module.named_parameters())
         groups = [
             {
                 "params": [parameters[name] for name in group["names"]],
@@ -253,7 +253,7 @@ class State:
             }
             for group in module.groups(options)
         ]
-        self.names = {parameters[name]: name for name in parameters}
+        self.names: dict[Tensor, str] = {parameters[name]: name for name in parameters}
         self.clip = options.clip
         # lr 0 at the start: each step sets its own
         self.optimizer = torch.optim.AdamW(groups, lr=0.0, betas=options.betas, eps=1e-8, fused=True)
@@ -268,7 +268,7 @@ class State:
         if self.clip:
             scale = (self.clip / (norm + 1e-6)).clamp(max=1.0)
             torch._foreach_mul_(gradients, torch.where(finite, scale, 1.0))
-        self.optimizer.found_inf = (~finite).float()  # read by the fused kernels
+        setattr(self.optimizer, "found_inf", (~finite).float())  # noqa: B010 (the fused kernels read it)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         return norm, finite

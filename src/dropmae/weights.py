@@ -218,7 +218,7 @@ def _foreign(path: Path) -> str:
     return f"{path} is not one of dropmae's weight files: convert it first, `dropmae convert {path} {out}`"
 
 
-def load(path: str | Path, device: str | torch.device = "cpu") -> nn.Module:
+def load(path: str | Path, device: str | torch.device = "cpu") -> Any:
     """The method or task in a weight file, or in the last weights of a run folder, in evaluation mode.
 
     The class is built from the header's fields, and every name and shape must fit. A part that the file does not
