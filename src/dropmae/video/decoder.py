@@ -13,6 +13,7 @@ from av.video.reformatter import Interpolation, VideoReformatter
 
 from dropmae.video.errors import broken
 from dropmae.video.frames import fitted
+from dropmae.video.nal import unreferenced
 
 av.logging.set_level(av.logging.PANIC)  # silences FFmpeg; what matters of its messages comes as exceptions
 
@@ -67,7 +68,7 @@ class Decoder:
         if self.motion:
             self.context.options = {"flags2": "+export_mvs"}
         self.coded = (self.context.height, self.context.width)
-        self.skipping = False
+        self.extradata = self.context.extradata
         self.restart(self.demux(0))
 
     def choose(self) -> Any:
@@ -88,6 +89,7 @@ class Decoder:
         self.ready: deque[Picture] = deque()
         self.ended = False
         self.bad: list[int] = []
+        self.dropped: set[int] = set()
         self.fed = 0
 
     def demux(self, number: int) -> Iterator[tuple[int, Any]]:
@@ -105,7 +107,7 @@ class Decoder:
     def pull(self, skippable: np.ndarray | None = None) -> Picture | None:
         """The next picture in display order; None at the end. Packets that are damaged go to `bad`.
 
-        Packets marked in `skippable` (bool [packets]) are not decoded where no other picture refers to theirs.
+        Packets marked in `skippable` (bool [packets]) are dropped where no other picture refers to theirs (H.264).
         """
         while not self.ready:
             if self.ended:
@@ -114,7 +116,9 @@ class Decoder:
             if packet is None:
                 self.ended = True
             else:
-                self.skip(skippable is not None and number < len(skippable) and bool(skippable[number]))
+                if may_skip(number, skippable) and unreferenced(self.extradata, bytes(packet)):
+                    self.dropped.add(number)
+                    continue
                 if packet.is_corrupt:
                     self.bad.append(number)
                 packet.pts, packet.dts = number, None
@@ -133,11 +137,6 @@ class Decoder:
     def promised(self) -> int:
         """Packets that the file's index has, 0 if it has none; in most containers the count is only a claim."""
         return self.stream.frames if self.container.format.name.startswith("mov") else 0
-
-    def skip(self, on: bool) -> None:
-        if on != self.skipping:
-            self.context.skip_frame = "NONREF" if on else "DEFAULT"
-            self.skipping = on
 
     def seek(self, packet: int, stamps: np.ndarray) -> None:
         """Makes `packet` the next one to be decoded; `stamps` int64 [packets, 4] are what `stamp_of` gives.
@@ -190,6 +189,10 @@ class Decoder:
 def stamp_of(packet: Any) -> list[int]:
     """What tells packets apart: pts, dts, byte position and size."""
     return [NONE if value is None else value for value in (packet.pts, packet.dts, packet.pos, packet.size)]
+
+
+def may_skip(number: int, skippable: np.ndarray | None) -> bool:
+    return skippable is not None and number < len(skippable) and bool(skippable[number])
 
 
 def side_data(frame: av.VideoFrame, name: str) -> Any:

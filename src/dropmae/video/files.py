@@ -22,6 +22,13 @@ FASTEST = 10000
 B = 3
 """FFmpeg's picture type of B frames."""
 
+CAMERAS = {
+    "linux": ("v4l2", "/dev/video{}"),
+    "darwin": ("avfoundation", "{}"),
+    "win32": ("dshow", "video={}"),
+}
+"""How FFmpeg names a camera by number: format and address."""
+
 
 class File:
     """The pictures of a file that FFmpeg reads, by number."""
@@ -78,7 +85,7 @@ class File:
         skippable = None
         if motion and self.skipped:
             self.next = None  # the distances of references are counted over all pictures
-        if table.ranks is not None and not motion and self.threads == 1 and self.codec() == "h264":
+        if table.ranks is not None and not motion and self.opened().context.codec.name == "h264":
             skippable = table.ranks < indices[-1]  # later ones may be asked for next
             skippable[table.shown[[index for index in indices if index < len(table.shown)]]] = False
         self.skipped = skippable is not None
@@ -89,9 +96,6 @@ class File:
             self.shape = (rgb.shape[0], rgb.shape[1])
             found[index] = (rgb, self.displacements(frame, index) if motion else None)
         return found
-
-    def codec(self) -> str:
-        return self.opened().context.codec.name
 
     def locate(self, index: int, skippable: np.ndarray | None) -> av.VideoFrame:
         """Picture `index`: by decoding on if it is near, else from the best entry point.
@@ -138,8 +142,9 @@ class File:
             if rank < start:
                 continue
             expected = start if self.next is None else self.next
-            late = rank > expected and (skippable is None or rank > index)
-            if rank < expected or late or (picture.packet == entry != 0 and not picture.frame.key_frame):
+            while decoder.dropped and table.shown[expected] in decoder.dropped:
+                expected += 1
+            if rank != expected or (picture.packet == entry != 0 and not picture.frame.key_frame):
                 break
             if rank == index and decoder.bad and self.damaged(index, picture, table):
                 break
@@ -201,9 +206,8 @@ class Live:
         device = str(source).isdigit()
         self.name = f"camera {source}" if device else str(source)
         self.short_side, self.threads = short_side, threads
-        forms = {"darwin": ("avfoundation", f"{source}"), "win32": ("dshow", f"video={source}")}
-        form, url = forms.get(sys.platform, ("v4l2", f"/dev/video{source}"))
-        self.url, self.options = (url, {"format": form}) if device else (str(source), {})
+        form, url = CAMERAS.get(sys.platform, CAMERAS["linux"])
+        self.url, self.options = (url.format(source), {"format": form}) if device else (str(source), {})
         self.decoder: Decoder | None = None
         self.fps = float(self.opened().stream.average_rate or FPS)
 

@@ -160,11 +160,12 @@ class Pictures(Still):
 
 
 def fitted(height: int, width: int, short_side: int | None) -> tuple[int, int]:
-    """Height and width with the short side brought down to `short_side`; never up."""
+    """Height and width with the short side brought down to `short_side`, never up; the long side becomes even."""
     side = min(height, width)
     if short_side is None or side <= short_side:
         return height, width
-    return max(1, round(height * short_side / side)), max(1, round(width * short_side / side))
+    longer = max(2 * round(max(height, width) * short_side / side / 2), short_side)
+    return (short_side, longer) if height == side else (longer, short_side)
 
 
 def natural(text: str) -> list[tuple[int, int | str]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 from dropmae.video.frames import image_name, natural
@@ -18,14 +19,20 @@ NOT_VIDEO = frozenset(
 )
 """Suffixes of files that are known to be something else."""
 
+BEGINNINGS = re.compile(
+    rb"....ftyp|\x1aE\xdf\xa3|RIFF....AVI |FLV\x01|OggS|0&\xb2u|\x00\x00\x01[\xb3\xba]|\x00\x00\x00?\x01[\x27\x67]",
+    re.S,
+)
+"""First bytes of mp4, Matroska, AVI, FLV, Ogg, ASF, MPEG and raw H.264, for files without a suffix."""
+
 
 def find(folder: str | Path) -> list[Path]:
     """The videos under a folder, recursively and in natural order.
 
     These are all files but hidden ones, images and those whose suffix says that they are something else (text,
-    archives, sound, weights); and every folder that holds at least two images and no such file. Nothing is opened,
-    so that hundreds of thousands of files are listed in seconds; what is no video after all shows when it is opened.
-    A file given as `folder` is itself the answer.
+    archives, sound, weights); and every folder that holds at least two images and no such file. Only files without any
+    suffix are looked into, so that hundreds of thousands are listed in seconds; what is no video after all shows when
+    it is opened. A file given as `folder` is itself the answer.
 
     Raises FileNotFoundError where there is no such folder.
     """
@@ -37,13 +44,23 @@ def find(folder: str | Path) -> list[Path]:
     found: list[str] = []
     for parent, folders, files in os.walk(root, followlinks=True):
         folders[:] = [name for name in folders if not name.startswith(".")]
-        videos = [name for name in files if may_be_video(name)]
+        videos = [name for name in files if may_be_video(parent, name)]
         found += [os.path.join(parent, name) for name in videos]
         if not videos and sum(map(image_name, files)) > 1:
             found.append(parent)
     return [Path(path) for path in sorted(found, key=natural)]
 
 
-def may_be_video(name: str) -> bool:
+def may_be_video(folder: str, name: str) -> bool:
+    if name.startswith(".") or image_name(name):
+        return False
     suffix = os.path.splitext(name)[1].lower()
-    return bool(suffix) and not name.startswith(".") and suffix not in NOT_VIDEO and not image_name(name)
+    return suffix not in NOT_VIDEO if suffix else begins_like_video(os.path.join(folder, name))
+
+
+def begins_like_video(path: str) -> bool:
+    try:
+        with open(path, "rb") as file:
+            return bool(BEGINNINGS.match(file.read(16)))
+    except OSError:
+        return False

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from bisect import bisect_right
-from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from dropmae.video.decoder import NONE, Decoder, stamp_of
 from dropmae.video.errors import broken
+from dropmae.video.nal import entry_point
 
 TIMED = frozenset(("h264", "hevc", "vvc", "av1", "libdav1d", "vp9", "mpeg2video"))
 """Codecs of which one packet makes one picture ..."""
@@ -49,14 +48,14 @@ def tabulate(decoder: Decoder, trust: bool = True) -> Table:
     a file that is cut short or has no picture.
     """
     stamps, keys, dropped = [], [], []
-    codec, extradata = decoder.context.codec, decoder.context.extradata
+    codec = decoder.context.codec
     container = decoder.container.format.name.split(",")[0]
     for number, packet in decoder.packets:
         stamps.append(stamp_of(packet))
         if packet.is_discard:  # before the start that an edit list gives
             dropped.append(number)
         enterable = packet.is_keyframe and (codec.name in ENTERED or codec.intra_only)
-        if enterable and entry_point(codec.name, extradata, packet):
+        if enterable and entry_point(codec.name, decoder.extradata, bytes(packet)):
             keys.append(number)
     marks = np.array(stamps, np.int64).reshape(-1, 4)
     if (promised := decoder.promised()) > len(marks):
@@ -103,61 +102,3 @@ def display_order(pts: np.ndarray, keys: list[int]) -> np.ndarray | None:
     if not len(pts) or ordered[0] == NONE or (np.diff(ordered) <= 0).any() or keys[:1] != [0] or order[0] != 0:
         return None
     return order
-
-
-def entry_point(codec: str, extradata: bytes | None, packet: Any) -> bool:
-    """Whether decoding can start at a key frame and be exact for everything that is shown from it on.
-
-    An H.264 file may flag pictures as key frames from which it recovers only over the following ones (intra refresh)
-    or that later pictures look past; IDR pictures and immediate recovery points are safe. In HEVC all random access
-    pictures are, but files flag others too.
-    """
-    if codec not in ("h264", "hevc"):
-        return True
-    for unit in units(codec, extradata, bytes(packet)):
-        if codec == "hevc":
-            if (kind := unit[0] >> 1 & 63) < 32:
-                return 16 <= kind <= 21
-        elif (kind := unit[0] & 31) in (1, 5):
-            return kind == 5
-        elif kind == 6 and recovers_at_once(unit[1:].replace(b"\0\0\3", b"\0\0")):
-            return True
-    return False
-
-
-def units(codec: str, extradata: bytes | None, data: bytes) -> Iterator[bytes]:
-    """The NAL units of a packet, with length prefixes (mp4, Matroska) or with start codes (raw, MPEG-TS)."""
-    if extradata and len(extradata) > 21 and extradata[0] == 1:
-        width = (extradata[4 if codec == "h264" else 21] & 3) + 1
-        at = 0
-        while at + width < len(data):
-            length = int.from_bytes(data[at : at + width], "big")
-            at += width
-            if length:
-                yield data[at : at + length]
-            at += length
-    else:
-        starts = [found.end() for found in re.finditer(b"\0\0\1", data)]
-        for start, stop in zip(starts, [*starts[1:], len(data) + 3]):
-            if start < len(data):
-                yield data[start : stop - 3]
-
-
-def recovers_at_once(messages: bytes) -> bool:
-    """Whether supplemental information holds a recovery point with recovery_frame_cnt 0 (H.264, D.1.8)."""
-    at = 0
-    while at + 2 < len(messages):
-        header = []
-        for _ in range(2):
-            value = 0
-            while at < len(messages) - 1 and messages[at] == 255:
-                value, at = value + 255, at + 1
-            header.append(value + messages[at])
-            at += 1
-            if at >= len(messages):
-                return False
-        kind, size = header
-        if kind == 6:
-            return bool(messages[at] & 0x80)  # the exponential Golomb code of zero is a single 1
-        at += size
-    return False

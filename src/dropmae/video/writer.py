@@ -48,7 +48,7 @@ class Writer:
         threads: int = 1,
     ):
         """`crf` 0..51, lower is better; at most `gop` frames from key frame to key frame; `preset` of x264."""
-        rate = Fraction(fps).limit_denominator(1001)
+        rate = Fraction(fps).limit_denominator(1001) or Fraction(fps).limit_denominator(10**6)
         if rate <= 0:
             raise ValueError(f"fps must be positive, not {fps}")
         self.path, self.rate, self.threads = Path(path), rate, threads
@@ -122,8 +122,9 @@ class Writer:
             self.discard()
 
 
-def write(path: str | Path, frames: Iterable[np.ndarray], fps: float | Fraction = FPS, **settings: Any) -> None:
-    """Writes frames uint8 [H, W, 3] as an H.264 mp4; `settings` are those of Writer."""
+def write(path: str | Path, frames: Iterable[np.ndarray], fps: float | Fraction = FPS, **settings: Any) -> int:
+    """Writes frames uint8 [H, W, 3] as an H.264 mp4; `settings` are those of Writer. The number of frames."""
     with Writer(path, fps, **settings) as writer:
         for frame in frames:
             writer.write(frame)
+    return writer.count
