@@ -68,7 +68,8 @@ def arguments(function: Callable[..., Any], classes: list[type]) -> type:
         rows += [(n, kind, default, help_texts.get(n, ""), False) for n, kind, default in registry.fields(cls)]
     made: dict[str, tuple[str, Any, Any]] = {}
     for name, kind, default, help_text, positional in rows:
-        kind = Annotated[kind, tyro.conf.arg(help=help_text)] if help_text else kind
+        extra = {"metavar": name.upper()} if positional else {}
+        kind = Annotated[kind, tyro.conf.arg(help=help_text or None, **extra)]
         kind = tyro.conf.Positional[kind] if positional else kind
         field = dataclasses.field() if default is dataclasses.MISSING else dataclasses.field(default=default)
         made[name] = (name, kind, field)
