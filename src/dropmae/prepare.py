@@ -1,0 +1,291 @@
+"""The verb `prepare`: verifies a folder of videos, and re-encodes them for fast random access or stores their frames.
+
+Every file is decoded from end to end, so that what is bad is known before training. Re-encoded with a key frame every
+16 frames and no B frames, a random pair costs a fraction of what it costs in a film, and with one reference frame the
+codec's motion vectors mean what they say. OUT keeps the structure of VIDEOS; `prepare.jsonl` in it records file by file
+what has been done, so that the same command continues; `report.json` says what came out.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import asdict, dataclass
+from multiprocessing import connection
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dropmae.progress import Progress, say
+from dropmae.storage import write_json
+from dropmae.video import Video, find, write, write_store
+
+JOURNAL = "prepare.jsonl"
+REPORT = "report.json"
+PRESET = "faster"
+"""Of x264: the slower ones take longer for no smaller files where each frame has one reference."""
+
+
+@dataclass(frozen=True)
+class Form:
+    """How videos are stored; another form in the same folder is an error."""
+
+    short_side: int
+    frames: bool
+    crf: int
+    gop: int
+
+    @property
+    def suffix(self) -> str:
+        return ".frames" if self.frames else ".mp4"
+
+
+@dataclass(frozen=True)
+class Job:
+    """One video to prepare."""
+
+    name: str
+    """Its path below VIDEOS."""
+    source: str
+    output: str
+    form: Form
+
+
+class Unreadable(Exception):
+    """Tells a source that cannot be read from an output that cannot be written."""
+
+
+def prepare(
+    videos: Path,
+    out: Path,
+    *,
+    short_side: int = 256,
+    frames: bool = False,
+    crf: int = 23,
+    gop: int = 16,
+    workers: int = 0,
+) -> dict[str, Any]:
+    """Verifies every video and re-encodes it for fast random access, or stores its decoded frames.
+
+    VIDEOS is searched recursively: files, and folders of images, each of which becomes one video. The result is H.264
+    without B frames and sound, at the source's average frame rate, or with `--frames` one memory-mapped file of
+    uint8 frames per video, which is large and as fast as it gets. Bad files are named with the reason, here and in
+    OUT/report.json, and left out. The same command continues where it was stopped, and takes in new and changed files.
+
+    Args:
+        videos: folder of videos, or one video.
+        out: folder to write to; it keeps the structure of VIDEOS.
+        short_side: scale to this short side, in pixels; smaller videos keep their size.
+        frames: store decoded frames instead of H.264: short side x long side x 3 bytes for each.
+        crf: quality of H.264 from 0 to 51; lower is better and larger.
+        gop: frames from key frame to key frame; fewer make random access faster and files larger.
+        workers: processes to use; 0 takes one per processor.
+    """
+    if short_side < 16 or not 0 <= crf <= 51 or gop < 1 or workers < 0:
+        raise ValueError(
+            "short_side must be at least 16, crf from 0 to 51, gop at least 1 and workers 0 or more, "
+            f"not {short_side}, {crf}, {gop}, {workers}"
+        )
+    videos, out = Path(videos), Path(out)
+    form = Form(short_side, frames, crf, gop)
+    if out.resolve() == videos.resolve() or videos.resolve() in out.resolve().parents:
+        raise ValueError(f"{out} lies in {videos}, where it would be taken for a source; choose another folder")
+    sources = find(videos)
+    if not sources:
+        raise FileNotFoundError(f"{videos}: no videos in this folder")
+    started = time.perf_counter()
+    jobs = plan(sources, videos if videos.is_dir() else videos.parent, out, form)
+    with Journal(out, form) as journal:
+        todo = [job for job in jobs if not journal.has(job)]
+        remove_partial(out)
+        progress = Progress(len(jobs), len(jobs) - len(todo))
+        try:
+            for count, (job, outcome) in enumerate(
+                run(todo, workers or os.cpu_count() or 1), len(jobs) - len(todo) + 1
+            ):
+                journal.add(job, outcome)
+                if "error" in outcome:
+                    say(f"bad: {job.name}: {outcome['error']}")
+                progress.show(count, {})
+        except OSError as error:
+            count = sum(journal.has(job) for job in jobs)
+            text = f"{error}; {count} of {len(jobs)} videos are done, and the same command continues"
+            raise OSError(text) from None
+        finally:
+            progress.close()
+        report = journal.report(jobs)
+    write_json(out / REPORT, {"settings": asdict(form), **report})
+    say(
+        f"{report['videos']} videos, {report['frames']} frames, {report['bytes'] / 1e6:.1f} MB in {out}, "
+        f"{time.perf_counter() - started:.0f} s; {len(report['bad'])} bad"
+        + (f", see {out / REPORT}" * bool(report["bad"]))
+    )
+    if not report["videos"]:
+        raise OSError(f"{videos}: none of its {len(jobs)} files can be read as a video; {out / REPORT} has the reasons")
+    return {"out": str(out), **report}
+
+
+def plan(sources: list[Path], root: Path, out: Path, form: Form) -> list[Job]:
+    """A job for each source; outputs that would have the same name keep the suffix of their source in theirs."""
+    names = [source.relative_to(root).as_posix() for source in sources]
+    names = [root.resolve().name if name == "." else name for name in names]
+    stems = [name if source.is_dir() else str(Path(name).with_suffix("")) for name, source in zip(names, sources)]
+    often = Counter(stems)
+    outputs = [name if often[stem] > 1 else stem for name, stem in zip(names, stems)]
+    return [
+        Job(name, str(source), str(out / (output + form.suffix)), form)
+        for name, source, output in zip(names, sources, outputs)
+    ]
+
+
+class Journal:
+    """`prepare.jsonl`: the form in its first line, then a line for each video that is done or bad.
+
+    Raises ValueError where the folder holds something else or another form.
+    """
+
+    def __init__(self, out: Path, form: Form):
+        self.path, self.form = out / JOURNAL, asdict(form)
+        self.done: dict[str, dict[str, Any]] = {}
+        if not self.path.exists():
+            if out.is_dir() and any(out.iterdir()):
+                raise ValueError(f"{out} is not empty and was not made by prepare; choose another folder")
+            out.mkdir(parents=True, exist_ok=True)
+            return
+        lines = [json.loads(line) for line in self.path.read_text().split("\n")[:-1]]  # the last may be incomplete
+        before = lines[0]["form"] if lines else self.form
+        if changed := [name for name in self.form if before.get(name) != self.form[name]]:
+            changes = ", ".join(f"{name} {before.get(name)}, now {self.form[name]}" for name in changed)
+            raise ValueError(f"{out} holds videos of another form ({changes}); choose another folder")
+        self.done = {line["name"]: line for line in lines[1:]}
+
+    def __enter__(self) -> Journal:
+        """Writes what is known anew, and opens the file for more."""
+        rows = [{"form": self.form}, *self.done.values()]
+        partial = self.path.with_suffix(".partial")
+        partial.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        os.replace(partial, self.path)
+        self.file = open(self.path, "a")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.file.close()
+
+    def has(self, job: Job) -> bool:
+        """Whether the video as it is now has been dealt with."""
+        row = self.done.get(job.name)
+        return bool(row and row["stamp"] == stamp(job.source) and ("error" in row or os.path.exists(job.output)))
+
+    def add(self, job: Job, outcome: dict[str, Any]) -> None:
+        row = {"name": job.name, "stamp": stamp(job.source), **outcome}
+        self.file.write(json.dumps(row) + "\n")
+        self.file.flush()
+        self.done[job.name] = row
+
+    def report(self, jobs: list[Job]) -> dict[str, Any]:
+        rows = [self.done[job.name] for job in jobs]
+        good = [row for row in rows if "error" not in row]
+        bad = [{"name": row["name"], "reason": row["error"]} for row in rows if "error" in row]
+        totals = {key: sum(row[key] for row in good) for key in ("frames", "bytes")}
+        return {"videos": len(good), **totals, "bad": bad}
+
+
+def stamp(source: str) -> list[int]:
+    """What changes when a source changes: size (or number of files in a folder) and time of the last change."""
+    try:
+        status = os.stat(source)
+        return [len(os.listdir(source)) if os.path.isdir(source) else status.st_size, status.st_mtime_ns]
+    except OSError:
+        return [-1, -1]
+
+
+def run(jobs: list[Job], workers: int) -> Iterator[tuple[Job, dict[str, Any]]]:
+    """The outcome of each job, as they come. A file that kills its process is a bad file and stops nothing else."""
+    waiting = deque(jobs)
+    while waiting:
+        suspects: list[Job] = []
+        with pool(min(workers, len(waiting))) as processes:
+            running: dict[Future, Job] = {}
+            try:
+                while waiting or running:
+                    while waiting and len(running) < 2 * workers:
+                        job = waiting.popleft()
+                        running[processes.submit(convert, job)] = job
+                    for future in wait(running, return_when=FIRST_COMPLETED).done:
+                        outcome = future.result()
+                        yield running.pop(future), outcome
+            except BrokenProcessPool:
+                suspects = list(running.values())
+            finally:
+                processes.shutdown(cancel_futures=True)
+        for job in suspects:
+            with pool(1) as process:
+                try:
+                    outcome = process.submit(convert, job).result()
+                except BrokenProcessPool:
+                    outcome = {"error": "the decoder crashes on it"}
+            yield job, outcome
+
+
+def pool(workers: int) -> ProcessPoolExecutor:
+    return ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=attend)
+
+
+def attend() -> None:
+    """Leaves interrupts to the parent, and ends this process when the parent is gone, however it ended."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+
+    def watch() -> None:
+        if parent is not None:
+            connection.wait([parent.sentinel])
+            os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def convert(job: Job) -> dict[str, Any]:
+    """Prepares one video: what came out, or the error that makes it a bad one. OSError if it cannot be written."""
+    try:
+        video = Video(job.source, short_side=job.form.short_side)
+    except Exception as error:  # whatever goes wrong in reading a file is that file's fault, and stops no other
+        return {"error": reason(job, error)}
+    with video:
+        try:
+            if job.form.frames:
+                count = write_store(job.output, readable(video), video.fps)
+            else:
+                settings = {"crf": job.form.crf, "gop": job.form.gop, "b_frames": 0, "references": 1, "preset": PRESET}
+                count = write(job.output, readable(video), video.fps, **settings)
+        except Unreadable as error:
+            return {"error": reason(job, error)}
+        return {"frames": count, "fps": video.fps, "bytes": os.path.getsize(job.output)}
+
+
+def readable(video: Video) -> Iterator[np.ndarray]:
+    """The frames of a video; Unreadable where one cannot be read."""
+    try:
+        yield from video
+    except Exception as error:  # as in `convert`
+        raise Unreadable(error) from None
+
+
+def reason(job: Job, error: Exception) -> str:
+    error = error.args[0] if isinstance(error, Unreadable) else error
+    text = " ".join(str(error).split()).removeprefix(f"{job.source}: ")
+    return text if isinstance(error, OSError) else f"{type(error).__name__}: {text}"
+
+
+def remove_partial(out: Path) -> None:
+    """Removes what a run that was killed left half-written."""
+    for path in out.rglob(".*.partial"):
+        path.unlink(missing_ok=True)
