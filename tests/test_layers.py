@@ -16,11 +16,12 @@ SOURCE = Path(dropmae.__file__).parent
 LAYERS = [
     {"registry", "distributed", "ops", "storage", "progress", "arrayfiles"},
     {"target", "labels", "geometry", "video", "masking", "vit", "textures"},
-    {"weights", "layouts", "unpickle", "official", "clips", "augment", "optim", "draw"} | {"tracks", "boxfiles"},
-    {"autoencoder"},
+    {"weights", "layouts", "unpickle", "official", "clips", "augment", "optim", "draw", "figures"}
+    | {"tracks", "boxfiles"},
+    {"autoencoder", "crops", "heads", "onestream", "pairs"},
     {"fit", "methods", "tasks"},
     {"metrics", "benchmarks", "onepass"},
-    set(dropmae.VERBS.values()) - {"weights"},
+    {"views", "watcher"} | set(dropmae.VERBS.values()) - {"weights"},
     {"cli", "__main__", "web"},
 ]
 HOMES = {"av": {"video"}, "tyro": {"cli"}, "triton": {"ops"}, "starlette": {"web"}}

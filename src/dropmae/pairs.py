@@ -1,0 +1,95 @@
+"""Training pairs for trackers: which two frames of a labelled sequence, and how the crop around the box is jittered.
+
+As OSTrack and DropTrack sample them ("causal": the template is the earlier frame).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from functools import cached_property
+
+import numpy as np
+
+from dropmae.target import Target, mask_boxes
+
+WIDEN = 5
+"""Frames by which the search for a second frame is extended each time that none is found."""
+
+
+class BoxTracks(Mapping[int, Target]):
+    """The targets of a sequence, with the way of every object's box through it, read once."""
+
+    def __init__(self, targets: Mapping[int, Target]) -> None:
+        self.targets = targets
+
+    @cached_property
+    def tracks(self) -> dict[int, tuple[np.ndarray, np.ndarray]]:
+        """Object id -> frames int64 [n], ascending, in which it is seen, and its boxes float64 [n, 4] there."""
+        rows: dict[int, tuple[list[int], list[np.ndarray]]] = {}
+        for frame in sorted(self.targets):
+            target = self.targets[frame]
+            hidden = set() if target.scores is None else set(target.ids[target.scores == 0].tolist())
+            for object_id, box in zip(*boxes_of(target)):
+                if object_id not in hidden and (box[2:] > 0).all():
+                    frames, found = rows.setdefault(int(object_id), ([], []))
+                    frames.append(frame)
+                    found.append(box)
+        return {object_id: (np.array(frames), np.stack(boxes)) for object_id, (frames, boxes) in rows.items()}
+
+    def __getitem__(self, frame: int) -> Target:
+        return self.targets[frame]
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self.targets)
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+
+def boxes_of(target: Target) -> tuple[np.ndarray, np.ndarray]:
+    """ids [N] and boxes [N, 4] of the objects of a Target that have one; around its mask where it has no boxes."""
+    ids, boxes = target.ids[:0], np.zeros((0, 4))
+    if target.boxes is not None:
+        ids, boxes = target.ids, target.boxes.astype(np.float64)
+    elif target.mask is not None:
+        ids, boxes = mask_boxes(target.mask)
+    known = np.isfinite(boxes).all(1)
+    return ids[known], boxes[known]
+
+
+def tracks_of(targets: Mapping[int, Target]) -> dict[int, tuple[np.ndarray, np.ndarray]]:
+    """See `BoxTracks.tracks`."""
+    return (targets if isinstance(targets, BoxTracks) else BoxTracks(targets)).tracks
+
+
+def causal_pair(frames: np.ndarray, gap: int, rng: np.random.Generator) -> tuple[int, int]:
+    """Positions in `frames` [n] (ascending, in which the object is seen) of a template and a later search frame.
+
+    The template is uniform over all frames but the last; the search frame uniform over those less than `gap` later, or
+    less than gap + 5, + 10, ... where there is none. A single frame is both, as for data sets of images.
+    """
+    if len(frames) == 1:
+        return 0, 0
+    first = int(rng.integers(len(frames) - 1))
+    wait = int(frames[first + 1] - frames[first])
+    reach = gap if wait < gap else gap + WIDEN * (-(-(wait + 1 - gap) // WIDEN))
+    last = int(np.searchsorted(frames, frames[first] + reach)) - 1
+    return first, int(rng.integers(first + 1, last + 1))
+
+
+def jittered(box: np.ndarray, centre: float, scale: float, rng: np.random.Generator) -> np.ndarray:
+    """float64 [4]: `box` with its sides scaled by exp(scale N(0, 1)), and its centre moved along each axis.
+
+    The move is uniform within +- `centre` / 2 times the square root of the new area.
+    """
+    size = box[2:] * np.exp(rng.standard_normal(2) * scale)
+    middle = box[:2] + 0.5 * box[2:] + np.sqrt(size.prod()) * centre * (rng.random(2) - 0.5)
+    return np.concatenate([middle - 0.5 * size, size])
+
+
+def adjusted(crop: np.ndarray, box: np.ndarray, flip: bool, gain: float) -> tuple[np.ndarray, np.ndarray]:
+    """A crop uint8 [s, s, 3] as [3, s, s], flipped or not, its brightness scaled; and the box [4] within it."""
+    bright = np.clip(np.arange(256) * gain + 0.5, 0, 255).astype(np.uint8)[crop[:, ::-1] if flip else crop]
+    if flip:
+        box = np.array([1 - box[0] - box[2], *box[1:]])
+    return np.ascontiguousarray(bright.transpose(2, 0, 1)), box.astype(np.float32)

@@ -1,0 +1,438 @@
+"""Visual object tracking: DropTrack (Wu et al., CVPR 2023, arXiv 2304.00571), OSTrack with frame identities."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from dropmae import crops, heads, masking
+from dropmae.clips import Sequence
+from dropmae.heads import CentreHead, Maps
+from dropmae.onestream import PRETRAINED_ROWS, Look, OneStreamEncoder, keep_rate, middle
+from dropmae.ops import noise
+from dropmae.pairs import adjusted, boxes_of, causal_pair, jittered, tracks_of
+from dropmae.target import Target
+from dropmae.vit import SIZES, Size, resize_positions
+
+TRIES = 20
+"""Crops tried for one training sample before another video is taken."""
+LARGE = 320
+"""Side of a search crop from which on the official 384-pixel settings are the default, below it the 256-pixel ones."""
+
+
+@dataclass(kw_only=True, frozen=True, eq=False)
+class State:
+    """Where N objects are, and what they looked like at first; nothing in it grows with time."""
+
+    index: int
+    """The frame it belongs to, counted from the one that tracking started with."""
+    size: tuple[int, int]
+    """Height and width of that frame."""
+    ids: np.ndarray
+    """int64 [N]"""
+    boxes: np.ndarray
+    """float64 [N, 4]: x y w h, where each object was last believed to be."""
+    scores: np.ndarray
+    """float64 [N]: the confidence in that."""
+    lost: np.ndarray
+    """bool [N]: whether the confidence is below `lost_below`."""
+    template: Tensor
+    """[N, M, C]: the template tokens, embedded once."""
+    weights: Tensor
+    """float32 [N, R]: which of them candidate elimination goes by."""
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
+class VOT(nn.Module):
+    """Follows boxes: a template of each object and a search region around its last place go through one ViT together.
+
+    `image` 384 and 256 have the official settings; smaller ones are for CPUs.
+    """
+
+    lag: ClassVar[int] = 0
+    RELICS: ClassVar[tuple[str, ...]] = ("encoder.relic_token", "encoder.relic_positions")
+
+    size: Size = "base"
+    """Width, depth and heads of the encoder."""
+    image: int = 384
+    """Side of the search crop in pixels, a multiple of the patch."""
+    template: int = 0
+    """Side of the template crop in pixels; 0 is half the search crop's."""
+    patch: int = 0
+    """Side of a patch in pixels; 0 takes that of the size (16, for huge 14)."""
+    search_factor: float | None = None
+    """Side of the search region in units of the square root of the box's area; 5 from 320 pixels on, else 4."""
+    template_factor: float = 2.0
+    """The same of the template's region."""
+    identity: bool = True
+    """Whether frame identity embeddings are added, as in DropTrack; OSTrack has none."""
+    eliminate: tuple[int, ...] = (3, 6, 9)
+    """Blocks, from 0, in which search tokens that the template does not attend to are dropped."""
+    keep: float = 0.7
+    """Share of the search tokens that is kept at each of them; 1 drops none."""
+    look: Literal["point", "square", "all", "box"] = "point"
+    """Template tokens that decide: the middle one, the middle four, all, or those in the object's box."""
+    head_width: int = 0
+    """Channels of the head's first layer; 0 is a third of the encoder's width, at most 256."""
+    window: bool = True
+    """Weigh the score map with a Hann window, so that small movements are preferred."""
+    margin: int = 10
+    """Pixels: least side of a box, and how much of one stays within the frame."""
+    lost_below: float = 0.0
+    """Confidence below which an object counts as lost: no box is reported, and the search goes on where it was last
+    seen. 0 always reports the best guess, which is what benchmarks expect."""
+    gap: int = 200
+    """Training: frames that the search frame may lie after the template, exclusive."""
+    centre_jitter: float | None = None
+    """Training: width of the uniform shift of the search crop, in square roots of the area; 4.5 from 320 pixels on,
+    else 3."""
+    scale_jitter: float | None = None
+    """Training: deviation of the log of the search crop's scaling, per side; 0.5 from 320 pixels on, else 0.25."""
+    augment: Literal["separate", "joint"] = "separate"
+    """Training: whether template and search crop are flipped independently, or both or none."""
+    flip: float = 0.5
+    """Training: probability of a horizontal flip."""
+    gray: float = 0.05
+    """Training: probability that both crops lose their colours."""
+    brightness: float = 0.2
+    """Training: each crop's brightness is scaled by 1 +- up to this."""
+    drop_path: float = 0.1
+    """Training: probability that the last block leaves a sample as it is; less in earlier ones, linearly."""
+    keep_start: float = 0.2
+    """Training: progress at which elimination begins (the official 20 of 100 epochs)."""
+    keep_warm: float = 0.5
+    """Training: share of the run over which it grows to its full rate (50 of 100 epochs)."""
+    giou_weight: float = 2.0
+    """Weight of the generalised-IoU loss."""
+    l1_weight: float = 5.0
+    """Weight of the L1 loss of the corners."""
+    focal_weight: float = 1.0
+    """Weight of the focal loss of the score map."""
+    relics: bool = False
+    """Carry the class token and first position table that official files hold and nothing uses, so that `convert` can
+    give the whole file back."""
+
+    def __post_init__(self) -> None:
+        super().__init__()
+        if self.size not in SIZES:
+            raise ValueError(f"size must be one of {', '.join(SIZES)}, not {self.size!r}")
+        shape = SIZES[self.size]
+        self.patch = self.patch or shape.patch
+        self.preset()
+        self.head_width = self.head_width or min(256, shape.width // 3)
+        self.eliminate = tuple(int(block) for block in self.eliminate)
+        self.check(shape.depth)
+        self.encoder = OneStreamEncoder(
+            shape.width,
+            shape.depth,
+            shape.heads,
+            self.patch,
+            search_grid=self.grid,
+            template_grid=self.template_grid,
+            identity=self.identity,
+            relics=self.relics,
+        )
+        self.head = CentreHead(shape.width, self.head_width)
+
+    def preset(self) -> None:
+        """Settles the fields that follow from `image`."""
+        large = self.image >= LARGE
+        self.template = self.template or self.image // 2
+        self.search_factor = (5.0 if large else 4.0) if self.search_factor is None else self.search_factor
+        self.centre_jitter = (4.5 if large else 3.0) if self.centre_jitter is None else self.centre_jitter
+        self.scale_jitter = (0.5 if large else 0.25) if self.scale_jitter is None else self.scale_jitter
+        for name in ("image", "template"):
+            side = getattr(self, name)
+            if side < self.patch or side % self.patch:
+                raise ValueError(f"{name} must be a multiple of the {self.patch}-pixel patch, not {side}")
+        self.grid = (self.image // self.patch,) * 2
+        self.template_grid = (self.template // self.patch,) * 2
+
+    def check(self, depth: int) -> None:
+        """ValueError for a field that makes no sense."""
+        if any(not 0 <= block < depth for block in self.eliminate):
+            raise ValueError(f"eliminate names blocks 0 to {depth - 1}, not {self.eliminate}")
+        if not 0 < self.keep <= 1:
+            raise ValueError(f"keep is a share in (0, 1], not {self.keep}")
+        for name in ("search_factor", "template_factor", "gap", "keep_warm"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} must be positive, not {getattr(self, name)}")
+        for name in ("centre_jitter", "scale_jitter", "brightness", "margin", "keep_start"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name} must not be negative, but is {getattr(self, name)}")
+        for name in ("flip", "gray", "lost_below"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} must be in [0, 1], not {getattr(self, name)}")
+        if not 0 <= self.drop_path < 1:
+            raise ValueError(f"drop_path must be in [0, 1), not {self.drop_path}")
+
+    # ---------------------------------------------------------------- the network
+
+    def respond(self, template: Tensor, weights: Tensor, search: Tensor, keep: float, drop: Tensor | None) -> Maps:
+        """The head's maps for template tokens [B, M, C] and search crops [B, 3, S, S], uint8 or normalised.
+
+        `weights` [B, R] as in `State`; `keep` and `drop` as in `OneStreamEncoder.joint`.
+        """
+        grid = masking.grid_of(search, self.patch)
+        look = Look(self.rows(template.device), weights)
+        tokens = self.encoder.tokens(search, 0)
+        found = self.encoder.joint(template, tokens, grid, stages=self.eliminate, keep=keep, look=look, drop=drop)
+        return self.head(found.search)
+
+    def rows(self, device: torch.device) -> Tensor:
+        """int64 [R]: the template tokens that may decide on elimination."""
+        if self.look in ("point", "square"):
+            found = middle(self.template_grid, 1 if self.look == "point" else 2)
+        else:
+            found = list(range(self.template_grid[0] * self.template_grid[1]))
+        return torch.tensor(found, device=device)
+
+    def weigh(self, boxes: Tensor) -> Tensor:
+        """float32 [B, R]: how much each of these tokens counts, given the object's box x y w h [B, 4] in the template.
+
+        For `look` "box" those count in which a bilinear reduction of the box's mask is positive.
+        """
+        count = len(self.rows(boxes.device))
+        if self.look != "box":
+            return torch.full((len(boxes), count), 1 / count, device=boxes.device)
+        pixels = torch.arange(self.template, device=boxes.device)
+        low, high = (boxes[:, :2] * self.template).round(), ((boxes[:, :2] + boxes[:, 2:]) * self.template).round()
+        inside = (pixels >= low[..., None]) & (pixels < high[..., None])  # [B, 2, side]: x, y
+        mask = (inside[:, 1, :, None] & inside[:, 0, None]).float()[:, None]
+        cells = nn.functional.interpolate(mask, self.template_grid, mode="bilinear", align_corners=False)
+        chosen = (cells.flatten(1) > 0).float()
+        chosen[chosen.sum(1) == 0, middle(self.template_grid)[0]] = 1  # a box smaller than what is sampled
+        return chosen / chosen.sum(1, keepdim=True)
+
+    # ---------------------------------------------------------------- training
+
+    def sample(self, sequence: Sequence, rng: np.random.Generator) -> dict[str, Any]:
+        """A training pair of one object: `template` uint8 [3, Z, Z] and `search` uint8 [3, S, S] crops.
+
+        `box` and `inner` float32 [4] are the object's box x y w h in search crop and template, in shares of their
+        sides. OSError where the sequence has no boxes, or none that a crop can be made around.
+        """
+        tracks = tracks_of(sequence.targets)
+        if not tracks:
+            raise OSError("no box is known in any frame")
+        assert self.centre_jitter is not None
+        assert self.scale_jitter is not None
+        assert self.search_factor is not None
+        frames, boxes = tracks[list(tracks)[int(rng.integers(len(tracks)))]]
+        first, second = causal_pair(frames, self.gap, rng)
+        pictures = sequence.video[[int(frames[first]), int(frames[second])]]
+        if rng.random() < self.gray:
+            pictures = (pictures @ np.array([0.299, 0.587, 0.114]) + 0.5).astype(np.uint8)[..., None].repeat(3, -1)
+        flips = rng.random(2) < self.flip
+        if self.augment == "joint":
+            flips[1] = flips[0]
+        gains = 1 + self.brightness * rng.uniform(-1, 1, 2)
+        sides = [(self.template, self.template_factor), (self.image, self.search_factor)]
+        made = []
+        for row, (out, factor) in zip((first, second), sides):
+            for _ in range(TRIES):
+                jitter = (self.centre_jitter, self.scale_jitter) if made else (0.0, 0.0)
+                around = jittered(boxes[row], *jitter, rng)
+                place = crops.region(around, factor)
+                if crops.shown(place, pictures.shape[1:3]):
+                    break
+            else:
+                raise OSError(f"frame {frames[row]}: no crop around {crops.describe(boxes[row])} shows anything")
+            inside = crops.into_crop(boxes[row], around, out / place.side, out)
+            made.append((crops.cut(pictures[len(made)], place, out), inside))
+        (template, inner), (search, box) = (
+            adjusted(crop, inside, bool(flip), float(gain)) for (crop, inside), flip, gain in zip(made, flips, gains)
+        )
+        return {"template": template, "search": search, "box": box, "inner": inner}
+
+    def forward(self, batch: dict[str, Any]) -> dict[str, Tensor]:
+        """{"loss", "giou", "l1", "focal", "iou"} of a batch as `sample` makes them, with index, seed and progress."""
+        template = self.encoder.tokens(batch["template"], 1)
+        rate = keep_rate(batch["progress"], self.keep_start, self.keep_warm, self.keep)
+        drop = self.drops(noise.keys(batch["seed"], batch["index"])) if self.training and self.drop_path else None
+        maps = self.respond(template, self.weigh(batch["inner"]), batch["search"], rate, drop)
+        parts = heads.box_losses(maps, batch["box"])
+        boxes = self.giou_weight * parts["giou"] + self.l1_weight * parts["l1"]
+        return {"loss": boxes + self.focal_weight * parts["focal"], **parts}
+
+    def drops(self, key: Tensor) -> Tensor:
+        """float32 [depth, 2, B]: drop path's factor for what each block's attention and MLP add, from keys [B]."""
+        depth = len(self.encoder.blocks)
+        rates = self.drop_path * torch.arange(depth, device=key.device) / max(depth - 1, 1)
+        chance = noise.uniform(noise.fold(key, noise.DROP_PATH), 2 * depth).T.unflatten(0, (depth, 2))
+        return (chance >= rates[:, None, None]) / (1 - rates[:, None, None])
+
+    def probe(self, batch: dict[str, Any]) -> dict[str, float]:
+        """Losses and mean overlap on a batch as `forward` takes it."""
+        return {name: float(value) for name, value in self(batch).items()}
+
+    def groups(self, options: Any) -> list[dict[str, Any]]:
+        """The encoder learns at a tenth of the head's rate; everything decays, as in the official code."""
+        names = [name for name, parameter in self.named_parameters() if parameter.requires_grad]
+        encoder = [name for name in names if name.startswith("encoder.")]
+        rest = [name for name in names if not name.startswith("encoder.")]
+        return [{"names": encoder, "lr": 0.1, "decay": 1.0}, {"names": rest, "lr": 1.0, "decay": 1.0}]
+
+    # ---------------------------------------------------------------- tracking
+
+    def start(self, frame: np.ndarray, target: Target) -> State:
+        """A state that follows the objects of `target`, by their boxes or masks, from `frame` uint8 [H, W, 3] on.
+
+        Puts the module into evaluation mode. ValueError where there is no box, or one that has no area or lies outside
+        the frame.
+        """
+        self.eval()
+        nothing = State(
+            index=0,
+            size=(frame.shape[0], frame.shape[1]),
+            ids=np.zeros(0, np.int64),
+            boxes=np.zeros((0, 4)),
+            scores=np.zeros(0),
+            lost=np.zeros(0, bool),
+            template=torch.zeros(0),
+            weights=torch.zeros(0),
+        )
+        state = self.renew(nothing, frame, target)
+        if not len(state.ids):
+            raise ValueError("there is nothing to follow: the target has neither a box nor a mask")
+        return state
+
+    @torch.no_grad()
+    def renew(self, state: State, frame: np.ndarray, target: Target) -> State:
+        """`state` with the objects of `target` seen anew in `frame`: known ids start over, others are added."""
+        ids, boxes = boxes_of(target)
+        if len(set(ids.tolist())) < len(ids):
+            raise ValueError(f"object ids must differ, but are {', '.join(map(str, ids.tolist()))}")
+        for object_id, box in zip(ids.tolist(), boxes):
+            crops.check_box(box, frame.shape[:2], object_id)
+        if not len(ids):
+            return state
+        places = [crops.region(box, self.template_factor) for box in boxes]
+        inner = [crops.into_crop(b, b, self.template / p.side, self.template) for b, p in zip(boxes, places)]
+        template = self.encoder.tokens(self.pictures(frame, places, self.template), 1)
+        weights = self.weigh(torch.tensor(np.stack(inner), dtype=torch.float32, device=template.device))
+        old = ~np.isin(state.ids, ids)
+        stay = torch.from_numpy(np.flatnonzero(old))
+        kept = len(stay) > 0
+        return dataclasses.replace(
+            state,
+            ids=np.concatenate([state.ids[old], ids]),
+            boxes=np.concatenate([state.boxes[old], boxes]),
+            scores=np.concatenate([state.scores[old], np.ones(len(ids))]),
+            lost=np.concatenate([state.lost[old], np.zeros(len(ids), bool)]),
+            template=torch.cat([state.template[stay.to(template.device)], template]) if kept else template,
+            weights=torch.cat([state.weights[stay.to(template.device)], weights]) if kept else weights,
+        )
+
+    @torch.no_grad()
+    def step(self, state: State, frame: np.ndarray, prompt: Target | None = None) -> tuple[State, dict[int, Target]]:
+        """The next state, and {frame index: boxes and scores of all objects} for the next frame uint8 [H, W, 3].
+
+        Objects of a `prompt` are where it says and are followed from there on. All objects go through the network as
+        one batch. A frame of another size is taken to show the same view at another scale.
+        """
+        height, width = frame.shape[:2]
+        boxes, scores, lost = state.boxes, state.scores, state.lost
+        if state.size != (height, width):
+            boxes = boxes * np.tile([width / state.size[1], height / state.size[0]], 2)
+        prompted = np.isin(state.ids, boxes_of(prompt)[0]) if prompt is not None else np.zeros(len(state.ids), bool)
+        rows = np.flatnonzero(~prompted)
+        if len(rows):
+            found, confidence = self.search(state, frame, boxes, rows)
+            gone = confidence < self.lost_below
+            boxes, scores, lost = boxes.copy(), scores.copy(), lost.copy()
+            boxes[rows] = np.where(gone[:, None], boxes[rows], found)
+            scores[rows], lost[rows] = confidence, gone
+        state = dataclasses.replace(
+            state, index=state.index + 1, size=(height, width), boxes=boxes, scores=scores, lost=lost
+        )
+        if prompt is not None:
+            state = self.renew(state, frame, prompt)
+        reported = np.where(state.lost[:, None], np.nan, state.boxes)
+        return state, {state.index: Target(ids=state.ids, boxes=reported, scores=state.scores)}
+
+    def finish(self, state: State) -> dict[int, Target]:
+        """Nothing is held back."""
+        return {}
+
+    def search(
+        self, state: State, frame: np.ndarray, boxes: np.ndarray, rows: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Boxes [n, 4] and confidences [n] in `frame` of the objects in `rows` [n], which were last at `boxes`."""
+        assert self.search_factor is not None
+        places = [crops.region(box, self.search_factor) for box in boxes[rows]]
+        pictures = self.pictures(frame, places, self.image)
+        chosen = torch.from_numpy(rows).to(pictures.device)
+        maps = self.respond(state.template[chosen], state.weights[chosen], pictures, self.keep, None)
+        response = maps.score * heads.hann(self.grid[0]).to(pictures.device) if self.window else None
+        found, confidence = heads.decode(maps, response)
+        scale = self.image / np.array([place.side for place in places], np.float64)
+        located = crops.from_crop(found.cpu().numpy().astype(np.float64), boxes[rows], scale, self.image)
+        return crops.clip_boxes(located, (frame.shape[0], frame.shape[1]), self.margin), confidence.cpu().numpy()
+
+    def pictures(self, frame: np.ndarray, places: list[crops.Region], out: int) -> Tensor:
+        """uint8 [N, 3, out, out]: regions of a frame, on the module's device."""
+        cuts = np.stack([crops.cut(frame, place, out) for place in places])
+        return torch.from_numpy(cuts).permute(0, 3, 1, 2).to(self.encoder.norm.weight.device)
+
+    # ---------------------------------------------------------------- weights from elsewhere
+
+    def resize(self, image: int | tuple[int, int]) -> None:
+        """Changes the search crop to `image` pixels, and what follows from that to the defaults of that size.
+
+        The position tables are resized by bicubic interpolation, as OSTrack and DropTrack take up pre-trained ones.
+        """
+        if not isinstance(image, int):
+            if image[0] != image[1]:
+                raise ValueError(f"a tracker's crops are square, not {image[0]}x{image[1]}")
+            image = image[0]
+        old = {"positions": self.grid, "template_positions": self.template_grid}
+        self.image, self.template = image, 0
+        self.search_factor = self.centre_jitter = self.scale_jitter = None
+        self.preset()
+        for name, grid in (("positions", self.grid), ("template_positions", self.template_grid)):
+            part = getattr(self.encoder, name)
+            part.table = nn.Parameter(resize_positions(part.table.detach(), old[name], grid).contiguous())
+            part.learned_grid = grid
+
+    @classmethod
+    def fields_of(cls, shapes: Mapping[str, tuple[int, ...]], patch: int) -> dict[str, Any]:
+        """The fields of a tracker whose tensors have these names and shapes; ValueError where they make no tracker."""
+        sides = {}
+        for field, name in (("image", "positions"), ("template", "template_positions")):
+            shape = shapes.get(f"encoder.{name}.table", (0, 0, 0))
+            side = math.isqrt(shape[1])
+            if not side or side * side != shape[1]:
+                raise ValueError(f"the position table of the {field} has {shape[1]} rows, which is no square")
+            sides[field] = side * patch
+        head = shapes.get("head.score.0.0.weight")
+        relics = [shapes.get(name, (0, 0, 0))[1] for name in cls.RELICS] == [1, PRETRAINED_ROWS]
+        fields = {**sides, "identity": "encoder.frame_embed.x" in shapes, "relics": relics}
+        return fields if head is None else {**fields, "head_width": head[0]}
+
+    def official_state(self, identity: bool) -> dict[str, Tensor]:
+        """Tensors by our names, such that an official file with or without frame identities computes the same.
+
+        Without, the embeddings are folded into the position tables; with, a tracker that has none gets zeros. What
+        official code demands and never uses is made up where it is not there.
+        """
+        state = {name: tensor.detach().cpu() for name, tensor in self.state_dict().items()}
+        width = self.encoder.width
+        for frame, table in (("x", "positions"), ("z", "template_positions")):
+            own = state.pop(f"encoder.frame_embed.{frame}", torch.zeros(1, 1, width))
+            if identity:
+                state[f"encoder.frame_embed.{frame}"] = own
+            else:
+                state[f"encoder.{table}.table"] = state[f"encoder.{table}.table"] + own
+        side = math.isqrt(PRETRAINED_ROWS)
+        rows = resize_positions(state["encoder.positions.table"], self.grid, (side, side))
+        state.setdefault("encoder.relic_token", torch.zeros(1, 1, width))
+        state.setdefault("encoder.relic_positions", torch.cat([torch.zeros(1, 1, width), rows], 1))
+        return state

@@ -1,0 +1,329 @@
+"""The tracker: the official network's numbers, its files in both directions, following, training, wrong input."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+import dropmae
+from dropmae import heads, official, registry, weights
+from dropmae.convert import convert
+from dropmae.layouts import named
+from dropmae.onestream import keep_rate, middle
+from official_files import block_shapes, put
+
+Tensors = dict[str, Tensor]
+
+
+def tracker_shapes(
+    width: int = 768, depth: int = 12, search: int = 24, template: int = 12, channels: int = 256, identity: bool = True
+) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of the official tracker; 244 of them, or 242 without frame identities."""
+    b = "backbone"
+    shapes: dict[str, tuple[int, ...]] = {
+        f"{b}.cls_token": (1, 1, width),
+        f"{b}.pos_embed": (1, 197, width),
+        f"{b}.pos_embed_z": (1, template**2, width),
+        f"{b}.pos_embed_x": (1, search**2, width),
+        f"{b}.patch_embed.proj.weight": (width, 3, 16, 16),
+        f"{b}.patch_embed.proj.bias": (width,),
+        f"{b}.norm.weight": (width,),
+        f"{b}.norm.bias": (width,),
+    }
+    for frame in "xz" if identity else "":
+        shapes[f"{b}.temporal_pos_embed_{frame}"] = (1, 1, width)
+    for number in range(depth):
+        shapes |= block_shapes(f"{b}.blocks.{number}", width)
+    widths = [width, channels, channels // 2, channels // 4, channels // 8]
+    for name, out in (("ctr", 1), ("offset", 2), ("size", 2)):
+        for number in range(1, 5):
+            place, c = f"box_head.conv{number}_{name}", widths[number]
+            shapes |= {f"{place}.0.weight": (c, widths[number - 1], 3, 3), f"{place}.0.bias": (c,)}
+            shapes |= {f"{place}.1.{part}": (c,) for part in ("weight", "bias", "running_mean", "running_var")}
+            shapes[f"{place}.1.num_batches_tracked"] = ()
+        shapes |= {f"box_head.conv5_{name}.weight": (out, widths[4], 1, 1), f"box_head.conv5_{name}.bias": (out,)}
+    return shapes
+
+
+def tracker_recipe(shapes: dict[str, tuple[int, ...]]) -> Tensors:
+    """Numbers by which an official module and this one can be compared: a draw per name, in sorted order."""
+    made: Tensors = {}
+    for i, name in enumerate(sorted(shapes)):
+        shape = shapes[name]
+        if name.endswith("num_batches_tracked"):
+            made[name] = torch.zeros(shape, dtype=torch.int64)
+            continue
+        a = np.random.RandomState(i).standard_normal(shape).astype(np.float32)
+        if name.endswith("running_var"):
+            a = 1 + 0.1 * np.abs(a)
+        elif name.endswith("running_mean"):
+            a = 0.1 * a
+        elif a.ndim == 1:
+            a = 1 + 0.1 * a if name.endswith("weight") else 0.05 * a
+        elif a.ndim == 3:
+            a = 0.2 * a
+        else:
+            a = a / np.float32(math.sqrt(math.prod(shape[1:])))
+        made[name] = torch.from_numpy(a)
+    return made
+
+
+def module_of(tensors: Tensors, **fields: Any) -> Any:
+    """A tracker with these official weights."""
+    table = named("droptrack")
+    made = registry.load("tasks", "vot")(**fields)
+    weights.fill(made, {table.ours(name)[0][0]: tensor for name, tensor in tensors.items()}, "here")
+    return made.eval()
+
+
+# ------------------------------------------------------------ the official numbers, base size and 384 pixels
+
+
+@pytest.fixture(scope="module")
+def golden() -> dict[str, Any]:
+    """What the network says to the goldens' input, with elimination and without."""
+    module = module_of(tracker_recipe(tracker_shapes()), relics=True)
+    z, x = (
+        torch.from_numpy(np.random.RandomState(seed).standard_normal((1, 3, side, side)).astype(np.float32))
+        for seed, side in ((21, 192), (22, 384))
+    )
+    found: dict[str, Any] = {"module": module}
+    with torch.no_grad():
+        template = module.encoder.tokens(z, 1)
+        weights_ = module.weigh(torch.zeros(1, 4))
+        for name, keep in (("eliminating", 0.7), ("all", 1.0)):
+            caught: list[Any] = []
+            joint = module.encoder.joint
+
+            def catching(*args: Any, joint: Any = joint, caught: list[Any] = caught, **more: Any) -> Any:
+                caught.append(joint(*args, **more))
+                return caught[-1]
+
+            module.encoder.joint = catching
+            found[name] = (module.respond(template, weights_, x, keep, None), caught[0])
+            module.encoder.joint = joint
+    return found
+
+
+def test_parameters_are_the_official_ones(golden: dict[str, Any]) -> None:
+    module = golden["module"]
+    assert len(module.state_dict()) == 244
+    assert sum(tensor.numel() for tensor in module.state_dict().values()) == 92_830_161
+    assert sum(p.numel() for p in module.head.parameters()) == 6_474_117
+
+
+def test_boxes_with_elimination(golden: dict[str, Any]) -> None:
+    maps, joint = golden["eliminating"]
+    box, score = heads.decode(maps)
+    assert box[0].tolist() == pytest.approx([0.45512, 0.659171, 0.439972, 0.49691], abs=1e-4)
+    assert score.item() == pytest.approx(0.595674, abs=1e-4)
+    assert divmod(int(maps.score.argmax()), 24) == (16, 11)
+    assert maps.score.sum().item() == pytest.approx(299.981, abs=1e-2)
+    assert maps.offset[0, :, 16, 11].tolist() == pytest.approx([-0.0771142, -0.179887], abs=1e-4)
+    assert [len(gone[0]) for gone in joint.removed] == [172, 121, 84]
+    assert sorted(joint.removed[0][0].tolist())[:10] == [0, 1, 3, 7, 9, 13, 14, 16, 22, 23]
+    assert len(set(torch.cat(joint.removed, 1)[0].tolist())) == 377
+    assert int((joint.search == 0).all(1).sum()) == 377
+    both = torch.cat([joint.template, joint.search.flatten(2).transpose(1, 2)], 1)
+    assert both.mean().item() == pytest.approx(0.000922648, abs=1e-5)
+    assert both.std().item() == pytest.approx(0.695529, abs=1e-4)
+    assert joint.template[0, 0, :5].tolist() == pytest.approx(
+        [0.1492, 0.753048, -0.824842, 0.209333, 0.55829], abs=1e-4
+    )
+
+
+def test_boxes_under_the_window(golden: dict[str, Any]) -> None:
+    maps, _ = golden["eliminating"]
+    box, _ = heads.decode(maps, maps.score * heads.hann(24))
+    assert box[0].tolist() == pytest.approx([0.453618, 0.454086, 0.475575, 0.497909], abs=1e-4)
+
+
+def test_boxes_without_elimination(golden: dict[str, Any]) -> None:
+    maps, joint = golden["all"]
+    box, score = heads.decode(maps)
+    assert box[0].tolist() == pytest.approx([0.41396, 0.409403, 0.451702, 0.459812], abs=1e-4)
+    assert divmod(int(maps.score.argmax()), 24) == (10, 10)
+    assert score.item() == pytest.approx(0.615769, abs=1e-4)
+    assert maps.score.sum().item() == pytest.approx(303.184, abs=1e-2)
+    assert joint.removed == []
+    both = torch.cat([joint.template, joint.search.flatten(2).transpose(1, 2)], 1)
+    assert both.std().item() == pytest.approx(1.00744, abs=1e-4)
+    assert joint.template[0, 0, :5].tolist() == pytest.approx(
+        [0.132864, 0.774145, -0.844112, 0.179407, 0.567649], abs=1e-4
+    )
+
+
+# ------------------------------------------------------------ what surrounds it
+
+
+@pytest.mark.parametrize(
+    ("warm", "rates"),
+    [
+        (50, {1: 1, 19: 1, 20: 1, 21: 0.999704, 30: 0.971353, 45: 0.85, 60: 0.728647, 69: 0.700296, 70: 0.7, 100: 0.7}),
+        (80, {1: 1, 20: 1, 60: 0.85, 99: 0.700116, 100: 0.7, 300: 0.7}),
+    ],
+)
+def test_the_keep_rate_in_training(warm: int, rates: dict[int, float]) -> None:
+    for epoch, rate in rates.items():
+        assert keep_rate(epoch, 20, warm, 0.7) == pytest.approx(rate, abs=1e-6)
+        assert keep_rate(epoch / 100, 0.2, warm / 100, 0.7) == pytest.approx(rate, abs=1e-6)
+
+
+def test_the_middle_of_a_template() -> None:
+    assert [middle((side, side)) for side in (12, 8, 7, 14)] == [[65], [27], [24], [90]]
+    assert middle((12, 12), 2) == [65, 66, 77, 78]
+    assert middle((1, 1), 2) == [0]
+
+
+@pytest.fixture
+def module() -> Any:
+    torch.manual_seed(0)
+    return registry.load("tasks", "vot")(size="tiny", image=64)
+
+
+def test_presets() -> None:
+    vot = registry.load("tasks", "vot")
+    for image, template, factor, jitter, scale in ((384, 192, 5, 4.5, 0.5), (256, 128, 4, 3, 0.25)):
+        made = vot(size="tiny", image=image)
+        assert (made.template, made.search_factor, made.template_factor) == (template, factor, 2)
+        assert (made.centre_jitter, made.scale_jitter) == (jitter, scale)
+    assert vot(size="tiny", image=256).grid == (16, 16)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"size": "enormous"},
+        {"image": 65},
+        {"image": 0},
+        {"template": 30},
+        {"keep": 0},
+        {"eliminate": (12,)},
+        {"flip": 1.5},
+        {"drop_path": 1.0},
+        {"search_factor": 0},
+        {"head_width": 12},
+        {"lost_below": -0.1},
+        {"gap": 0},
+    ],
+)
+def test_impossible_settings_are_refused(wrong: dict[str, Any]) -> None:
+    word = next(iter(wrong)).split("_")[0]
+    with pytest.raises(ValueError, match=rf"(?i){word}"):
+        registry.load("tasks", "vot")(**{"size": "tiny", "image": 64, **wrong})
+
+
+@pytest.mark.parametrize("look", ["point", "square", "all", "box"])
+def test_who_decides_on_elimination(look: str) -> None:
+    torch.manual_seed(0)
+    made = registry.load("tasks", "vot")(size="tiny", image=128, look=look, keep=0.5).eval()
+    boxes = torch.tensor([[0.25, 0.25, 0.5, 0.5], [0.1, 0.3, 0.8, 0.2], [0.5, 0.5, 0.001, 0.001]])
+    shares = made.weigh(boxes)
+    assert shares.sum(1).tolist() == pytest.approx([1, 1, 1])
+    assert len(made.rows(torch.device("cpu"))) == shares.shape[1]
+    if look == "box":
+        assert (shares > 0).sum(1).tolist() == [4, 4, 1]
+    pictures = torch.randint(0, 256, (3, 3, 128, 128), dtype=torch.uint8)
+    with torch.no_grad():
+        template = made.encoder.tokens(pictures[:, :, :64, :64], 1)
+        together = made.respond(template, shares, pictures, 0.5, None)
+        alone = made.respond(template[1:2], shares[1:2], pictures[1:2], 0.5, None)
+    torch.testing.assert_close(together.score[1:2], alone.score, atol=1e-5, rtol=1e-4)
+
+
+def test_features_of_single_frames(module: Any) -> None:
+    frames = torch.randint(0, 256, (2, 3, 48, 80), dtype=torch.uint8)
+    assert module.encoder.features(frames).shape == (2, 192, 3, 5)
+
+
+def test_settings_rebuild_it(module: Any) -> None:
+    again = type(module)(**registry.settings(module))
+    assert registry.settings(again) == registry.settings(module)
+    assert all(registry.field_docs(type(module)).get(name) for name in registry.settings(module))
+    assert {name.split(".")[0] for name in module.state_dict()} == {"encoder", "head"}
+
+
+# ------------------------------------------------------------ official files
+
+
+def tiny_tracker(identity: bool = True) -> Tensors:
+    return tracker_recipe(tracker_shapes(192, 12, 6, 3, 64, identity))
+
+
+@pytest.mark.parametrize("identity", [True, False])
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_official_files_in_both_directions(identity: bool, prefix: str, tmp_path: Path) -> None:
+    plain = tiny_tracker(identity)
+    assert len(plain) == (244 if identity else 242)
+    tree = {"epoch": 300, "net": {prefix + n: t for n, t in plain.items()}, "net_type": "OSTrack", "optimizer": {}}
+    report = convert(put(tree, tmp_path / "OSTrack_ep0300.pth.tar"), tmp_path / "w.safetensors")
+    assert (report["layout"], report["class"]) == ("droptrack" if identity else "ostrack", "vot")
+    assert report["unexpected"] == []
+    made: Any = dropmae.load(tmp_path / "w.safetensors")
+    assert (made.image, made.template, made.identity, made.head_width) == (96, 48, identity, 64)
+    convert(tmp_path / "w.safetensors", tmp_path / "back.pth.tar", to=report["layout"])
+    back = torch.load(tmp_path / "back.pth.tar", weights_only=True)["net"]
+    assert back.keys() == plain.keys()
+    assert all(torch.equal(back[name], tensor) for name, tensor in plain.items())
+
+
+def test_identities_folded_and_made_up(tmp_path: Path) -> None:
+    """An OSTrack file computes what the DropTrack file did that it was made of, and the other way round."""
+    made = module_of(tiny_tracker(), size="tiny", image=96, template=48, head_width=64, relics=True)
+    z, x = (torch.from_numpy(np.random.RandomState(s).randn(1, 3, s, s).astype(np.float32)) for s in (48, 96))
+    with torch.no_grad():
+        expected = made.respond(made.encoder.tokens(z, 1), made.weigh(torch.zeros(1, 4)), x, 0.7, None)
+    weights.save(made, tmp_path / "d.safetensors")
+    convert(tmp_path / "d.safetensors", tmp_path / "o.pth", to="ostrack")
+    assert len(torch.load(tmp_path / "o.pth", weights_only=True)["net"]) == 242
+    convert(tmp_path / "o.pth", tmp_path / "o.safetensors")
+    convert(tmp_path / "o.safetensors", tmp_path / "again.pth", to="droptrack")
+    assert len(torch.load(tmp_path / "again.pth", weights_only=True)["net"]) == 244
+    convert(tmp_path / "again.pth", tmp_path / "again.safetensors")
+    for name in ("o", "again"):
+        other: Any = dropmae.load(tmp_path / f"{name}.safetensors")
+        with torch.no_grad():
+            found = other.respond(other.encoder.tokens(z, 1), other.weigh(torch.zeros(1, 4)), x, 0.7, None)
+        assert other.identity == (name == "again")
+        torch.testing.assert_close(found.score, expected.score, atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(found.size, expected.size, atol=1e-5, rtol=1e-4)
+
+
+def test_another_size_of_crops(tmp_path: Path) -> None:
+    """384 to 256 pixels, as a ratio: tables from 24 and 12 cells a side to 16 and 8."""
+    plain = tracker_recipe(tracker_shapes(192, 12, 24, 12, 64))
+    convert(put({"net": plain}, tmp_path / "x.pth"), tmp_path / "w.safetensors", image=256)
+    made: Any = dropmae.load(tmp_path / "w.safetensors")
+    assert (made.image, made.template, made.search_factor, made.grid) == (256, 128, 4.0, (16, 16))
+    table = plain["backbone.pos_embed_z"].transpose(1, 2).unflatten(2, (12, 12))
+    resized = torch.nn.functional.interpolate(table, (8, 8), mode="bicubic", align_corners=False)
+    torch.testing.assert_close(made.encoder.template_positions.table.data, resized.flatten(2).transpose(1, 2))
+    convert(tmp_path / "w.safetensors", tmp_path / "l.pth", to="ostrack", image=384)
+    assert torch.load(tmp_path / "l.pth", weights_only=True)["net"]["backbone.pos_embed_x"].shape == (1, 576, 192)
+    with pytest.raises(ValueError, match="square"):
+        convert(tmp_path / "w.safetensors", tmp_path / "v.safetensors", image=(128, 256))
+
+
+def test_files_that_do_not_fit_say_so(module: Any, tmp_path: Path) -> None:
+    plain = tiny_tracker()
+    del plain["box_head.conv3_ctr.0.bias"]
+    with pytest.raises(ValueError, match=r"lacks box_head\.conv3_ctr\.0\.bias"):
+        convert(put({"net": plain}, tmp_path / "x.pth"), tmp_path / "w.safetensors")
+    oblong = {**tiny_tracker(), "backbone.pos_embed_x": torch.zeros(1, 35, 192)}
+    with pytest.raises(ValueError, match="no square"):
+        convert(put({"net": oblong}, tmp_path / "x.pth"), tmp_path / "w.safetensors")
+    with pytest.raises(ValueError, match="task vot"):
+        official.from_module(registry.load("methods", "dropmae")(size="tiny", image=64), named("droptrack"))
+    with pytest.raises(ValueError, match="no place"):
+        official.from_module(module, named("dropmae"))
+    headless = {name: tensor for name, tensor in tiny_tracker().items() if name.startswith("backbone.")}
+    report = convert(put({"net": headless}, tmp_path / "x.pth"), tmp_path / "w.safetensors")
+    assert report["missing"] == ["head"]
+    with pytest.raises(ValueError, match="have none"):
+        convert(tmp_path / "w.safetensors", tmp_path / "y.pth", to="ostrack")
