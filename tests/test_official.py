@@ -47,7 +47,7 @@ def ours(module: Any, tmp_path: Path) -> Path:
     return tmp_path / "w.safetensors"
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("layout", [name for name, table in LAYOUTS.items() if table.kind == "methods"])
 def test_a_name_table_reads_in_both_directions(layout: str) -> None:
     table = named(layout)
     shapes = {"dropmae": dropmae_shapes(192, 2, 192, 2, 17)}.get(layout, encoder_shapes(192, 2, 16, 17, cls=True))
@@ -313,7 +313,7 @@ def test_a_layout_without_a_place_is_an_error(ours: Path, tmp_path: Path) -> Non
         convert(ours, out, to="mae")
     with pytest.raises(ValueError, match=r"no place for encoder\.frame_embed"):
         convert(ours, out, to="timm")
-    with pytest.raises(ValueError, match="not a layout of public checkpoints: dropmae, "):
+    with pytest.raises(ValueError, match="not a layout of public checkpoints: .*dropmae, "):
         convert(ours, out, to="nothing")
     with pytest.raises(ValueError, match=r"end in \.safetensors"):
         convert(ours, out)

@@ -8,6 +8,7 @@ that of the size of this width and depth.
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -17,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dropmae import unpickle, vit, weights
+from dropmae import registry, unpickle, vit, weights
 from dropmae.layouts import LAYOUTS, Layout, Pieces, named
 
 Grid = tuple[int, int]
@@ -94,6 +95,9 @@ def examine(
         rows = tables["encoder"].shape[1]
         extra = int("encoder.cls_token" in tensors or (_square(rows) is None and _square(rows - 1) is not None))
         grid, learned = _positions(path, tables["encoder"].read(), extra, grid_of(image, patch) if image else None)
+    elif "encoder.positions.table" in tensors:
+        side = _square(tensors["encoder.positions.table"].shape[1]) or 0
+        grid, learned = (side, side), True
     elif found.fixed:
         grid, learned = (PIXELS // patch, PIXELS // patch), False
         notes.append(f"no position table in the file: the sin-cos one is taken, for {PIXELS} pixels")
@@ -103,7 +107,7 @@ def examine(
         found = LAYOUTS["mae"]  # a bare encoder with the sin-cos table is MAE's: its plain files have no decoder
     if not {"decoder.embed.weight", "decoder.pred.weight"} & tensors.keys():
         unused += [f"{lead}{found.theirs(name)}" for name in tensors if name.startswith("decoder.")]
-        tensors = {name: lazy for name, lazy in tensors.items() if name.startswith("encoder.")}
+        tensors = {name: lazy for name, lazy in tensors.items() if not name.startswith("decoder.")}
     return Checkpoint(
         path=path,
         layout=found,
@@ -137,6 +141,8 @@ def to_module(found: Checkpoint, *, encoder_only: bool = False, image: Image | N
             f"{found.path} is another model: what its encoder computes depends on {weights.listed(found.strange)}, "
             "for which there is no place here"
         )
+    if found.layout.kind == "tasks":
+        return _task(found, encoder_only, image)
     height, width = found.grid[0] * found.patch, found.grid[1] * found.patch
     fields: dict[str, Any] = {"size": found.size, "patch": found.patch, "cls": found.cls}
     fields["image"] = image or (height if height == width else (height, width))
@@ -173,6 +179,24 @@ def to_module(found: Checkpoint, *, encoder_only: bool = False, image: Image | N
     return made.eval()
 
 
+def _task(found: Checkpoint, encoder_only: bool, image: Image | None) -> nn.Module:
+    """A task with the checkpoint's weights: its class says which fields tensors of these shapes have."""
+    tensors = {name: lazy for name, lazy in found.tensors.items() if not encoder_only or name.startswith("encoder.")}
+    cls: Any = registry.load("tasks", found.layout.module)
+    try:
+        fields = cls.fields_of({name: lazy.shape for name, lazy in tensors.items()}, found.patch)
+    except ValueError as error:
+        raise ValueError(f"{found.path}: {error}") from error
+    fields |= {"size": found.size, "patch": found.patch}
+    made: Any = weights.build({"kind": "tasks", "name": found.layout.module, "fields": fields}, str(found.path))
+    read = {name: lazy.read() for name, lazy in tensors.items() if name not in cls.RELICS or fields["relics"]}
+    read = {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in read.items()}
+    weights.fill(made, read, str(found.path), found.layout.theirs)
+    if image is not None:
+        made.resize(image)
+    return made.eval()
+
+
 def _decoder_fields(tensors: Mapping[str, Lazy]) -> dict[str, int]:
     """Width, depth and hidden width of a decoder, for classes that have fields for them."""
     depth = {name.split(".")[2] for name in tensors if name.startswith("decoder.blocks.")}
@@ -188,6 +212,8 @@ def from_module(made: nn.Module, layout: Layout, image: Image | None = None) -> 
     resized to that grid. ValueError where the layout has no place for a part of the encoder or needs one that is not
     there.
     """
+    if layout.kind == "tasks":
+        return _from_task(made, layout, image)
     own: dict[str, Tensor] = made.state_dict()
     if lacking := [name for name in layout.needs if name not in own]:
         raise ValueError(f"the {layout.name} layout has {', '.join(lacking)}, and these weights have not")
@@ -216,6 +242,21 @@ def from_module(made: nn.Module, layout: Layout, image: Image | None = None) -> 
             token = "encoder.cls_token" in own
             out[theirs] = _table(getattr(made, part), grid, layout.cls_row or token)
     return out, dropped
+
+
+def _from_task(made: Any, layout: Layout, image: Image | None) -> tuple[dict[str, Tensor], list[str]]:
+    """As `from_module`, of a task in a layout of its own class."""
+    if weights.class_name(type(made)) != ("tasks", layout.module):
+        raise ValueError(f"the {layout.name} layout is that of the task {layout.module}, not of {type(made).__name__}")
+    if any(isinstance(part, weights.Missing) for part in made.children()):
+        raise ValueError(f"the {layout.name} layout has a head, and these weights have none")
+    if image is not None:
+        made = copy.deepcopy(made)
+        made.resize(image)
+    own = made.official_state(layout.theirs("encoder.frame_embed.x") is not None)
+    named = {name: layout.theirs(name) for name in own}
+    out = {theirs: own[name] for name, theirs in named.items() if theirs is not None}
+    return out, [name for name, theirs in named.items() if theirs is None]
 
 
 def grid_of(image: Image, patch: int) -> Grid:
@@ -287,15 +328,17 @@ def _choose(
     """Layout, place and prefix of the encoder in a file: the only one, or the one that `entry` says."""
     found: dict[str, tuple[Layout, str, str]] = {}
     for place, names in mappings.items():
+        known: set[str] = set()
         for candidate in [layout] if layout else LAYOUTS.values():
             anchor = candidate.theirs("encoder.patch_embed.weight") or ""
             for name in names:
                 lead = name.removesuffix(anchor)
-                if lead == name or (lead and not lead.endswith(".")):
+                if lead == name or name in known or (lead and not lead.endswith(".")):
                     continue
                 if layout or all(f"{lead}{mark}" in names for mark in candidate.marks):
                     where = ".".join(word for word in (place, lead.rstrip(".")) if word)
                     found.setdefault(where, (candidate, place, lead))
+                    known.add(name)
     if not found:
         raise ValueError(f"{path} holds no encoder of the layouts {', '.join(LAYOUTS)}: no patch_embed.proj.weight")
     if entry is not None:
