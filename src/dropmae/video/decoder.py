@@ -183,7 +183,10 @@ class Decoder:
         return upright(rgb, rotation(frame))
 
     def close(self) -> None:
+        """Closes the file and lets go of its pictures at once: a waiting generator would keep both in a cycle."""
+        self.restart(iter(()))
         self.container.close()
+        del self.context, self.stream, self.container
 
 
 def stamp_of(packet: Any) -> list[int]:
