@@ -14,14 +14,14 @@ import dropmae
 SOURCE = Path(dropmae.__file__).parent
 
 LAYERS = [
-    {"registry", "distributed", "ops", "storage", "progress", "arrayfiles"},
-    {"target", "labels", "geometry", "video", "masking", "vit", "textures"},
-    {"weights", "layouts", "unpickle", "official", "clips", "augment", "optim", "draw", "figures"}
-    | {"tracks", "boxfiles"},
-    {"autoencoder", "crops", "heads", "onestream", "pairs"},
+    {"registry", "distributed", "ops", "storage", "progress", "journal", "arrayfiles"},
+    {"target", "labels", "geometry", "video", "masking", "vit", "textures", "motions"},
+    {"weights", "layouts", "unpickle", "official", "clips", "augment", "optim"}
+    | {"draw", "figures", "tracks", "boxfiles", "things", "scenes", "synth"},
+    {"autoencoder"} | {"crops", "heads", "onestream", "pairs", "canvas", "maskpairs", "memory", "pyramid"},
     {"fit", "methods", "tasks"},
     {"metrics", "benchmarks", "onepass"},
-    {"views", "watcher"} | set(dropmae.VERBS.values()) - {"weights"},
+    {"views", "watcher"} | set(dropmae.VERBS.values()) - {"weights", "synth"},
     {"cli", "__main__", "web"},
 ]
 HOMES = {"av": {"video"}, "tyro": {"cli"}, "triton": {"ops"}, "starlette": {"web"}}
