@@ -76,6 +76,19 @@ def test_safetensors_reads_what_is_written(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["x.safetensors"]
 
 
+@pytest.mark.parametrize("length", [0x180, 0x4B50])
+def test_a_length_may_look_like_another_format(length: int, tmp_path: Path) -> None:
+    """The first bytes of a file are the length of its header: those of a pickle, or of a zip."""
+    path, tensors = tmp_path / "w.safetensors", {"a": torch.ones(3)}
+    start = json.dumps({"kind": "methods", "name": "mae", "fields": {}, "parts": [], "version": "1", "more": ""})
+    weights.write_tensors(tensors, path, {"dropmae": start})
+    missing = length - int.from_bytes(path.read_bytes()[:8], "little")
+    weights.write_tensors(tensors, path, {"dropmae": start.replace('"more": ""', f'"more": "{"x" * missing}"')})
+    assert int.from_bytes(path.read_bytes()[:8], "little") == length
+    assert weights.read_header(path)["name"] == "mae"
+    assert list(weights.read_tensors(path)) == ["a"]
+
+
 def test_half_precision_is_half_the_size(module: Any, ours: Path, tmp_path: Path) -> None:
     weights.save(module, tmp_path / "half.safetensors", half=True)
     assert (tmp_path / "half.safetensors").stat().st_size < 0.51 * ours.stat().st_size

@@ -285,7 +285,7 @@ def _open(path: Path) -> tuple[Any, dict[str, Any]]:
         raise FileNotFoundError(f"{path}: no such file")
     with open(path, "rb") as file:
         start = file.read(9)
-    if start[8:] == b"{" and start[:2] != b"PK":
+    if start[8:] == b"{":
         return {name: _lazy_tensor(path, name, shape) for name, shape in weights.read_shapes(path).items()}, {}
     opened = unpickle.Checkpoint(path)
     training: dict[str, Any] = {}

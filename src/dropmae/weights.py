@@ -204,7 +204,8 @@ def read_tensors(path: str | Path, prefix: str = "", device: str | torch.device 
 def _opened(path: Path) -> Iterator[Any]:
     with open(path, "rb") as file:
         start = file.read(10)
-    if start[:2] == b"PK" or start[:1] == b"\x80":
+    # Safetensors begin with a length, whose bytes may be those of a zip or a pickle, and then a brace.
+    if start[8:9] != b"{" and (start[:2] == b"PK" or start[:1] == b"\x80"):
         raise ValueError(_foreign(path))
     try:
         with safetensors.safe_open(path, framework="pt") as file:
