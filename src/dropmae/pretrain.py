@@ -17,6 +17,8 @@ import dropmae
 from dropmae import distributed, registry, weights
 from dropmae.clips import Clips, Sequence, collate, generator
 from dropmae.fit import FREE, Options, fit
+from dropmae.inspection import snapshots
+from dropmae.report import finish
 from dropmae.storage import write_json
 from dropmae.video import find
 
@@ -51,8 +53,17 @@ def pretrain(method: str, videos: Path, *, out: Path, **settings: Any) -> dict[s
     claim(out, config)
     clips = Clips(sequences, module.sample, options.seed, options.repeats)
     save = partial(weights.save, extra={"training": {"options": config["options"], "data": config["data"]}})
+    draw, probe = snapshots(out, sequences, options.seed), _validation(clips, options.seed)
+
+    def validate(module: Any, step: int) -> dict[str, Any]:
+        draw(module, step)
+        return probe(module, step)
+
     try:
-        return fit(module, clips, options, out, save=save, validate=_validation(clips, options.seed))
+        summary = fit(module, clips, options, out, save=save, validate=validate)
+        if distributed.is_main():
+            finish(out, module, sequences, options.seed)
+        return summary
     finally:
         distributed.stop()
 
