@@ -13,9 +13,11 @@ from torch import Tensor
 
 import dropmae
 from dropmae import heads, official, registry, weights
+from dropmae.clips import Clips, Sequence, collate, generator
 from dropmae.convert import convert
 from dropmae.layouts import named
 from dropmae.onestream import keep_rate, middle
+from dropmae.target import Target
 from official_files import block_shapes, put
 
 Tensors = dict[str, Tensor]
@@ -327,3 +329,276 @@ def test_files_that_do_not_fit_say_so(module: Any, tmp_path: Path) -> None:
     assert report["missing"] == ["head"]
     with pytest.raises(ValueError, match="have none"):
         convert(tmp_path / "w.safetensors", tmp_path / "y.pth", to="ostrack")
+
+
+# ------------------------------------------------------------ following
+
+RED, BLUE = (250, 10, 20), (15, 20, 240)
+
+
+class Oracle:
+    """Stands in for the network: it finds the colour that the template has in its middle, and says where it is."""
+
+    def __init__(self, module: Any) -> None:
+        self.patch, self.grid = module.patch, module.grid
+
+    def tokens(self, pictures: Tensor, frame: int) -> Tensor:
+        """The middle pixel of each template, as its only token."""
+        side = pictures.shape[-1] // 2
+        return pictures[:, None, :, side, side].float()
+
+    def respond(self, template: Tensor, weights: Tensor, search: Tensor, keep: float, drop: Any) -> heads.Maps:
+        score = torch.full((len(search), 1, *self.grid), 0.01)
+        offset, size = torch.zeros(len(search), 2, *self.grid), torch.full((len(search), 2, *self.grid), 0.1)
+        for row, picture in enumerate(search.float()):
+            rows, columns = torch.nonzero((picture - template[row, 0, :, None, None]).abs().amax(0) < 60).T
+            if not len(rows):
+                continue
+            low = torch.stack([columns.min(), rows.min()])
+            high = torch.stack([columns.max(), rows.max()]) + 1
+            centre = (low + high) / 2 / self.patch
+            x, y = centre.long().tolist()
+            score[row, 0, y, x] = 0.9
+            offset[row, :, y, x] = centre - centre.floor()
+            size[row, :, y, x] = (high - low) / search.shape[-1]
+        return heads.Maps(score, offset, size)
+
+
+@pytest.fixture
+def oracle() -> Any:
+    torch.manual_seed(0)
+    made = registry.load("tasks", "vot")(size="tiny", image=128, lost_below=0.5, margin=4)
+    stand_in = Oracle(made)
+    made.encoder.tokens, made.respond = stand_in.tokens, stand_in.respond
+    return made
+
+
+def scene(
+    t: int, *objects: tuple[tuple[int, ...], tuple[float, ...]], size: tuple[int, int] = (120, 160)
+) -> np.ndarray:
+    """A grey frame in which each object (colour, (x, y, w, h, dx, dy)) has moved t times."""
+    frame = np.full((*size, 3), 90, np.uint8)
+    for colour, (x, y, w, h, dx, dy) in objects:
+        left, top = round(x + t * dx), round(y + t * dy)
+        frame[max(top, 0) : max(top + h, 0), max(left, 0) : max(left + w, 0)] = colour
+    return frame
+
+
+def target_of(*boxes: tuple[float, ...], ids: list[int] | None = None) -> Target:
+    return Target(ids=np.array(ids or range(1, len(boxes) + 1)), boxes=np.array(boxes, float))
+
+
+def test_objects_are_followed_together(oracle: Any) -> None:
+    objects = (RED, (20, 20, 24, 20, 4, 2)), (BLUE, (120, 80, 16, 24, -3, -2))
+    state = oracle.start(scene(0, *objects), target_of((20, 20, 24, 20), (120, 80, 16, 24), ids=[7, 3]))
+    for t in range(1, 11):
+        state, found = oracle.step(state, scene(t, *objects))
+        assert list(found) == [t]
+        assert found[t].ids.tolist() == [7, 3]
+        assert found[t].scores.tolist() == pytest.approx([0.9, 0.9])
+        expected = [[20 + 4 * t, 20 + 2 * t, 24, 20], [120 - 3 * t, 80 - 2 * t, 16, 24]]
+        np.testing.assert_allclose(found[t].boxes, expected, atol=1.5)
+    assert oracle.finish(state) == {}
+
+
+def test_what_leaves_is_lost_and_found_again(oracle: Any) -> None:
+    objects = ((RED, (20, 20, 20, 20, 0, 0)),)
+    state = oracle.start(scene(0, *objects), target_of((20, 20, 20, 20)))
+    seen, found = [], {}
+    for t in range(1, 9):
+        state, found = oracle.step(state, scene(t, *(objects if t not in (3, 4, 5) else ())))
+        seen.append(np.isfinite(found[t].boxes).all())
+        assert (found[t].scores[0] > 0.5) == seen[-1] == (not state.lost[0])
+    assert seen == [True, True, False, False, False, True, True, True]
+    np.testing.assert_allclose(found[8].boxes, [[20, 20, 20, 20]], atol=1.5)
+
+
+def test_prompts_add_and_correct(oracle: Any) -> None:
+    objects = (RED, (20, 20, 20, 20, 2, 0)), (BLUE, (100, 60, 20, 20, 0, 0))
+    state = oracle.start(scene(0, *objects), target_of((20, 20, 20, 20)))
+    state, _ = oracle.step(state, scene(1, *objects))
+    state, found = oracle.step(state, scene(2, *objects), target_of((100, 60, 20, 20), ids=[2]))
+    assert found[2].ids.tolist() == [1, 2]
+    assert found[2].boxes[1].tolist() == [100, 60, 20, 20]
+    np.testing.assert_allclose(found[2].boxes[0], [24, 20, 20, 20], atol=1.5)
+    # Object 1 is now the blue one too; an object that a prompt says nothing about (NaN) goes on as it was.
+    prompt = target_of((100, 60, 20, 20), (math.nan,) * 4, ids=[1, 2])
+    state, found = oracle.step(state, scene(3, *objects), prompt)
+    state, found = oracle.step(state, scene(4, *objects))
+    assert sorted(found[4].ids.tolist()) == [1, 2]
+    np.testing.assert_allclose(found[4].boxes, [[100, 60, 20, 20]] * 2, atol=1.5)
+    assert len(state.template) == len(state.weights) == 2
+
+
+def test_a_mask_says_where_to_begin(oracle: Any) -> None:
+    mask = np.zeros((120, 160), np.uint8)
+    mask[20:40, 30:60] = 5
+    state = oracle.start(scene(0, (RED, (30, 20, 30, 20, 0, 0))), Target(ids=np.array([5]), mask=mask))
+    assert state.ids.tolist() == [5]
+    assert state.boxes.tolist() == [[30, 20, 30, 20]]
+
+
+def test_frames_that_change_size(oracle: Any) -> None:
+    state = oracle.start(scene(0, (RED, (40, 40, 20, 20, 0, 0))), target_of((40, 40, 20, 20)))
+    double = scene(0, (RED, (84, 80, 40, 40, 0, 0)), size=(240, 320))
+    state, found = oracle.step(state, double)
+    np.testing.assert_allclose(found[1].boxes, [[84, 80, 40, 40]], atol=2)
+
+
+def test_boxes_that_reach_beyond_the_frame(oracle: Any) -> None:
+    """A box larger than the frame, and one of which only a corner is inside, are followed."""
+    frame = np.full((60, 80, 3), RED, np.uint8)
+    state = oracle.start(frame, target_of((-20, -20, 200, 200), (75, 55, 40, 40)))
+    state, found = oracle.step(state, frame)
+    boxes = found[1].boxes
+    assert np.isfinite(boxes).all()
+    assert (boxes[:, :2] >= 0).all()
+    assert (boxes[:, :2] + boxes[:, 2:] <= [80, 60]).all()
+
+
+@pytest.mark.parametrize(
+    ("box", "message"),
+    [
+        ((10, 10, 0, 5), "positive width"),
+        ((10, 10, 5, -5), "positive width"),
+        ((200, 10, 20, 20), "outside the 160x120 frame"),
+        ((-30, 10, 30, 20), "outside"),
+        ((math.nan, 10, 30, 20), "nothing to follow"),
+    ],
+)
+def test_boxes_that_cannot_be_followed(oracle: Any, box: tuple[float, ...], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        oracle.start(scene(0), target_of(box))
+    state = oracle.start(scene(0), target_of((5, 5, 10, 10)))
+    if "nothing" not in message:
+        with pytest.raises(ValueError, match=message):
+            oracle.step(state, scene(0), target_of(box))
+    with pytest.raises(ValueError, match="differ"):
+        oracle.start(scene(0), target_of((5, 5, 10, 10), (5, 5, 10, 10), ids=[1, 1]))
+
+
+def test_together_or_alone_is_the_same(module: Any) -> None:
+    """With a real network, and states that are not used up: the same step can be taken twice."""
+    rng = np.random.default_rng(0)
+    frames = rng.integers(0, 256, (3, 90, 120, 3), dtype=np.uint8)
+    boxes = [(10.0, 10, 30, 20), (60.0, 40, 25, 35), (0.0, 0, 500, 400)]
+    state = module.start(frames[0], target_of(*boxes))
+    assert not module.training
+    middle_state, first = module.step(state, frames[1])
+    _, last = module.step(middle_state, frames[2])
+    _, again = module.step(state, frames[1])
+    np.testing.assert_array_equal(first[1].boxes, again[1].boxes)
+    for row, box in enumerate(boxes):
+        alone = module.start(frames[0], target_of(box))
+        alone, _ = module.step(alone, frames[1])
+        _, found = module.step(alone, frames[2])
+        np.testing.assert_allclose(found[2].boxes[0], last[2].boxes[row], atol=1e-3)
+        assert found[2].scores[0] == pytest.approx(last[2].scores[row], abs=1e-5)
+
+
+# ------------------------------------------------------------ training
+
+
+def labelled(number: int, frames: int = 8) -> Sequence:
+    """A red square that moves over noise."""
+    rng = np.random.default_rng(number)
+    clip = rng.integers(60, 120, (frames, 72, 96, 3)).astype(np.uint8)
+    x, y, dx, dy = int(rng.integers(4, 40)), int(rng.integers(4, 30)), int(rng.integers(0, 4)), int(rng.integers(0, 3))
+    targets = {}
+    for t in range(frames):
+        clip[t, y + t * dy : y + t * dy + 14, x + t * dx : x + t * dx + 18] = RED
+        targets[t] = target_of((x + t * dx, y + t * dy, 18, 14))
+    return Sequence(f"clip{number}", clip, targets)
+
+
+def batch_of(module: Any, indices: list[int]) -> dict[str, Any]:
+    clips = Clips([labelled(number) for number in range(6)], module.sample, seed=0)
+    batch = collate([clips[i] for i in indices])
+    batch.pop("reports")
+    return {**batch, "seed": 0, "step": 3, "progress": 0.9}
+
+
+def red_box(picture: np.ndarray) -> list[float]:
+    """x y w h, in shares, of the red pixels of a crop [3, s, s]."""
+    red = (picture[0] > 180) & (picture[1] < 90)
+    ys, xs = np.flatnonzero(red.any(1)), np.flatnonzero(red.any(0))
+    return [value / len(red) for value in (xs[0], ys[0], xs[-1] + 1 - xs[0], ys[-1] + 1 - ys[0])]
+
+
+@pytest.mark.parametrize("augment", ["separate", "joint"])
+def test_samples_show_the_box_where_they_say(augment: str) -> None:
+    made = registry.load("tasks", "vot")(size="tiny", image=128, augment=augment, gray=0, scale_jitter=0.2)
+    flips = set()
+    for i in range(12):
+        sample = made.sample(labelled(i), generator(0, i))
+        assert sample["template"].shape == (3, 64, 64)
+        assert sample["search"].shape == (3, 128, 128)
+        np.testing.assert_allclose(red_box(sample["template"]), sample["inner"], atol=0.05)
+        x, y, w, h = sample["box"]
+        if min(x, y) > 0.02 and max(x + w, y + h) < 0.98:
+            np.testing.assert_allclose(red_box(sample["search"]), sample["box"], atol=0.03)
+        assert sample["inner"][:2] + sample["inner"][2:] / 2 == pytest.approx(0.5, abs=0.02)
+        flips.add(tuple(np.round(sample["inner"], 3)))
+    assert len(flips) >= 1
+
+
+def test_samples_of_odd_sequences() -> None:
+    made = registry.load("tasks", "vot")(size="tiny", image=64)
+    still = labelled(0, frames=1)
+    sample = made.sample(still, generator(0, 0))
+    assert set(sample) == {"template", "search", "box", "inner"}
+    with pytest.raises(OSError, match="no box"):
+        made.sample(Sequence("none", still.source, {}), generator(0))
+    gone = Sequence("gone", still.source, {0: target_of((math.nan,) * 4)})
+    with pytest.raises(OSError, match="no box"):
+        made.sample(gone, generator(0))
+    outside = Sequence("outside", still.source, {0: target_of((5000, 5000, 10, 10))})
+    with pytest.raises(OSError, match="shows anything"):
+        made.sample(outside, generator(0))
+    masks = np.zeros((72, 96), np.uint8)
+    masks[10:30, 20:50] = 3
+    assert made.sample(Sequence("m", still.source, {0: Target(ids=np.array([3]), mask=masks)}), generator(0))
+
+
+def test_samples_are_pure(module: Any) -> None:
+    first, second, other = (module.sample(labelled(0), generator(1, n)) for n in (2, 2, 3))
+    assert all(np.array_equal(first[name], second[name]) for name in first)
+    assert not np.array_equal(first["search"], other["search"])
+
+
+def test_every_parameter_learns_and_randomness_follows_the_sample(module: Any) -> None:
+    batch = batch_of(module, [0, 1, 2])
+    values = module(batch)
+    assert set(values) == {"loss", "giou", "l1", "focal", "iou"}
+    total = 2 * values["giou"] + 5 * values["l1"] + values["focal"]
+    torch.testing.assert_close(values["loss"], total)
+    values["loss"].backward()
+    assert not [name for name, p in module.named_parameters() if p.grad is None]
+    named_ = [name for group in module.groups(None) for name in group["names"]]
+    assert sorted(named_) == sorted(name for name, _ in module.named_parameters())
+    assert [group["lr"] for group in module.groups(None)] == [0.1, 1.0]
+    key = torch.arange(4, dtype=torch.int32)
+    drops = module.drops(key)
+    torch.testing.assert_close(drops[:, :, 2:], module.drops(key[2:]))
+    assert (drops[0] == 1).all()
+    module.drop_path = 0.5
+    many = module.drops(torch.arange(4000, dtype=torch.int32))
+    assert many.mean(2)[-1].tolist() == pytest.approx([1, 1], abs=0.06)
+    assert set(many[-1].unique().tolist()) == {0.0, 2.0}
+
+
+def test_loss_falls_on_one_batch(module: Any) -> None:
+    module.drop_path = 0.0
+    batch = batch_of(module, list(range(4)))
+    optimizer = torch.optim.AdamW(module.parameters(), lr=1e-3)
+    losses = []
+    for _ in range(12):
+        loss = module(batch)["loss"]
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(float(loss.detach()))
+    assert losses[-1] < 0.7 * losses[0]
+    with torch.no_grad():
+        values = module.probe(batch)
+    assert all(isinstance(value, float) and math.isfinite(value) for value in values.values())

@@ -22,6 +22,7 @@ VERBS = {
     "demo": "demo",
     "prepare": "prepare",
     "pretrain": "pretrain",
+    "track": "track",
     "evaluate": "evaluate",
     "score": "evaluate",
     "reconstruct": "inspection",
@@ -49,6 +50,7 @@ if TYPE_CHECKING:  # what __getattr__ gives, for people's editors
     from dropmae.report import report as report
     from dropmae.synth import synth as synth
     from dropmae.target import Target as Target
+    from dropmae.track import track as track
     from dropmae.video import Video as Video
     from dropmae.weights import load as load
 

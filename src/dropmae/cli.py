@@ -2,8 +2,9 @@
 
 A verb is the function of that name in the module that `dropmae.VERBS` gives. Positional parameters without a default
 are positional arguments, the others are flags. A verb whose first parameter is `method`, `task` or `benchmark` also
-takes the fields of the class so named, and a module's `OPTIONS` (a dataclass) adds its fields: both reach the verb as
-keyword arguments. A verb returns None or a JSON-able value, which `--json` prints on stdout; all else goes to stderr.
+takes the fields of the class so named, and a module's `OPTIONS` adds the fields of a dataclass (or of the class of a
+verb: {verb: (folder, name)}, loaded when it is needed): both reach the verb as keyword arguments. A verb returns None
+or a JSON-able value, which `--json` prints on stdout; all else goes to stderr.
 """
 
 from __future__ import annotations
@@ -104,6 +105,8 @@ def parse(argv: list[str]) -> tuple[Callable[..., Any], dict[str, Any]]:
             description += f"\n\n{first.upper()} is one of: {', '.join(registry.names(folder))}, or a .py file."
             description += f"\n`{prog} {first.upper()} --help` shows its own settings too."
     extra = getattr(module, "OPTIONS", None)
+    if isinstance(extra, dict):
+        extra = registry.load(*extra[verb]) if verb in extra else None
     if extra is not None and any(p.kind is p.VAR_KEYWORD for p in inspect.signature(function).parameters.values()):
         classes.append(extra)
     parsed = tyro.cli(arguments(function, classes), args=rest, prog=prog, description=description)
@@ -134,6 +137,8 @@ def main(argv: list[str] | None = None) -> int:
     try:
         function, values = parse(argv)
         result = call(function, values)
+        if hasattr(result, "finish"):  # work that is done step by step: here all of it
+            result = result.finish()
         if switches["--json"]:
             print(json.dumps(result, default=str, allow_nan=False))
         return 0

@@ -1,0 +1,288 @@
+"""The verb track: what it writes and returns, prompts of every kind, and all that can be wrong with its input."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import dropmae
+from dropmae import registry, weights
+from dropmae.cli import main
+from dropmae.labels import write_labels
+from dropmae.stream import Follower, pictures
+from dropmae.target import Target, read_targets, write_targets
+from dropmae.video import Video, write
+
+BOX = (20.0, 16.0, 24.0, 20.0)
+
+
+def clip(frames: int = 10) -> np.ndarray:
+    """uint8 [T, 72, 96, 3]: a bright square that moves over noise."""
+    made = np.random.default_rng(0).integers(60, 120, (1, 72, 96, 3)).repeat(frames, 0).astype(np.uint8)
+    for t in range(frames):
+        made[t, 16 + t : 36 + t, 20 + 2 * t : 44 + 2 * t] = (240, 220, 40)
+    return made
+
+
+@pytest.fixture(scope="module")
+def tracker(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("weights") / "vot.safetensors"
+    torch.manual_seed(0)
+    weights.save(registry.load("tasks", "vot")(size="tiny", image=64), path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("weights") / "mae.safetensors"
+    torch.manual_seed(0)
+    weights.save(registry.load("methods", "dropmae")(size="tiny", image=64), path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("video") / "clip.mp4"
+    write(path, clip(), 12)
+    return path
+
+
+def run(*words: Any) -> tuple[int, str, str]:
+    """Exit code, stdout and stderr of the command line in another process."""
+    done = subprocess.run(
+        [sys.executable, "-m", "dropmae", *map(str, words)], capture_output=True, text=True, check=False
+    )
+    return done.returncode, done.stdout, done.stderr
+
+
+def lines_of(path: Path) -> Any:
+    """{frame: Target} of the only video in a file."""
+    (targets,) = read_targets(path).values()
+    return targets
+
+
+def failing(capsys: pytest.CaptureFixture[str], *words: Any) -> tuple[int, str]:
+    """Exit code and the one line of a command that fails."""
+    capsys.readouterr()
+    code = main(["track", *map(str, words)])
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("dropmae track:")]
+    assert len(lines) == 1
+    return code, lines[0]
+
+
+def test_a_video_and_lines_are_written(tracker: Path, video: Path, tmp_path: Path) -> None:
+    out = tmp_path / "made" / "out.mp4"
+    code, printed, said = run(
+        "track", video, "--weights", tracker, "--box", *BOX, 50, 40, 20, 20, "--out", out, "--json"
+    )
+    assert code == 0, said
+    report = json.loads(printed)
+    assert (report["frames"], report["task"], report["objects"]) == (10, "vot", [1, 2])
+    made = Video(out)
+    assert made.shape == (10, 72, 96, 3)
+    assert made.fps == pytest.approx(12)
+    assert not np.array_equal(made[0], Video(video)[0])
+    targets = lines_of(out.with_suffix(".jsonl"))
+    assert sorted(targets) == list(range(10))
+    assert targets[0].boxes.tolist() == [list(BOX), [50, 40, 20, 20]]
+    assert targets[9].ids.tolist() == [1, 2]
+    assert np.isfinite(targets[9].boxes).all()
+    assert targets[0].scores.tolist() == [1, 1]
+    assert sorted(path.name for path in out.parent.iterdir()) == ["out.jsonl", "out.mp4"]
+    (again,) = registry.load("benchmarks", "folder")().annotations(out.with_suffix(".jsonl")).values()
+    assert len(again) == 10
+
+
+def test_in_python_it_is_an_iterator(tracker: Path, video: Path) -> None:
+    seen = []
+    for index, target in dropmae.track(str(video), weights=tracker, box=BOX, precision="fp32"):
+        seen.append(index)
+        assert target.boxes.shape == (1, 4)
+        assert 0 <= target.scores[0] <= 1
+    assert seen == list(range(10))
+    array = [target.boxes for _, target in dropmae.track(clip(), weights=tracker, box=[BOX, BOX], stop=3)]
+    assert [boxes.shape for boxes in array] == [(2, 4)] * 3
+
+
+def test_from_the_middle_and_backwards(tracker: Path) -> None:
+    frames = clip()
+    options: dict[str, Any] = {"weights": tracker, "box": BOX, "precision": "fp32"}
+    assert [i for i, _ in dropmae.track(frames, start=6, **options)] == [6, 7, 8, 9]
+    assert [i for i, _ in dropmae.track(frames, start=6, stop=8, **options)] == [6, 7]
+    back = list(dropmae.track(frames, start=6, backwards=True, **options))
+    assert [i for i, _ in back] == [6, 5, 4, 3, 2, 1, 0]
+    assert [i for i, _ in dropmae.track(frames, start=6, stop=4, backwards=True, **options)] == [6, 5, 4]
+    ahead = list(dropmae.track(np.ascontiguousarray(frames[6::-1]), **options))
+    for (_, a), (_, b) in zip(back, ahead, strict=True):
+        np.testing.assert_array_equal(a.boxes, b.boxes)
+
+
+def test_a_video_of_one_frame(tracker: Path, tmp_path: Path) -> None:
+    report = dropmae.track(clip(1), weights=tracker, box=BOX, out=tmp_path / "o.mp4")
+    assert report["frames"] == 1
+    assert len(Video(tmp_path / "o.mp4")) == 1
+
+
+def folder_of(frames: np.ndarray, folder: Path) -> Path:
+    folder.mkdir()
+    for number, frame in enumerate(frames):
+        Image.fromarray(frame).save(folder / f"{number:04d}.png")
+    return folder
+
+
+def test_damaged_frames_are_passed_over(tracker: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A file cut off in the middle and an image of another size; what comes after is still followed."""
+    folder = folder_of(clip(), tmp_path / "frames")
+    (folder / "0003.png").write_bytes((folder / "0003.png").read_bytes()[:200])
+    Image.new("RGB", (40, 30)).save(folder / "0005.png")
+    report = dropmae.track(str(folder), weights=tracker, box=BOX, out=tmp_path / "o.mp4")
+    assert report["frames"] == 8
+    assert list(report["frames_skipped"]) == ["3", "5"]
+    assert "0003.png" in capsys.readouterr().err
+    targets = lines_of(tmp_path / "o.jsonl")
+    assert sorted(targets) == [0, 1, 2, 4, 6, 7, 8, 9]
+    code, line = failing(capsys, folder, "--weights", tracker, "--box", *BOX, "--start", 3)
+    assert code == 1
+    assert "0003.png" in line
+
+
+def test_a_file_damaged_in_the_middle(tracker: Path, tmp_path: Path) -> None:
+    path = tmp_path / "long.mp4"
+    write(path, np.random.default_rng(0).integers(0, 256, (40, 72, 96, 3)).astype(np.uint8), 12, gop=10)
+    data = bytearray(path.read_bytes())
+    middle = len(data) // 2
+    data[middle : middle + 4000] = bytes(4000)
+    path.write_bytes(data)
+    report = dropmae.track(str(path), weights=tracker, box=BOX, out=tmp_path / "o.jsonl")
+    assert report["frames"] + len(report["frames_skipped"]) == 40
+    assert report["frames"] >= 20
+
+
+def test_a_prompt_file_adds_objects_later(tracker: Path, video: Path, tmp_path: Path) -> None:
+    prompts = {
+        2: Target(ids=np.array([4]), boxes=np.array([BOX])),
+        5: Target(ids=np.array([9]), boxes=np.array([[40.0, 40, 20, 20]])),
+    }
+    write_targets(tmp_path / "p.jsonl", {"clip.mp4": prompts})
+    found = dict(dropmae.track(str(video), weights=tracker, prompts=tmp_path / "p.jsonl"))
+    assert sorted(found) == list(range(2, 10))
+    assert found[4].ids.tolist() == [4]
+    assert found[5].ids.tolist() == found[9].ids.tolist() == [4, 9]
+    assert found[5].boxes[1].tolist() == [40, 40, 20, 20]
+
+
+def test_masks(tracker: Path, encoder: Path, video: Path, tmp_path: Path) -> None:
+    """To a tracker a mask is a box; an encoder carries it along."""
+    mask = np.zeros((72, 96), np.uint8)
+    mask[16:36, 20:44] = 255
+    Image.fromarray(mask).save(tmp_path / "binary.png")
+    found = dict(dropmae.track(str(video), weights=tracker, mask=tmp_path / "binary.png", stop=3))
+    assert found[2].ids.tolist() == [1]
+    write_labels(tmp_path / "two.png", np.where(mask > 0, 3, 0) + np.pad(np.full((10, 10), 5), ((60, 2), (80, 6))))
+    report = dropmae.track(str(video), weights=encoder, mask=tmp_path / "two.png", stop=4, out=tmp_path / "o.mp4")
+    assert (report["task"], report["frames"], report["objects"]) == ("propagation", 4, [3, 5])
+    targets = lines_of(tmp_path / "o.jsonl")
+    assert set(np.unique(targets[3].mask)) <= {0, 3, 5}
+
+
+def test_points(encoder: Path, video: Path) -> None:
+    found = dict(dropmae.track(str(video), weights=encoder, points=("0,30,26", "2,60.5,50"), stop=5))
+    assert found[4].points.shape == (2, 2)
+    assert np.isfinite(found[4].points).all()
+
+
+def test_objects_that_are_lost_have_no_box(tracker: Path, video: Path, tmp_path: Path) -> None:
+    report = dropmae.track(str(video), weights=tracker, box=BOX, lost_below=1.0, out=tmp_path / "o.mp4")
+    assert report["frames_lost"] == {"1": 9}
+    lines = [json.loads(line) for line in (tmp_path / "o.jsonl").read_text().splitlines()]
+    assert [line["box"] for line in lines[1:]] == [None] * 9
+    assert all("score" in line for line in lines)
+
+
+class Late:
+    """A task that looks two frames ahead."""
+
+    lag = 2
+
+    def start(self, frame: np.ndarray, target: Target) -> list[int]:
+        return [0]
+
+    def step(self, state: list[int], frame: np.ndarray, prompt: Target | None = None) -> tuple[list[int], dict]:
+        state = [*state, state[-1] + 1]
+        ready = state[-1] - self.lag
+        return state, {ready: Target(ids=np.array([ready]))} if ready > 0 else {}
+
+    def finish(self, state: list[int]) -> dict[int, Target]:
+        return {n: Target(ids=np.array([n])) for n in state[max(1, len(state) - self.lag) :]}
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 8])
+def test_tasks_that_look_ahead(count: int) -> None:
+    follower = Follower(Late(), {3: Target(ids=np.array([1]), boxes=np.array([BOX]))})
+    found = list(follower.follow(pictures(Video(clip(3 + count)))))
+    assert [number for number, _, _ in found] == list(range(3, 3 + count))
+    assert [target.ids[0] for _, _, target in found[1:]] == list(range(1, count))
+    for number, picture, _ in found:
+        assert np.array_equal(picture, clip(3 + count)[number])
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--box", 200, 10, 20, 20], "outside the 96x72 frame"),
+        (["--box", 10, 10, 0, 20], "positive width"),
+        (["--box", 10, 10, -5, 20], "positive width"),
+        (["--box", "nan", 10, 20, 20], "four numbers"),
+        (["--box", 10, 10, 20], "four numbers"),
+        ([], "say what to follow"),
+        (["--box", *BOX, "--start", 10], "none of the 10 frames"),
+        (["--box", *BOX, "--start", -1], "number of a frame"),
+        (["--box", *BOX, "--start", 5, "--stop", 5], "leaves no frame"),
+        (["--box", *BOX, "--out", "out.avi"], "out.avi"),
+        (["--points", "0,5"], "t,x,y"),
+        (["--points", "0,nan,5"], "finite"),
+        (["--points", "0,5,5"], "nothing to follow"),
+    ],
+)
+def test_wrong_arguments_are_one_line(
+    words: list[Any], message: str, tracker: Path, video: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, line = failing(capsys, video, "--weights", tracker, *words)
+    assert code == 2
+    assert message in line
+
+
+def test_wrong_files_are_one_line(
+    tracker: Path, video: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    box = ["--box", *BOX]
+    code, line = failing(capsys, tmp_path / "none.mp4", "--weights", tracker, *box)
+    assert (code, "none.mp4" in line) == (1, True)
+    code, line = failing(capsys, video, "--weights", tmp_path / "none.safetensors", *box)
+    assert (code, "none.safetensors" in line) == (1, True)
+    (tmp_path / "bad.safetensors").write_bytes(tracker.read_bytes()[:5000])
+    code, line = failing(capsys, video, "--weights", tmp_path / "bad.safetensors", *box)
+    assert (code, "bad.safetensors" in line) == (1, True)
+    Image.new("L", (96, 72)).save(tmp_path / "empty.png")
+    code, line = failing(capsys, video, "--weights", tracker, "--mask", tmp_path / "empty.png")
+    assert (code, "no object" in line) == (2, True)
+    code, line = failing(capsys, video, "--weights", tracker, "--prompts", tmp_path / "none.jsonl")
+    assert (code, "none.jsonl" in line) == (1, True)
+    code, line = failing(capsys, video, "--weights", tracker, *box, "--out", tmp_path / "bad.safetensors" / "o.mp4")
+    assert code == 1
+
+
+def test_failing_leaves_no_files(tracker: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = folder_of(clip(4), tmp_path / "frames")
+    (folder / "0000.png").write_bytes(b"")
+    code, _ = failing(capsys, folder, "--weights", tracker, "--box", *BOX, "--out", tmp_path / "o.mp4")
+    assert code == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["frames"]
