@@ -313,7 +313,7 @@ def test_a_layout_without_a_place_is_an_error(ours: Path, tmp_path: Path) -> Non
         convert(ours, out, to="mae")
     with pytest.raises(ValueError, match=r"no place for encoder\.frame_embed"):
         convert(ours, out, to="timm")
-    with pytest.raises(ValueError, match="not a layout of public checkpoints: .*dropmae, "):
+    with pytest.raises(ValueError, match=r"not a layout of public checkpoints: .*dropmae, "):
         convert(ours, out, to="nothing")
     with pytest.raises(ValueError, match=r"end in \.safetensors"):
         convert(ours, out)

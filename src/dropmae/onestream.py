@@ -99,8 +99,8 @@ class OneStreamEncoder(Encoder):
         tokens = torch.cat([template, search], dim=1)
         place = torch.arange(search.shape[1], device=search.device).expand(len(search), -1)
         removed: list[Tensor] = []
-        block: Any
-        for number, block in enumerate(self.blocks):
+        blocks: list[Any] = list(self.blocks)
+        for number, block in enumerate(blocks):
             left = place.shape[1]
             kept = math.ceil(keep * left)
             judge = number in stages and kept < left
