@@ -68,9 +68,9 @@ def arguments(function: Callable[..., Any], classes: list[type]) -> type:
         help_texts = registry.field_docs(cls)
         rows += [(n, kind, default, help_texts.get(n, ""), False) for n, kind, default in registry.fields(cls)]
     made: dict[str, tuple[str, Any, Any]] = {}
-    for name, kind, default, help_text, positional in rows:
-        extra = {"metavar": name.upper()} if positional else {}
-        kind = Annotated[kind, tyro.conf.arg(help=help_text or None, **extra)]
+    for name, hint, default, help_text, positional in rows:
+        metavar = name.upper() if positional else None
+        kind: Any = Annotated[hint, tyro.conf.arg(help=help_text or None, metavar=metavar)]
         kind = tyro.conf.Positional[kind] if positional else kind
         field = dataclasses.field() if default is dataclasses.MISSING else dataclasses.field(default=default)
         made[name] = (name, kind, field)
