@@ -1,8 +1,12 @@
-"""The verb score: numbers for anybody's prediction files, by the rules of each benchmark's own evaluation."""
+"""The verbs score and evaluate: numbers for anybody's prediction files by each benchmark's own rules, and for weights.
+
+`evaluate` makes the prediction files first, sequence by sequence: what is finished stays when it is stopped.
+"""
 
 from __future__ import annotations
 
 import inspect
+import json
 import multiprocessing
 import os
 import time
@@ -16,8 +20,12 @@ from rich.console import Console
 from rich.table import Table
 
 from dropmae import registry
+from dropmae.following import PROPAGATION, Job, claim, spread
 from dropmae.progress import say
+from dropmae.storage import write_json
 
+OPTIONS = {"evaluate": PROPAGATION}
+"""Verb -> folder and name of the class whose fields are its flags too."""
 MANY = 12
 """Names listed before a list is cut short."""
 
@@ -60,6 +68,68 @@ def score(
     report = measure(bench, bench.read(results, truth), truth, workers)
     report = {"benchmark": Path(benchmark).stem, **report}
     show(report)
+    return report
+
+
+def evaluate(
+    benchmark: str,
+    *,
+    root: Path,
+    weights: str,
+    out: Path,
+    split: str | None = None,
+    workers: int = 0,
+    device: str = "auto",
+    **settings: Any,
+) -> dict[str, Any]:
+    """Runs weights on a benchmark: predictions in its official layout, and its numbers.
+
+    A trained task does its own work; a pre-trained encoder carries the first labels on by training-free propagation,
+    whose options are flags here. The same command on the same folder goes on where it was stopped. From a script,
+    call it below `if __name__ == "__main__"`: sequences are shared among processes.
+
+    Args:
+        benchmark: which benchmark: its name, or the path of a .py file.
+        root: the data set, in its usual layout.
+        weights: a weight file or run folder; random:SIZE:METHOD:SEED is an untrained encoder (random:tiny:mae:0).
+        out: folder for predictions/ (official layout), numbers.json and notes of what is done; made if needed.
+        split: which sequences; by default those that papers report.
+        workers: sequences followed side by side; 0 is one per core, and one on a GPU. The numbers do not depend on it.
+        device: auto, cpu, cuda or cuda:N.
+    """
+    known = [name for name, _, _ in registry.fields(registry.load("benchmarks", benchmark))]
+    bench = build(benchmark, {name: value for name, value in settings.items() if name in known})
+    rest = {name: value for name, value in settings.items() if name not in known and value is not None}
+    job = Job(
+        benchmark,
+        {name: getattr(bench, name) for name in known},
+        str(root),
+        split,
+        str(weights),
+        rest,
+        str(out),
+        device,
+    )
+    if not Path(root).exists() and not hasattr(bench, "prepare"):
+        raise FileNotFoundError(f"{root}: no such folder")
+    if workers < 0:
+        raise ValueError(f"workers is the number of sequences side by side, or 0 for one per core; not {workers}")
+    task = job.task()
+    claim(Path(out), job.describe(task))
+    sequences = bench.sequences(Path(root), split)
+    pending = [number for number, sequence in enumerate(sequences) if not job.note(sequence.name).is_file()]
+    if len(pending) < len(sequences):
+        say(f"{len(sequences) - len(pending)} of {len(sequences)} sequences are done already")
+    spread(job, task, bench, sequences, pending, workers)
+    truth = bench.annotations(Path(root)) if split is None else bench.annotations(Path(root), split)
+    report = measure(bench, bench.read(job.predictions, truth), truth, workers)
+    notes = [json.loads(job.note(sequence.name).read_text()) for sequence in sequences]
+    frames, seconds = (sum(note[key] for note in notes) for key in ("frames", "seconds"))
+    speed = {"frames": frames, "frames_per_second": frames / seconds if seconds else None}
+    report = {"benchmark": Path(benchmark).stem, "weights": str(weights), **report, "speed": speed}
+    write_json(Path(out) / "numbers.json", report)
+    show(report)
+    say(f"predictions are in {job.predictions}, the numbers in {Path(out) / 'numbers.json'}")
     return report
 
 

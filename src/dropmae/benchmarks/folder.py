@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -31,6 +31,9 @@ class Folder:
 
     contours: bool = True
     """Score the contours of masks too (F)."""
+
+    prompted: ClassVar[str] = "appearance"
+    """What a tracker is told: each object and point in the first frame that shows it."""
 
     # ---------------------------------------------------------------- what is on disk
 

@@ -13,7 +13,7 @@ before any decision. `preset` names whose script is followed: what differs betwe
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -174,6 +174,13 @@ class Propagation(nn.Module):
     """How many of its strongest tokens a point is the mean of."""
     anchors: int = 4
     """Most frames with later prompts that are kept for good besides the first one."""
+
+    lag: ClassVar[int] = 0
+
+    @classmethod
+    def for_benchmark(cls, name: str, **options: Any) -> Propagation:
+        """The propagation that a preset's script does on a benchmark, but for the options given."""
+        return cls(**{**ELSEWHERE.get((options.get("preset", "dino"), name), {}), **options})
 
     def __post_init__(self) -> None:
         super().__init__()
