@@ -21,7 +21,7 @@ LAYERS = [
     {"autoencoder"} | {"crops", "heads", "onestream", "pairs", "canvas", "maskpairs", "memory", "pyramid"},
     {"fit", "methods", "tasks"},
     {"metrics", "benchmarks", "onepass"},
-    {"views", "watcher", "following", "stream"} | set(dropmae.VERBS.values()) - {"weights", "synth"},
+    {"runs", "views", "watcher", "following", "stream"} | set(dropmae.VERBS.values()) - {"weights", "synth"},
     {"cli", "__main__", "web"},
 ]
 HOMES = {"av": {"video"}, "tyro": {"cli"}, "triton": {"ops"}, "starlette": {"web"}}

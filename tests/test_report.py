@@ -14,7 +14,8 @@ import pytest
 import dropmae
 from conftest import moving_squares
 from dropmae import figures
-from dropmae.report import Run, command
+from dropmae.report import command
+from dropmae.runs import Run
 from dropmae.video import write_store
 
 SETTINGS: dict[str, Any] = {

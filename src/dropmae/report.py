@@ -1,29 +1,30 @@
-"""The verb `report`: what a run did, in one page that needs nothing beside it. Also draws what the page shows."""
+"""The verb `report`: what a run did, in one page that needs nothing beside it."""
 
 from __future__ import annotations
 
 import base64
 import dataclasses
 import html
+import io
 import json
 from collections.abc import Iterable
 from collections.abc import Sequence as Listed
 from dataclasses import dataclass
-from functools import cached_property
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib.figure import Figure
+from PIL import Image
 
 from dropmae import figures, inspection, registry
 from dropmae.clips import Sequence
 from dropmae.fit import Options
 from dropmae.progress import duration_text, say
+from dropmae.runs import Run
 from dropmae.storage import replacing
-
-STAGES = 5
-"""Most moments of training of which the page shows reconstructions."""
+from dropmae.views import NORMALISED
 
 
 def report(runs: list[Path], *, out: Path | None = None, title: str = "") -> dict[str, Any]:
@@ -58,94 +59,6 @@ def finish(run: Path, module: Any, sequences: list[Sequence], seed: int) -> None
         return
     inspection.illustrate(run, module.eval(), sequences, seed)
     report([run])
-
-
-# Reading a run
-
-
-@dataclass(eq=False)
-class Run:
-    """A run folder."""
-
-    folder: Path
-    name: str = ""
-
-    def __post_init__(self) -> None:
-        if not (self.folder / "config.json").is_file():
-            raise FileNotFoundError(f"{self.folder}: no run folder (it holds no config.json)")
-        self.config: dict[str, Any] = _json(self.folder / "config.json")
-        self.method = registry.load("methods", self.config["method"]).__name__
-        self.metrics = _lines(self.folder / "metrics.jsonl")
-        self.validation = _lines(self.folder / "validation.jsonl")
-        bad = self.folder / "bad_files.json"
-        self.bad: dict[str, dict[str, Any]] = _json(bad) if bad.exists() else {}
-
-    @property
-    def batch(self) -> int:
-        return int(self.config["options"]["global_batch"])
-
-    def series(self, name: str, *, validation: bool = False) -> tuple[np.ndarray, np.ndarray]:
-        """Samples seen and values of a metric; missing values are NaN."""
-        lines = [line for line in (self.validation if validation else self.metrics) if name in line]
-        values = [np.nan if line[name] is None else float(line[name]) for line in lines]
-        return np.array([line["step"] for line in lines], float) * self.batch, np.array(values)
-
-    @property
-    def samples(self) -> int:
-        return int(self.metrics[-1]["step"]) * self.batch if self.metrics else 0
-
-    @property
-    def seconds(self) -> float:
-        """Time spent in optimizer steps."""
-        speed = self.series("clips_per_s")[1]
-        return float(np.sum(self.batch / speed[speed > 0]))
-
-    @property
-    def speed(self) -> float:
-        speed = self.series("clips_per_s")[1]
-        return float(np.median(speed)) if len(speed) else 0.0
-
-    def ends(self, name: str, *, validation: bool = False) -> tuple[float, float] | None:
-        """First and last value; of the training loss means over 2 % of the run."""
-        values = self.series(name, validation=validation)[1]
-        if not np.isfinite(values).any():
-            return None
-        values = values[np.isfinite(values)]
-        few = 1 if validation else max(1, len(values) // 50)
-        return float(values[:few].mean()), float(values[-few:].mean())
-
-    @cached_property
-    def attention(self) -> dict[str, Any] | None:
-        path = self.folder / "figures" / "attention.json"
-        return _json(path)["runs"][0] if path.exists() else None
-
-    def stages(self) -> list[tuple[int, Path]]:
-        """Steps and pictures of reconstructions during training, at most STAGES, spread over the run."""
-        files = sorted((self.folder / "figures" / "progress").glob("step-*.png"))
-        # Most happens early, so that the early ones lie closer together.
-        places = np.unique((np.linspace(0, 1, STAGES) ** 1.5 * (len(files) - 1)).round().astype(int)) if files else []
-        return [(int(files[place].stem.split("-")[1]), files[place]) for place in places]
-
-
-def _json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text())
-    except ValueError as error:
-        raise OSError(f"{path} is not readable: {error}") from error
-
-
-def _lines(path: Path) -> list[dict[str, Any]]:
-    """Lines of a journal that may just be written: a torn last line is left out."""
-    found = []
-    for line in path.read_text().splitlines() if path.exists() else []:
-        try:
-            found.append(json.loads(line))
-        except ValueError:
-            break
-    return found
-
-
-# The page
 
 
 def page(runs: list[Run], title: str = "") -> str:
@@ -199,9 +112,8 @@ def lead(run: Run) -> str:
     if loss:
         text += f" Its loss went from <b>{loss[0]:.3f}</b> to <b>{loss[1]:.3f}</b>."
     if gap:
-        text += f" Beside another clip's frame instead of the true partner the loss is <b>{gap[1]:.3f}</b> higher" + (
-            ": it uses time." if gap[1] > 0.005 else ": it makes little use of time so far."
-        )
+        verdict = "it uses time" if gap[1] > 0.005 else "it makes little use of time so far"
+        text += f" Another clip's frame in place of the partner changes it by <b>{gap[1]:+.3f}</b>: {verdict}."
     return f"<p>{text}</p>"
 
 
@@ -219,44 +131,79 @@ def section(title: str, content: str, text: str = "") -> str:
     return f"<section><h2>{esc(title)}</h2>{note}{content}</section>"
 
 
+@dataclass(frozen=True)
+class Curve:
+    """A chart of one metric over the samples seen."""
+
+    name: str
+    title: str
+    text: str = ""
+    noisy: bool = True
+    validation: bool = False
+    percent: bool = False
+    zero: bool = True
+
+
+CURVES = (
+    Curve(
+        "loss",
+        "Masked loss",
+        "Thin: every step; thick: running mean; circles: on fixed samples, without dropout.",
+        zero=False,
+    ),
+    Curve(
+        "gap",
+        "What the partner is worth",
+        "Loss beside another clip's frame minus loss beside the true partner.",
+        noisy=False,
+        validation=True,
+        zero=False,
+    ),
+    Curve("lr", "Learning rate", noisy=False),
+    Curve("grad_norm", "Gradient norm"),
+    Curve("clips_per_s", "Samples a second"),
+    Curve("data_wait", "Time spent waiting for data", percent=True),
+)
+
+
 def learning(runs: list[Run]) -> str:
-    """Curves over the samples seen."""
-    drawn = [
-        ("loss", "Masked loss", "Thin: every step; thick: running mean; circles: held fixed, without dropout.", {}),
-        ("gap", "What the partner is worth", "Loss with another clip's frame minus loss with the true one.", {}),
-        ("lr", "Learning rate", "", {"zero": True}),
-        ("grad_norm", "Gradient norm", "", {"zero": True}),
-        ("clips_per_s", "Samples a second", "", {"zero": True}),
-        ("data_wait", "Time spent waiting for data", "", {"percent": True, "zero": True}),
-    ]
+    """Curves over the samples seen; those of which no run has two values are left out."""
     parts = []
-    for name, title, text, how in drawn:
-        with figures.styled():
-            plot, (axes,) = figures.chart(4.3, 2.9)
-            found = False
-            for place, run in enumerate(runs):
-                x, y = run.series(name, validation=name == "gap")
-                if len(x) > (1 if name == "gap" else 0):
-                    found = True
-                    noisy = name not in ("lr", "gap")
-                    figures.curve(axes, x, y, colour(place), run.name, noisy=noisy)
-                    if name == "gap":
-                        axes.plot(x, y, "o", color=colour(place), markersize=3.5)
-                        axes.axhline(0, color=figures.SOFT, linewidth=0.9)
-                if name == "loss":
-                    at, value = run.series("loss", validation=True)
-                    axes.plot(at, value, "o", color=colour(place), markersize=4, markerfacecolor="white")
-            figures.finish(axes, title, "samples seen", **how)
-            if name in ("clips_per_s", "grad_norm") and found:
-                tops = [np.nanpercentile(run.series(name)[1], 99) for run in runs if run.metrics]
-                axes.set_ylim(0, 1.15 * max(tops))
-            if found:
-                parts.append(figure(uri(figures.svg(plot), "svg+xml"), title, text))
+    for what in CURVES:
+        if any(len(run.series(what.name, validation=what.validation)[0]) > 1 for run in runs):
+            parts.append(figure(uri(figures.svg(chart(runs, what)), "svg+xml"), what.title, what.text))
     return section("Learning", f'<div class="charts">{"".join(parts)}</div>') if parts else ""
 
 
-def png(path: Path) -> str:
-    return uri(path.read_bytes(), "png")
+def chart(runs: list[Run], what: Curve) -> Figure:
+    """One metric of all runs."""
+    with figures.styled():
+        plot, (axes,) = figures.chart(4.3, 2.9)
+        tops = []
+        for place, run in enumerate(runs):
+            x, y = run.series(what.name, validation=what.validation)
+            if not np.isfinite(y).any():
+                continue
+            figures.curve(axes, x, y, colour(place), run.name, noisy=what.noisy)
+            tops.append(1.1 * np.nanpercentile(y, 98.5))
+            if what.name in ("loss", "gap"):
+                x, y = run.series(what.name, validation=True)
+                axes.plot(x, y, "o", color=colour(place), markersize=4, markerfacecolor="white")
+        figures.finish(axes, what.title, "samples seen", percent=what.percent, zero=what.zero)
+        if what.noisy and not what.percent and tops:
+            # A few extremes, such as the first steps of a long run, shall not flatten all the rest.
+            axes.set_ylim(top=max(tops))
+        if what.name == "gap":
+            axes.axhline(0, color=figures.SOFT, linewidth=0.9)
+    return plot
+
+
+def picture(path: Path) -> str:
+    """A PNG as a data URI, compressed as photographs are: a tenth of the size."""
+    out = io.BytesIO()
+    with Image.open(path) as image:
+        image.convert("RGB").save(out, format="WEBP", quality=88, method=3)
+    return uri(out.getvalue(), "webp")
 
 
 def pictures(runs: list[Run]) -> str:
@@ -269,20 +216,20 @@ def pictures(runs: list[Run]) -> str:
             columns = [("frame", folder / "frames.png"), ("seen", folder / "hidden.png")]
             columns += [(f"step {step:,}", path) for step, path in strips]
             cells = "".join(
-                f'<figure><img src="{png(path)}" alt="{esc(text)}"><figcaption>{esc(text)}</figcaption></figure>'
+                f'<figure><img src="{picture(path)}" alt="{esc(text)}"><figcaption>{esc(text)}</figcaption></figure>'
                 for text, path in columns
                 if path.exists()
             )
             parts.append(f"{subtitle(runs, place)}<div class='strip'>{cells}</div>")
     if parts:
-        text = (
-            "Reconstructions while training: hidden patches as predicted at that step, pasted between the visible ones."
-        )
+        text = "Reconstructions while training: hidden patches as predicted then, pasted between the visible ones."
+        if any(run.config["fields"].get("norm_pix") for run in runs):
+            text += f" {NORMALISED}"
         parts.append(f"<p class='note'>{text}</p>")
     for run in runs:
         path = run.folder / "figures" / "reconstruction.png"
         if path.exists():
-            sheet = figure(png(path), f"reconstructions of {run.name}", kind="sheet")
+            sheet = figure(picture(path), f"reconstructions of {run.name}", kind="sheet")
             owner = f" of {run.name}" if len(runs) > 1 else ""
             parts.append(_details(f"More reconstructions{owner}, at the end", sheet))
     return section("Reconstruction", "".join(parts)) if parts else ""
@@ -315,7 +262,7 @@ def attention(runs: list[Run]) -> str:
     for place, _ in known:
         path = runs[place].folder / "figures" / "temporal.png"
         if path.exists():
-            content += subtitle(runs, place) + figure(png(path), f"f_tem of {runs[place].name}", kind="sheet wide")
+            content += subtitle(runs, place) + figure(picture(path), f"f_tem of {runs[place].name}", kind="sheet wide")
     videos = max(found["videos"] for _, found in known)
     return section(
         "Attention in the decoder",
@@ -334,7 +281,7 @@ def configuration(runs: list[Run]) -> str:
         tables = [run.config[key] for run in runs]
         rows = list(dict.fromkeys(name for table in tables for name in table))
         parts.append(_details(title, _table(runs, rows, [[table.get(name) for table in tables] for name in rows])))
-    tables = [{**run.config["data"], **run.config["environment"]} for run in runs]
+    tables = [{**run.config["data"], **run.config["environment"], "memory": run.memory} for run in runs]
     rows = list(dict.fromkeys(name for table in tables for name in table))
     content = _table(runs, rows, [[table.get(name) for table in tables] for name in rows])
     return section("Configuration", "".join(parts)) + section("Data and environment", content)
