@@ -22,6 +22,8 @@ SHOWN = 4
 """Most frames of one sample that a picture shows."""
 PORTION = 4
 """Samples that go through the network together."""
+TRIES = 20
+"""Sequences tried for one sample, each the next in order, where those before cannot be read."""
 HIDDEN = 0.91
 """Grey of a hidden patch."""
 NORMALISED = "Hidden patches are predicted with mean and contrast removed; those of the true patch are put back."
@@ -51,7 +53,7 @@ def looked_at(
     several: bool = True,
     quiet: bool = False,
 ) -> tuple[list[str], dict[str, Any]]:
-    """Names and a batch of `count` samples of sequences evenly spread; those that cannot be read are passed over.
+    """Names and a batch of `count` samples of sequences evenly spread; one that cannot be read gives way to the next.
 
     With `several`, few sequences give several samples each; `quiet` leaves unreadable ones unsaid. OSError where
     none can be read.
@@ -59,22 +61,27 @@ def looked_at(
     spread = np.arange(count) % len(sequences)
     if len(sequences) >= count or not several:
         spread = np.unique(np.linspace(0, len(sequences) - 1, count).round().astype(int))
-    names, made, reasons = [], [], []
+    names, made = [], []
+    reasons: dict[int, str] = {}
     with contextlib.nullcontext() if augment else plain(module):
-        for number, position in enumerate(spread.tolist()):
-            known = sequences[position]
-            sequence = Sequence(known.name, known.source, known.targets)
-            try:
-                sample = module.sample(sequence, generator(seed, STREAM, number))
-            except OSError as error:
-                reasons.append(str(error))
-                continue
-            names.append(known.name)
-            made.append({**sample, "index": number, "reports": []})
-    for reason in dict.fromkeys(() if quiet else reasons):
+        for number, start in enumerate(spread.tolist()):
+            for position in ((start + step) % len(sequences) for step in range(min(TRIES, len(sequences)))):
+                known = sequences[position]
+                if position in reasons or (known.name in names and not several):
+                    continue
+                sequence = Sequence(known.name, known.source, known.targets)
+                try:
+                    sample = module.sample(sequence, generator(seed, STREAM, number))
+                except OSError as error:
+                    reasons[position] = str(error)
+                    continue
+                names.append(known.name)
+                made.append({**sample, "index": number, "reports": []})
+                break
+    for reason in dict.fromkeys(() if quiet else reasons.values()):
         say(f"passed over: {reason}")
     if not made:
-        raise OSError(f"no video could be read; the first: {reasons[0]}")
+        raise OSError(f"no video could be read; the first: {next(iter(reasons.values()))}")
     batch = collate(made)
     device = next(module.parameters()).device
     batch = {name: value.to(device) for name, value in batch.items() if isinstance(value, Tensor)}
