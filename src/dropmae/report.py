@@ -57,7 +57,10 @@ def finish(run: Path, module: Any, sequences: list[Sequence], seed: int) -> None
     page_file, weights = run / "report.html", run / "last.safetensors"
     if page_file.exists() and page_file.stat().st_mtime >= weights.stat().st_mtime:
         return
-    inspection.illustrate(run, module.eval(), sequences, seed)
+    try:
+        inspection.illustrate(run, module.eval(), sequences, seed)
+    except OSError as error:  # the weights are there all the same
+        say(f"no pictures in the report: {error}")
     report([run])
 
 
