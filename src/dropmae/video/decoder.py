@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import av
 import numpy as np
+from av.stream import Disposition
 from av.video.reformatter import Interpolation, VideoReformatter
 
 from dropmae.video.errors import broken
@@ -19,8 +20,6 @@ av.logging.set_level(av.logging.PANIC)  # silences FFmpeg; what matters of its m
 
 TEXT = frozenset(("tty", "bin", "xbin", "adf", "idf"))
 """Formats in which FFmpeg would render plain text as pictures."""
-COVER = 0x400
-"""The disposition flag of a stream that is a still picture attached to sound (AV_DISPOSITION_ATTACHED_PIC)."""
 NONE = np.iinfo(np.int64).min
 """Stands for a timestamp that a packet does not have."""
 
@@ -75,7 +74,9 @@ class Decoder:
         """The first video stream that is not cover art."""
         if self.container.format.name in TEXT:
             raise broken(self.name, "text, not a video")
-        streams = [stream for stream in self.container.streams.video if not int(stream.disposition) & COVER]
+        streams = [
+            stream for stream in self.container.streams.video if not stream.disposition & Disposition.attached_pic
+        ]
         if not streams:
             raise broken(self.name, "no video in it, only sound" if self.container.streams.audio else "no video in it")
         if streams[0].codec_context is None:
