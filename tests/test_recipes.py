@@ -12,9 +12,8 @@ import pytest
 from dropmae import cli
 
 RECIPES = sorted((Path(__file__).parent.parent / "recipes").glob("*.sh"))
-RECORDER = """#!/bin/sh
-for word in "$0" "$@"; do printf '%s\\n' "$word" | sed "s/'/'\\\\\\\\''/g; s/.*/'&'/" | tr '\\n' ' '; done >> "$RECORD"
-echo >> "$RECORD"
+RECORDER = """#!/usr/bin/env bash
+{ printf '%q ' "$0" "$@"; echo; } >> "$RECORD"
 """
 
 
