@@ -20,11 +20,11 @@ SECOND = 0x846CA68B - (1 << 32)
 
 def mix(x: Tensor) -> Tensor:
     """A bijection of int32 onto itself in which every input bit flips each output bit with probability near 1/2."""
-    x = x ^ ((x >> 16) & 0xFFFF)
-    x = x * FIRST
-    x = x ^ ((x >> 15) & 0x1FFFF)
-    x = x * SECOND
-    return x ^ ((x >> 16) & 0xFFFF)
+    x = x ^ (x >> 16).bitwise_and_(0xFFFF)  # the shift of an int32 copies the sign; the mask makes it a logical one
+    x.mul_(FIRST)
+    x.bitwise_xor_((x >> 15).bitwise_and_(0x1FFFF))
+    x.mul_(SECOND)
+    return x.bitwise_xor_((x >> 16).bitwise_and_(0xFFFF))
 
 
 def fold(key: Tensor, part: Tensor | int) -> Tensor:
@@ -49,12 +49,12 @@ def bits(key: Tensor, count: int) -> Tensor:
 
 def uniform(key: Tensor, count: int) -> Tensor:
     """float32 [..., count], uniform on the 2**23 midpoints of (0, 1), each exact in float32: never 0, never 1."""
-    return (((bits(key, count) >> 9) & 0x7FFFFF).float() + 0.5) * 2.0**-23
+    return (bits(key, count) >> 9).bitwise_and_(0x7FFFFF).float().add_(0.5).mul_(2.0**-23)
 
 
 def exponential(key: Tensor, count: int) -> Tensor:
     """float32 [..., count], exponential with mean 1, always positive."""
-    return -torch.log(uniform(key, count))
+    return uniform(key, count).log_().neg_()
 
 
 def _int32(value: int) -> int:

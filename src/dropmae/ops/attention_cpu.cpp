@@ -1,0 +1,626 @@
+// Softmax attention on a CPU, forward and backward, plain or with spatial-attention dropout, one sample and head at a
+// time.
+//
+// asad.py states what is dropped and holds the names used here: F tokens a frame, L = 2 F, W, the race W / E, N_d. One
+// head (at F = 196 some 1.3 MB) stays in the core's own cache from the logits to the output; nothing of size L x L
+// reaches memory but one bit for each within-frame pair, which the backward pass needs.
+//
+// All arithmetic is float32, whatever the tensors hold. Heads are independent and each is computed in one fixed order,
+// so results do not depend on the number of threads. Plain C++17 with GCC/Clang vector extensions, no other header: it
+// is compiled at first use (compiler.py) for the processor at hand.
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <limits>
+#include <vector>
+
+namespace {
+
+constexpr int LANES = 16;  // numbers in a vector; the compiler cuts it up where registers are narrower
+#if defined(__AVX512F__)
+constexpr int ROWS = 8, TILE = 2;  // a tile of ROWS x TILE vectors is held in registers
+#else
+constexpr int ROWS = 4, TILE = 1;
+#endif
+constexpr int BINS = 1 << 11, BIN_SHIFT = 20;  // the histogram's bins: exponent and three bits of the mantissa
+constexpr float EPSILON = 1e-6f;
+constexpr float FAINT = 1e-18f;  // below it a row's kept sum is computed anew from the kept maximum
+
+typedef float Floats __attribute__((vector_size(4 * LANES)));
+typedef int32_t Ints __attribute__((vector_size(4 * LANES)));
+typedef uint32_t Words __attribute__((vector_size(4 * LANES)));
+typedef uint8_t Bytes __attribute__((vector_size(LANES)));
+
+template <class V, class T>
+inline V load(const T* from) {
+    V v;
+    std::memcpy(&v, from, sizeof v);
+    return v;
+}
+template <class V, class T>
+inline void store(T* to, V v) {
+    std::memcpy(to, &v, sizeof v);
+}
+inline Floats all(float x) { return Floats{} + x; }
+
+inline Ints lane_numbers() {
+    Ints v;
+    for (int i = 0; i < LANES; i++) v[i] = i;
+    return v;
+}
+
+inline float sum(Floats v) {
+    float part[LANES];
+    store(part, v);
+    for (int width = LANES / 2; width; width /= 2)
+        for (int i = 0; i < width; i++) part[i] += part[i + width];
+    return part[0];
+}
+
+inline float largest(Floats v) {
+    float part[LANES];
+    store(part, v);
+    for (int width = LANES / 2; width; width /= 2)
+        for (int i = 0; i < width; i++) part[i] = std::max(part[i], part[i + width]);
+    return part[0];
+}
+
+// exp(x) to about 1 unit in the last place; 0 below -87, and held at exp(88) above.
+inline Floats exponential(Floats x) {
+    const Floats shifter = all(12582912.f);  // 1.5 * 2^23: adding it rounds to an integer
+    Ints none = x < -87.f;
+    x = x > 88.f ? all(88.f) : x;
+    x = none ? all(-87.f) : x;
+    Floats shifted = x * 1.44269504f + shifter;
+    Floats n = shifted - shifter;
+    Floats r = x - n * 0.693359375f + n * 2.12194440e-4f;
+    Floats p = r * 1.9875691500e-4f + 1.3981999507e-3f;
+    p = p * r + 8.3334519073e-3f;
+    p = p * r + 4.1665795894e-2f;
+    p = p * r + 1.6666665459e-1f;
+    p = p * r + 5.0000001201e-1f;
+    p = p * (r * r) + r + 1.f;
+    Floats power = (Floats)(((Ints)shifted << 23) + (127 << 23));
+    Floats y = p * power;
+    return none ? all(0.f) : y;
+}
+
+// log(x) of normal positive x, to about 1 unit in the last place, near 1 too.
+inline Floats logarithm(Floats x) {
+    Ints bits = (Ints)x;
+    Ints e = (bits - 0x3f3504f3) >> 23;  // the mantissa lands in [sqrt(1/2), sqrt(2))
+    Floats f = (Floats)(bits - (e << 23)) - 1.f;
+    Floats n = __builtin_convertvector(e, Floats);
+    Floats p = f * 7.0376836292e-2f - 1.1514610310e-1f;
+    p = p * f + 1.1676998740e-1f;
+    p = p * f - 1.2420140846e-1f;
+    p = p * f + 1.4249322787e-1f;
+    p = p * f - 1.6668057665e-1f;
+    p = p * f + 2.0000714765e-1f;
+    p = p * f - 2.4999993993e-1f;
+    p = p * f + 3.3333331174e-1f;
+    Floats square = f * f;
+    Floats y = p * f * square + n * -2.12194440e-4f - square * 0.5f;
+    return f + y + n * 0.693359375f;
+}
+
+// noise.py: mix and uniform. A number is a hash of its key and its position, the same on every device.
+inline Words mix(Words x) {
+    x ^= x >> 16;
+    x *= 0x7feb352du;
+    x ^= x >> 15;
+    x *= 0x846ca68bu;
+    return x ^ (x >> 16);
+}
+inline Floats uniform(uint32_t key, Words position) {
+    Words bits = mix(key ^ (position * 0x9e3779b9u));
+    return (__builtin_convertvector((Ints)(bits >> 9), Floats) + 0.5f) * 0x1p-23f;
+}
+
+inline float read(const float* x) { return *x; }
+inline float read(const uint16_t* x) {  // bfloat16
+    uint32_t bits = uint32_t(*x) << 16;
+    float y;
+    std::memcpy(&y, &bits, 4);
+    return y;
+}
+inline void write(float* to, float x) { *to = x; }
+inline void write(uint16_t* to, float x) {
+    uint32_t bits;
+    std::memcpy(&bits, &x, 4);
+    *to = x != x ? 0x7fc0 : uint16_t((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
+}
+
+// A [B, H, L, D] tensor whose last dimension is contiguous.
+template <class T>
+struct Tensor {
+    T* data;
+    int64_t strides[3];
+    T* row(int64_t b, int64_t h, int64_t i) const { return data + b * strides[0] + h * strides[1] + i * strides[2]; }
+};
+
+inline int padded(int n, int to) { return (n + to - 1) / to * to; }
+
+// Plain attention is that of one "frame" to one, of any two lengths; F is then the number of keys.
+struct Sizes {
+    int frames, queries, frame, depth;  // queries of a frame, keys of a frame (F), D
+    int columns;                        // keys of a frame, padded to whole vectors
+    int width;                          // keys of all frames, so padded
+    int deep;                           // D padded to whole vectors
+    Sizes(int frames, int64_t queries, int64_t keys, int64_t depth)
+        : frames(frames), queries(int(queries)), frame(int(keys)), depth(int(depth)), columns(padded(frame, LANES)),
+          width(frames * columns), deep(padded(this->depth, LANES)) {}
+    int column(int key) const { return key < frame ? key : key - frame + columns; }
+    Ints outside() const { return lane_numbers() >= frame - (columns - LANES); }  // lanes of the last vector
+    int tile(int i) const { return std::min(ROWS, queries - i); }                 // queries from the i-th on, at most ROWS
+};
+
+// Rows of all tokens [width, deep], and transposed [depth, width]; padding stays zero.
+template <class T>
+void gather(const Sizes& s, const Tensor<const T>& from, int64_t b, int64_t h, float* rows, float* across) {
+    for (int token = 0; token < s.frames * s.frame; token++) {
+        const T* x = from.row(b, h, token);
+        const int place = s.column(token);
+        if (rows)
+            for (int d = 0; d < s.depth; d++) rows[place * s.deep + d] = read(x + d);
+        if (across)
+            for (int d = 0; d < s.depth; d++) across[d * s.width + place] = read(x + d);
+    }
+}
+
+// ROWS query rows [ROWS, deep] from row i of a frame on; those beyond its end are zero.
+template <class T>
+void gather_tile(const Sizes& s, const Tensor<const T>& from, int64_t b, int64_t h, int frame, int i, float factor,
+                 float* tile) {
+    std::memset(tile, 0, sizeof(float) * ROWS * s.deep);
+    for (int r = 0; r < s.tile(i); r++) {
+        const T* x = from.row(b, h, frame * s.queries + i + r);
+        for (int d = 0; d < s.depth; d++) tile[r * s.deep + d] = read(x + d) * factor;
+    }
+}
+
+// out[r][c] = sum over d of tile[r][d] across[d][c], for every column.
+template <int N>
+inline void products_tile(const Sizes& s, const float* tile, const float* across, float* out) {
+    Floats total[ROWS][N] = {};
+    for (int d = 0; d < s.depth; d++) {
+        Floats x[N];
+        for (int n = 0; n < N; n++) x[n] = load<Floats>(across + d * s.width + n * LANES);
+        for (int r = 0; r < ROWS; r++)
+            for (int n = 0; n < N; n++) total[r][n] += tile[r * s.deep + d] * x[n];
+    }
+    for (int r = 0; r < ROWS; r++)
+        for (int n = 0; n < N; n++) store(out + r * s.width + n * LANES, total[r][n]);
+}
+void products(const Sizes& s, const float* tile, const float* across, float* out) {
+    int c = 0;
+    for (; c + TILE * LANES <= s.width; c += TILE * LANES) products_tile<TILE>(s, tile, across + c, out + c);
+    for (; c < s.width; c += LANES) products_tile<1>(s, tile, across + c, out + c);
+}
+
+// out[r][d] = sum over columns c of weights[r][c] rows[c][d].
+template <int N>
+inline void combine_tile(const Sizes& s, const float* weights, const float* rows, float* out) {
+    Floats total[ROWS][N] = {};
+    for (int c = 0; c < s.width; c++) {
+        Floats x[N];
+        for (int n = 0; n < N; n++) x[n] = load<Floats>(rows + c * s.deep + n * LANES);
+        for (int r = 0; r < ROWS; r++)
+            for (int n = 0; n < N; n++) total[r][n] += weights[r * s.width + c] * x[n];
+    }
+    for (int r = 0; r < ROWS; r++)
+        for (int n = 0; n < N; n++) store(out + r * s.deep + n * LANES, total[r][n]);
+}
+void combine(const Sizes& s, const float* weights, const float* rows, float* out) {
+    int d = 0;
+    for (; d + TILE * LANES <= s.deep; d += TILE * LANES) combine_tile<TILE>(s, weights, rows + d, out + d);
+    for (; d < s.deep; d += LANES) combine_tile<1>(s, weights, rows + d, out + d);
+}
+
+// rows[c][d] += sum over r of weights[r][c] tile[r][d].
+template <int N>
+inline void scatter_tile(const Sizes& s, const float* weights, const float* tile, float* rows) {
+    Floats x[ROWS][N];
+    for (int r = 0; r < ROWS; r++)
+        for (int n = 0; n < N; n++) x[r][n] = load<Floats>(tile + r * s.deep + n * LANES);
+    for (int c = 0; c < s.width; c++) {
+        Floats total[N];
+        for (int n = 0; n < N; n++) total[n] = load<Floats>(rows + c * s.deep + n * LANES);
+        for (int r = 0; r < ROWS; r++)
+            for (int n = 0; n < N; n++) total[n] += weights[r * s.width + c] * x[r][n];
+        for (int n = 0; n < N; n++) store(rows + c * s.deep + n * LANES, total[n]);
+    }
+}
+void scatter(const Sizes& s, const float* weights, const float* tile, float* rows) {
+    int d = 0;
+    for (; d + TILE * LANES <= s.deep; d += TILE * LANES) scatter_tile<TILE>(s, weights, tile + d, rows + d);
+    for (; d < s.deep; d += LANES) scatter_tile<1>(s, weights, tile + d, rows + d);
+}
+
+// The threshold of a head: pairs above `bits` are dropped, and those equal to it up to position `last`.
+struct Threshold {
+    int32_t bits = 0, last = -1;
+};
+
+struct Workspace {
+    std::vector<float> keys, values, across, across_values, tile, outputs, scores, second, key_grads, value_grads;
+    std::vector<float> peaks;           // row maxima
+    std::vector<int32_t> race, nearby;  // W / E as the bits of a positive float, which order as integers do
+    std::vector<uint32_t> bins;
+};
+
+// Turns a row of logits into exp(logit - its maximum) and finds the race of the same-frame pairs.
+// Returns the maximum. `same` is where the query's own frame starts, `self` its own column there.
+float run_row(const Sizes& s, float* row, int same, int self, uint32_t key, int32_t position, int32_t* race,
+              uint32_t* bins) {
+    const float none = -std::numeric_limits<float>::infinity();
+    const Ints outside = s.outside();
+    float* mine = row + same;
+    float* others = row + (s.columns - same);
+    Floats peak_mine = all(none), peak_others = all(none);
+    const int final = s.columns - LANES;
+    store(mine + final, outside ? all(none) : load<Floats>(mine + final));
+    store(others + final, outside ? all(none) : load<Floats>(others + final));
+    for (int c = 0; c < s.columns; c += LANES) {
+        Floats a = load<Floats>(mine + c), b = load<Floats>(others + c);
+        peak_mine = a > peak_mine ? a : peak_mine;
+        peak_others = b > peak_others ? b : peak_others;
+    }
+    const float other_peak = largest(peak_others), peak = std::max(largest(peak_mine), other_peak);
+    Floats total_others{};
+    for (int c = 0; c < s.columns; c += LANES) {
+        Floats a = exponential(load<Floats>(mine + c) - peak), b = exponential(load<Floats>(others + c) - peak);
+        store(mine + c, a);
+        store(others + c, b);
+        total_others += b;
+    }
+    const float own = mine[self];
+    mine[self] = 0;  // summed without it: beside a strong self-attention the others' sum would lose its digits
+    Floats total_mine{};
+    for (int c = 0; c < s.columns; c += LANES) total_mine += load<Floats>(mine + c);
+    const float spatial = sum(total_mine), scale = 1.f / (spatial + sum(total_others) + own);
+    const float temporal = std::exp(other_peak - peak) * scale + EPSILON;
+    const float factor = temporal / (spatial * scale + EPSILON * float(s.frame - 1));
+    for (int c = 0; c < s.columns; c += LANES) {
+        Floats weight = (load<Floats>(mine + c) * scale + EPSILON) * factor;
+        Floats late = logarithm(uniform(key, (Words)(lane_numbers() + (position + c))));
+        Ints bits = (Ints)(weight / -late) & 0x7fffffff;  // a NaN, too, has a bin
+        store(race + c, c == final ? (outside ? Ints{} : bits) : bits);
+    }
+    race[self] = 0;
+    mine[self] = own;
+    for (int j = 0; j + 1 < s.frame; j += 2) {  // two tables: neighbours often share a bin
+        bins[uint32_t(race[j]) >> BIN_SHIFT]++;
+        bins[BINS + (uint32_t(race[j + 1]) >> BIN_SHIFT)]++;
+    }
+    if (s.frame % 2) bins[uint32_t(race[s.frame - 1]) >> BIN_SHIFT]++;
+    return peak;
+}
+
+// The count-th largest of the race, exactly; of equal ones those at lower positions come first.
+Threshold select(const Sizes& s, const int32_t* race, const uint32_t* bins, int64_t count, std::vector<int32_t>& near) {
+    int64_t above = 0;
+    int bin = BINS - 1;
+    for (;; bin--) {
+        const int64_t here = int64_t(bins[bin]) + bins[BINS + bin];
+        if (above + here >= count || bin == 0) break;
+        above += here;
+    }
+    near.clear();
+    for (int i = 0; i < 2 * s.frame; i++) {
+        const int32_t* row = race + int64_t(i) * s.columns;
+        for (int j = 0; j < s.frame; j++)
+            if (int(uint32_t(row[j]) >> BIN_SHIFT) == bin) near.push_back(row[j]);
+    }
+    const int64_t wanted = count - above;
+    std::nth_element(near.begin(), near.begin() + (wanted - 1), near.end(), std::greater<int32_t>());
+    Threshold found;
+    found.bits = near[wanted - 1];
+    int64_t equal = 0, greater = 0;
+    for (int32_t x : near) {
+        equal += x == found.bits;
+        greater += x > found.bits;
+    }
+    int64_t ties = wanted - greater;
+    if (equal == ties) {
+        found.last = std::numeric_limits<int32_t>::max();
+        return found;
+    }
+    for (int i = 0; i < 2 * s.frame && ties; i++)
+        for (int j = 0; j < s.frame && ties; j++)
+            if (race[int64_t(i) * s.columns + j] == found.bits && !--ties) found.last = i * s.frame + j;
+    return found;
+}
+
+// Sets the dropped pairs of a row of exponentials to zero, notes them as bits, and returns the sum of what is kept.
+float drop_row(const Sizes& s, float* row, int same, const int32_t* race, int32_t position, const Threshold& t,
+               uint8_t* dropped) {
+    Floats total{};
+    for (int c = 0; c < s.columns; c += LANES) {
+        Ints bits = load<Ints>(race + c);
+        Ints drop = (bits > t.bits) | ((bits == t.bits) & (lane_numbers() + (position + c) <= t.last));
+        if (c == s.columns - LANES) drop &= ~s.outside();
+        Floats kept = drop ? all(0.f) : load<Floats>(row + same + c);
+        store(row + same + c, kept);
+        total += kept + load<Floats>(row + (s.columns - same) + c);
+        Bytes ones = __builtin_convertvector(drop & 1, Bytes);
+        for (int half = 0; half < LANES / 8; half++) {
+            uint64_t eight;
+            std::memcpy(&eight, reinterpret_cast<const uint8_t*>(&ones) + 8 * half, 8);
+            dropped[c / 8 + half] = uint8_t((eight * 0x0102040810204080u) >> 56);
+        }
+    }
+    return sum(total);
+}
+
+inline Ints dropped_lanes(const uint8_t* dropped, int c) {
+    Ints lanes = lane_numbers();
+    int32_t word = 0;
+    for (int half = 0; half < LANES / 8; half++) word |= int32_t(dropped[c / 8 + half]) << (8 * half);
+    return ((word >> lanes) & 1) != 0;
+}
+
+// A row whose kept part is faint beside what was dropped: softmax over the kept logits anew. Returns its maximum.
+float redo_row(const Sizes& s, const float* query, const float* across, int same, const uint8_t* dropped, float* row,
+               float* total) {
+    std::vector<float> logits(s.width, -std::numeric_limits<float>::infinity());
+    float peak = -std::numeric_limits<float>::infinity();
+    for (int token = 0; token < 2 * s.frame; token++) {
+        const int c = s.column(token), j = c - same;
+        if (j >= 0 && j < s.columns && (dropped[j / 8] >> (j % 8) & 1)) continue;
+        float dot = 0;
+        for (int d = 0; d < s.depth; d++) dot += query[d] * across[d * s.width + c];
+        logits[c] = dot;
+        peak = std::max(peak, dot);
+    }
+    *total = 0;
+    for (int c = 0; c < s.width; c++) *total += row[c] = std::exp(logits[c] - peak);
+    return peak;
+}
+
+// Keys and values of one head, and room for `rows` rows of scores.
+template <class T>
+void prepare(const Sizes& s, Workspace& w, const Tensor<const T>& key, const Tensor<const T>& value, int64_t b,
+             int64_t h, int rows) {
+    w.across.assign(size_t(s.depth) * s.width, 0);
+    w.values.assign(size_t(s.width) * s.deep, 0);
+    w.tile.resize(ROWS * s.deep);
+    w.outputs.resize(ROWS * s.deep);
+    w.scores.resize(size_t(rows) * s.width);
+    gather(s, key, b, h, nullptr, w.across.data());
+    gather(s, value, b, h, w.values.data(), nullptr);
+}
+
+// The output of a tile of queries from its unnormalised weights.
+template <class T>
+void write_tile(const Sizes& s, Workspace& w, const float* weights, const float* factors, const Tensor<T>& out,
+                int64_t b, int64_t h, int frame, int i) {
+    combine(s, weights, w.values.data(), w.outputs.data());
+    for (int r = 0; r < s.tile(i); r++) {
+        T* to = out.row(b, h, frame * s.queries + i + r);
+        for (int d = 0; d < s.depth; d++) write(to + d, w.outputs[r * s.deep + d] * factors[r]);
+    }
+}
+
+// Turns a row of logits into exp(logit - its maximum), with the sum of these; returns the maximum.
+float soften_row(const Sizes& s, float* row, float* total) {
+    const float none = -std::numeric_limits<float>::infinity();
+    store(row + s.width - LANES, s.outside() ? all(none) : load<Floats>(row + s.width - LANES));
+    Floats peaks = all(none), sums{};
+    for (int c = 0; c < s.width; c += LANES) {
+        Floats x = load<Floats>(row + c);
+        peaks = x > peaks ? x : peaks;
+    }
+    const float peak = largest(peaks);
+    for (int c = 0; c < s.width; c += LANES) {
+        Floats x = exponential(load<Floats>(row + c) - peak);
+        store(row + c, x);
+        sums += x;
+    }
+    *total = sum(sums);
+    return peak;
+}
+
+template <class T>
+void forward_head(const Sizes& s, Workspace& w, const Tensor<const T>& query, const Tensor<const T>& key,
+                  const Tensor<const T>& value, const Tensor<T>& out, float* norms, float scale, int64_t b, int64_t h) {
+    prepare(s, w, key, value, b, h, ROWS);
+    for (int i = 0; i < s.queries; i += ROWS) {
+        gather_tile(s, query, b, h, 0, i, scale, w.tile.data());
+        products(s, w.tile.data(), w.across.data(), w.scores.data());
+        float factors[ROWS] = {};
+        for (int r = 0; r < s.tile(i); r++) {
+            float total;
+            const float peak = soften_row(s, w.scores.data() + r * s.width, &total);
+            norms[i + r] = peak + std::log(total);
+            factors[r] = 1.f / total;
+        }
+        write_tile(s, w, w.scores.data(), factors, out, b, h, 0, i);
+    }
+}
+
+template <class T>
+void dropping_forward_head(const Sizes& s, Workspace& w, const Tensor<const T>& query, const Tensor<const T>& key,
+                           const Tensor<const T>& value, const Tensor<T>& out, float* norms, uint8_t* dropped,
+                           uint32_t seed, int64_t count, float scale, int64_t b, int64_t h) {
+    const int rows = padded(s.frame, ROWS);
+    prepare(s, w, key, value, b, h, 2 * rows);
+    w.race.resize(size_t(2 * s.frame) * s.columns);
+    w.peaks.resize(2 * s.frame);
+    w.bins.assign(2 * BINS, 0);
+    for (int frame = 0; frame < 2; frame++)
+        for (int i = 0; i < s.frame; i += ROWS) {
+            float* scores = w.scores.data() + size_t(frame * rows + i) * s.width;
+            gather_tile(s, query, b, h, frame, i, scale, w.tile.data());
+            products(s, w.tile.data(), w.across.data(), scores);
+            for (int r = 0; r < s.tile(i); r++) {
+                const int token = frame * s.frame + i + r;
+                w.peaks[token] = run_row(s, scores + r * s.width, frame * s.columns, i + r, seed, token * s.frame,
+                                         w.race.data() + size_t(token) * s.columns, w.bins.data());
+            }
+        }
+    const Threshold threshold = select(s, w.race.data(), w.bins.data(), count, w.nearby);
+    for (int frame = 0; frame < 2; frame++)
+        for (int i = 0; i < s.frame; i += ROWS) {
+            float* scores = w.scores.data() + size_t(frame * rows + i) * s.width;
+            float factors[ROWS] = {};
+            for (int r = 0; r < s.tile(i); r++) {
+                const int token = frame * s.frame + i + r, same = frame * s.columns;
+                uint8_t* bits = dropped + size_t(token) * (s.columns / 8);
+                float *row = scores + r * s.width, peak = w.peaks[token];
+                float total = drop_row(s, row, same, w.race.data() + size_t(token) * s.columns, token * s.frame,
+                                       threshold, bits);
+                if (!(total > FAINT)) {
+                    gather_tile(s, query, b, h, frame, i, scale, w.tile.data());
+                    peak = redo_row(s, w.tile.data() + r * s.deep, w.across.data(), same, bits, row, &total);
+                }
+                norms[token] = peak + std::log(total);
+                factors[r] = 1.f / total;
+            }
+            write_tile(s, w, scores, factors, out, b, h, frame, i);
+        }
+}
+
+// Turns a row of logits into attention shares and, given the shares' gradients in `slope`, those into the logits'.
+void differentiate_row(const Sizes& s, float* share, float* slope, int same, float norm, const uint8_t* dropped) {
+    Floats total{};
+    for (int c = 0; c < s.width; c += LANES) {
+        Floats kept = exponential(load<Floats>(share + c) - norm);
+        if (dropped && c >= same && c < same + s.columns) kept = dropped_lanes(dropped, c - same) ? all(0.f) : kept;
+        if ((c + LANES) % s.columns == 0) kept = s.outside() ? all(0.f) : kept;
+        store(share + c, kept);
+        total += kept * load<Floats>(slope + c);
+    }
+    const float mean = sum(total);
+    for (int c = 0; c < s.width; c += LANES)
+        store(slope + c, load<Floats>(share + c) * (load<Floats>(slope + c) - mean));
+}
+
+template <class T>
+void backward_head(const Sizes& s, Workspace& w, const Tensor<const T>& query, const Tensor<const T>& key,
+                   const Tensor<const T>& value, const Tensor<const T>& grad, const Tensor<T>& query_grad,
+                   const Tensor<T>& key_grad, const Tensor<T>& value_grad, const uint8_t* dropped,
+                   const float* norms, float scale, int64_t b, int64_t h) {
+    w.across.assign(size_t(s.depth) * s.width, 0);
+    w.across_values.assign(size_t(s.depth) * s.width, 0);
+    w.keys.assign(size_t(s.width) * s.deep, 0);
+    w.key_grads.assign(size_t(s.width) * s.deep, 0);
+    w.value_grads.assign(size_t(s.width) * s.deep, 0);
+    w.tile.resize(2 * ROWS * s.deep);
+    w.outputs.resize(ROWS * s.deep);
+    w.scores.resize(size_t(ROWS) * s.width);
+    w.second.resize(size_t(ROWS) * s.width);
+    gather(s, key, b, h, w.keys.data(), w.across.data());
+    gather(s, value, b, h, nullptr, w.across_values.data());
+    float *queries = w.tile.data(), *grads = queries + ROWS * s.deep;
+    float *share = w.scores.data(), *slope = w.second.data();
+    for (int frame = 0; frame < s.frames; frame++)
+        for (int i = 0; i < s.queries; i += ROWS) {
+            gather_tile(s, query, b, h, frame, i, scale, queries);
+            gather_tile(s, grad, b, h, frame, i, 1.f, grads);
+            products(s, queries, w.across.data(), share);
+            products(s, grads, w.across_values.data(), slope);
+            for (int r = 0; r < s.tile(i); r++) {
+                const int token = frame * s.queries + i + r;
+                differentiate_row(s, share + r * s.width, slope + r * s.width, frame * s.columns, norms[token],
+                                  dropped ? dropped + size_t(token) * (s.columns / 8) : nullptr);
+            }
+            scatter(s, share, grads, w.value_grads.data());
+            scatter(s, slope, queries, w.key_grads.data());
+            combine(s, slope, w.keys.data(), w.outputs.data());
+            for (int r = 0; r < s.tile(i); r++) {
+                T* to = query_grad.row(b, h, frame * s.queries + i + r);
+                for (int d = 0; d < s.depth; d++) write(to + d, w.outputs[r * s.deep + d] * scale);
+            }
+        }
+    for (int token = 0; token < s.frames * s.frame; token++) {
+        T *to_key = key_grad.row(b, h, token), *to_value = value_grad.row(b, h, token);
+        const size_t from = size_t(s.column(token)) * s.deep;
+        for (int d = 0; d < s.depth; d++) {
+            write(to_key + d, w.key_grads[from + d]);
+            write(to_value + d, w.value_grads[from + d]);
+        }
+    }
+}
+
+// One Tensor from a pointer and three of the caller's strides.
+template <class T>
+Tensor<T> tensor(void* const* data, const int64_t* strides, int number) {
+    const int64_t* s = strides + 3 * number;
+    return {static_cast<T*>(data[number]), {s[0], s[1], s[2]}};
+}
+
+// Sizes of a call: batch, heads, queries, keys and depth, of which two frames share queries and keys if pairs drop.
+Sizes sizes_of(const int64_t* shape, bool drops) {
+    const int frames = drops ? 2 : 1;
+    return Sizes(frames, shape[2] / frames, shape[3] / frames, shape[4]);
+}
+
+template <class T>
+void forward(void* const* data, const int64_t* strides, float* norms, uint8_t* dropped, const int32_t* seeds,
+             const int64_t* shape, int64_t count, float scale, int threads) {
+    const Sizes s = sizes_of(shape, dropped != nullptr);
+    const int64_t heads = shape[1], length = shape[2];
+    const auto query = tensor<const T>(data, strides, 0), key = tensor<const T>(data, strides, 1);
+    const auto value = tensor<const T>(data, strides, 2);
+    const auto out = tensor<T>(data, strides, 3);
+#pragma omp parallel num_threads(threads)
+    {
+        Workspace w;
+#pragma omp for schedule(dynamic)
+        for (int64_t n = 0; n < shape[0] * heads; n++) {
+            const int64_t b = n / heads, h = n % heads;
+            if (dropped)
+                dropping_forward_head(s, w, query, key, value, out, norms + n * length,
+                                      dropped + n * length * (s.columns / 8), uint32_t(seeds[n]), count, scale, b, h);
+            else
+                forward_head(s, w, query, key, value, out, norms + n * length, scale, b, h);
+        }
+    }
+}
+
+template <class T>
+void backward(void* const* data, const int64_t* strides, const float* norms, const uint8_t* dropped,
+              const int64_t* shape, float scale, int threads) {
+    const Sizes s = sizes_of(shape, dropped != nullptr);
+    const int64_t heads = shape[1], length = shape[2];
+    const auto query = tensor<const T>(data, strides, 0), key = tensor<const T>(data, strides, 1);
+    const auto value = tensor<const T>(data, strides, 2), grad = tensor<const T>(data, strides, 3);
+    const auto query_grad = tensor<T>(data, strides, 4), key_grad = tensor<T>(data, strides, 5);
+    const auto value_grad = tensor<T>(data, strides, 6);
+#pragma omp parallel num_threads(threads)
+    {
+        Workspace w;
+#pragma omp for schedule(dynamic)
+        for (int64_t n = 0; n < shape[0] * heads; n++)
+            backward_head(s, w, query, key, value, grad, query_grad, key_grad, value_grad,
+                          dropped ? dropped + n * length * (s.columns / 8) : nullptr, norms + n * length, scale,
+                          n / heads, n % heads);
+    }
+}
+
+}  // namespace
+
+extern "C" {
+
+// data and strides: query, key, value, out [B, H, tokens, D]; shape: B, H, queries, keys, D. norms: float [B, H, L].
+// dropped: uint8 [B, H, L, padded F / 8], or null for plain attention; then seeds and count are not read.
+void attention_forward(void* const* data, const int64_t* strides, float* norms, uint8_t* dropped, const int32_t* seeds,
+                       const int64_t* shape, int64_t count, float scale, int bf16, int threads) {
+    (bf16 ? forward<uint16_t> : forward<float>)(data, strides, norms, dropped, seeds, shape, count, scale, threads);
+}
+
+// data and strides: query, key, value, gradient of out, gradients of query, key and value.
+void attention_backward(void* const* data, const int64_t* strides, const float* norms, const uint8_t* dropped,
+                        const int64_t* shape, float scale, int bf16, int threads) {
+    (bf16 ? backward<uint16_t> : backward<float>)(data, strides, norms, dropped, shape, scale, threads);
+}
+
+// The numbers noise.uniform(key, count) gives; `out` has room for whole vectors.
+void random_uniform(int32_t key, int64_t count, float* out) {
+    for (int64_t i = 0; i < count; i += LANES)
+        store(out + i, uniform(uint32_t(key), (Words)(lane_numbers() + int32_t(i))));
+}
+}
