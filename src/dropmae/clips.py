@@ -13,7 +13,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from dropmae.target import Target
-from dropmae.video import Video
+from dropmae.video import DamagedFrame, Video
 
 ATTEMPTS = 100
 """Replacements tried for one sample before training stops: then practically nothing can be read."""
@@ -111,14 +111,22 @@ class Clips(Dataset):
             position = self.position(index, attempt)
             if position not in self._bad:
                 try:
-                    made = self.sample(self._opened(position), generator(self.seed, 3, index))
+                    made = self.make(position, generator(self.seed, 3, index))
                     return {**made, "index": index, "reports": reports}
                 except OSError as error:
                     self._open = None
-                    self._bad[position] = " ".join(str(error).split())
-            reports.append((self.sequences[position].name, self._bad[position]))
+                    reason = " ".join(str(error).split())
+                    if not isinstance(error, DamagedFrame):  # which depends on the frames that were drawn
+                        self._bad[position] = reason
+            else:
+                reason = self._bad[position]
+            reports.append((self.sequences[position].name, reason))
         name, reason = reports[0]
         raise OSError(f"{ATTEMPTS} videos in a row could not be read; the first was {name}: {reason}")
+
+    def make(self, position: int, rng: np.random.Generator) -> dict[str, Any]:
+        """A sample of the sequence at `position`."""
+        return self.sample(self._opened(position), rng)
 
     def _opened(self, position: int) -> Sequence:
         """The sequence at `position`, opened anew unless it is the last one used, so that memory stays flat."""
