@@ -85,6 +85,8 @@ def examine(
     mappings = dict(_mappings(tree))
     found, place, lead = _choose(path, mappings, asked, entry)
     tensors, tables, unused, strange = _translate(found, lead, mappings[place])
+    if found.copies > 1 and "encoder" in tables:
+        tables["encoder"] = _single(path, tables["encoder"], found.copies)
     width, depth, patch = _measure(path, tensors)
     size = next((name for name, shape in vit.SIZES.items() if (shape.width, shape.depth) == (width, depth)), None)
     if size is None:
@@ -182,6 +184,8 @@ def to_module(found: Checkpoint, *, encoder_only: bool = False, image: Image | N
 def _task(found: Checkpoint, encoder_only: bool, image: Image | None) -> nn.Module:
     """A task with the checkpoint's weights: its class says which fields tensors of these shapes have."""
     tensors = {name: lazy for name, lazy in found.tensors.items() if not encoder_only or name.startswith("encoder.")}
+    if "encoder" in found.tables:
+        tensors["encoder.positions.table"] = _last(found.tables["encoder"], found.grid[0] * found.grid[1])
     cls: Any = registry.load("tasks", found.layout.module)
     try:
         fields = cls.fields_of({name: lazy.shape for name, lazy in tensors.items()}, found.patch)
@@ -195,6 +199,21 @@ def _task(found: Checkpoint, encoder_only: bool, image: Image | None) -> nn.Modu
     if image is not None:
         made.resize(image)
     return made.eval()
+
+
+def _single(path: Path, table: Lazy, copies: int) -> Lazy:
+    """A position table [1, 1 + copies N, C] as [1, 1 + N, C]; ValueError where the copies differ."""
+    whole = table.read()
+    rows = (whole.shape[1] - 1) // copies
+    frames = whole[:, 1:].split(max(rows, 1), dim=1)
+    if len(frames) != copies or any(not torch.equal(frame, frames[0]) for frame in frames):
+        raise ValueError(f"{path}: its position table is not the same for all of {copies} frames")
+    return Lazy((1, 1 + rows, whole.shape[2]), lambda: whole[:, : 1 + rows])
+
+
+def _last(table: Lazy, rows: int) -> Lazy:
+    """The last rows of a position table, which are those of the patches."""
+    return Lazy((1, rows, table.shape[2]), lambda: table.read()[:, -rows:].contiguous())
 
 
 def _decoder_fields(tensors: Mapping[str, Lazy]) -> dict[str, int]:
