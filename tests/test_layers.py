@@ -21,7 +21,9 @@ LAYERS = [
     {"autoencoder"} | {"crops", "heads", "onestream", "pairs", "canvas", "maskpairs", "memory", "pyramid"},
     {"fit", "methods", "tasks"},
     {"metrics", "benchmarks", "onepass"},
-    {"runs", "views", "watcher", "following", "stream"} | set(dropmae.VERBS.values()) - {"weights", "synth"},
+    {"runs", "views", "watcher", "following", "stream", "segmentspeed"}
+    | {"sources", "selfmade", "coco"}
+    | set(dropmae.VERBS.values()) - {"weights", "synth"},
     {"cli", "__main__", "web"},
 ]
 HOMES = {"av": {"video"}, "tyro": {"cli"}, "triton": {"ops"}, "starlette": {"web"}}
