@@ -22,6 +22,7 @@ VERBS = {
     "demo": "demo",
     "prepare": "prepare",
     "pretrain": "pretrain",
+    "finetune": "finetune",
     "track": "track",
     "evaluate": "evaluate",
     "score": "evaluate",
@@ -42,6 +43,7 @@ if TYPE_CHECKING:  # what __getattr__ gives, for people's editors
     from dropmae.convert import convert as convert
     from dropmae.demo import demo as demo
     from dropmae.evaluate import score as score
+    from dropmae.finetune import finetune as finetune
     from dropmae.info import info as info
     from dropmae.inspection import attention as attention
     from dropmae.inspection import reconstruct as reconstruct

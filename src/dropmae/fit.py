@@ -80,6 +80,10 @@ class Options:
         if self.steps < 0 or self.micro_batch < 0 or self.seed < 0:
             raise ValueError("steps, micro-batch and seed must not be negative")
 
+    def rate(self, step: int, how: Plan) -> float:
+        """The learning rate at a step: a linear warm-up, then half a cosine."""
+        return optim.cosine(step, how.steps, how.warmup, how.peak, how.floor)
+
 
 FREE = ("micro_batch", "workers", "precision", "device", "compile", "save_every", "validate_every", "log")
 """Options that may differ when a run is continued: they do not say what is learned."""
@@ -89,6 +93,9 @@ FREE = ("micro_batch", "workers", "precision", "device", "compile", "save_every"
 class Plan:
     """What the options come to for this data set and this number of processes."""
 
+    options: Options
+    epoch: float
+    """Steps per epoch."""
     steps: int
     warmup: int
     peak: float
@@ -101,7 +108,7 @@ class Plan:
     bf16: bool
 
     def lr(self, step: int) -> float:
-        return optim.cosine(step, self.steps, self.warmup, self.peak, self.floor)
+        return self.options.rate(step, self)
 
 
 def plan(options: Options, epoch_samples: int) -> Plan:
@@ -120,6 +127,8 @@ def plan(options: Options, epoch_samples: int) -> Plan:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     return Plan(
+        options=options,
+        epoch=epoch,
         steps=steps,
         warmup=optim.duration(options.warmup, epoch, steps),
         peak=options.lr * batch / 256,

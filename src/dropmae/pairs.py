@@ -10,7 +10,7 @@ from functools import cached_property
 
 import numpy as np
 
-from dropmae.target import Target, mask_boxes
+from dropmae.target import Target, VideoTargets, mask_boxes
 
 WIDEN = 5
 """Frames by which the search for a second frame is extended each time that none is found."""
@@ -27,10 +27,8 @@ class BoxTracks(Mapping[int, Target]):
         """Object id -> frames int64 [n], ascending, in which it is seen, and its boxes float64 [n, 4] there."""
         rows: dict[int, tuple[list[int], list[np.ndarray]]] = {}
         for frame in sorted(self.targets):
-            target = self.targets[frame]
-            hidden = set() if target.scores is None else set(target.ids[target.scores == 0].tolist())
-            for object_id, box in zip(*boxes_of(target)):
-                if object_id not in hidden and (box[2:] > 0).all():
+            for object_id, box in seen_boxes(self.targets, frame):
+                if np.isfinite(box).all() and (box[2:] > 0).all():
                     frames, found = rows.setdefault(int(object_id), ([], []))
                     frames.append(frame)
                     found.append(box)
@@ -44,6 +42,22 @@ class BoxTracks(Mapping[int, Target]):
 
     def __len__(self) -> int:
         return len(self.targets)
+
+
+def seen_boxes(targets: Mapping[int, Target], frame: int) -> Iterator[tuple[int, np.ndarray]]:
+    """(id, box) of the objects in a frame of which something is seen; from a file, masks beside boxes are not read."""
+    if isinstance(targets, VideoTargets):
+        lines = [line for line in targets.fields(frame) if line.get("id")]
+        if all("box" in line for line in lines):
+            for line in lines:
+                if line["box"] is not None and line.get("score") != 0:
+                    yield line["id"], np.array(line["box"], np.float64)
+            return
+    target = targets[frame]
+    hidden = set() if target.scores is None else set(target.ids[target.scores == 0].tolist())
+    for object_id, box in zip(*boxes_of(target)):
+        if object_id not in hidden:
+            yield object_id, box
 
 
 def boxes_of(target: Target) -> tuple[np.ndarray, np.ndarray]:

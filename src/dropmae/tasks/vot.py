@@ -19,7 +19,7 @@ from dropmae.onestream import PRETRAINED_ROWS, Look, OneStreamEncoder, keep_rate
 from dropmae.ops import noise
 from dropmae.pairs import adjusted, boxes_of, causal_pair, jittered, tracks_of
 from dropmae.target import Target
-from dropmae.vit import SIZES, Size, resize_positions
+from dropmae.vit import SIZES, ClipEncoder, Encoder, Size, resize_positions
 
 TRIES = 20
 """Crops tried for one training sample before another video is taken."""
@@ -401,6 +401,24 @@ class VOT(nn.Module):
             part = getattr(self.encoder, name)
             part.table = nn.Parameter(resize_positions(part.table.detach(), old[name], grid).contiguous())
             part.learned_grid = grid
+
+    @torch.no_grad()
+    def adopt(self, encoder: Encoder, grid: tuple[int, int]) -> set[str]:
+        """Takes over what a pre-trained encoder has in another form; the names so filled.
+
+        Its positions on the `grid` of its pictures are resized to both tables, as the official code does. Where it
+        knows no frame identities, they begin at zero: that is OSTrack.
+        """
+        places = encoder.positions(grid, self.encoder.norm.weight.device).float()
+        if isinstance(encoder, ClipEncoder):
+            places = encoder.places(grid, encoder.tubelet)  # in the first slot of time
+        own: Any = self.encoder
+        for part, size in ((own.positions, self.grid), (own.template_positions, self.template_grid)):
+            part.table.copy_(resize_positions(places, grid, size))
+        if encoder.frame_embed is None and own.frame_embed is not None:
+            own.frame_embed.x.zero_()
+            own.frame_embed.z.zero_()
+        return {"encoder.positions.table", "encoder.template_positions.table"}
 
     @classmethod
     def fields_of(cls, shapes: Mapping[str, tuple[int, ...]], patch: int) -> dict[str, Any]:
