@@ -25,6 +25,7 @@ from torch.nn.parallel import DistributedDataParallel
 from dropmae import distributed, optim
 from dropmae.clips import Clips, Share, batches
 from dropmae.journal import BadFiles, Journal
+from dropmae.ops import allocator
 from dropmae.progress import Progress, say
 from dropmae.weights import write_tensors
 
@@ -161,6 +162,8 @@ def fit(
     """
     how = plan(options, clips.epoch)
     distributed.start(how.device)
+    if how.device.type == "cpu":
+        allocator.keep_memory()
     out.mkdir(parents=True, exist_ok=True)
     state = State(module.to(how.device), options, how)
     done = state.load(out / "resume" / "state.safetensors")
