@@ -286,3 +286,46 @@ def test_failing_leaves_no_files(tracker: Path, tmp_path: Path, capsys: pytest.C
     code, _ = failing(capsys, folder, "--weights", tracker, "--box", *BOX, "--out", tmp_path / "o.mp4")
     assert code == 1
     assert [path.name for path in tmp_path.iterdir()] == ["frames"]
+
+
+# ------------------------------------------------------------ on benchmarks
+
+
+def benchmark_of(folder: Path, count: int = 2) -> Path:
+    """Sequences in OTB's layout, whose first pixel is called 1."""
+    for number in range(count):
+        (folder / f"Seq{number}").mkdir(parents=True)
+        folder_of(clip(4), folder / f"Seq{number}" / "img")
+        rows = "".join(f"{21 + 2 * t},{17 + t},24,20\n" for t in range(4))
+        (folder / f"Seq{number}" / "groundtruth_rect.txt").write_text(rows)
+    return folder
+
+
+def test_a_tracker_on_a_benchmark(tracker: Path, tmp_path: Path) -> None:
+    root, out = benchmark_of(tmp_path / "otb"), tmp_path / "out"
+    report = dropmae.evaluate("otb", root=root, weights=tracker, out=out, workers=1)
+    assert report["protocol"] == "official"
+    assert 0 <= report["success_auc"] <= 1
+    assert report["fps"] > 0
+    for number in range(2):
+        lines = (out / "predictions" / f"Seq{number}.txt").read_text().splitlines()
+        assert lines[0] == "21.000,17.000,24.000,20.000"
+        assert len(lines) == 4
+        assert len((out / "predictions" / f"Seq{number}_time.txt").read_text().splitlines()) == 4
+    # Frames are read in the project's coordinates, and go back in the data set's.
+    found = dict(dropmae.track(str(root / "Seq0" / "img"), weights=tracker, box=BOX, precision="fp32"))
+    last = np.array([float(value) for value in lines[3].split(",")])
+    np.testing.assert_allclose(last - [1, 1, 0, 0], found[3].boxes[0], atol=2e-3)
+    # What is there is kept: only the sequence that is missing is followed again.
+    (out / "done" / "Seq1.json").unlink()
+    (out / "predictions" / "Seq0.txt").write_text((out / "predictions" / "Seq0.txt").read_text() + "\n")
+    again = dropmae.evaluate("otb", root=root, weights=tracker, out=out, workers=1)
+    assert again["success_auc"] == report["success_auc"]
+    assert (out / "predictions" / "Seq0.txt").read_text().endswith("\n\n")
+
+
+def test_a_wrong_data_set_root_is_one_line(tracker: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["evaluate", "otb", "--weights", str(tracker), "--out", str(tmp_path / "out"), "--root"]
+    for root in (tmp_path, tmp_path / "none"):
+        assert main([*words, str(root)]) == 1
+        assert len(capsys.readouterr().err.strip().splitlines()) == 1

@@ -42,6 +42,7 @@ if TYPE_CHECKING:  # what __getattr__ gives, for people's editors
     from dropmae.clips import Sequence as Sequence
     from dropmae.convert import convert as convert
     from dropmae.demo import demo as demo
+    from dropmae.evaluate import evaluate as evaluate
     from dropmae.evaluate import score as score
     from dropmae.finetune import finetune as finetune
     from dropmae.info import info as info

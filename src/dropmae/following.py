@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 import multiprocessing
 import os
@@ -59,14 +60,16 @@ class Job:
             module = untrained(self.weights)
         else:
             module = files.load(self.weights)
+        cls = registry.load(*PROPAGATION)
         if hasattr(module, "step"):
-            if self.options:
+            defaults = {name: default for name, _, default in registry.fields(cls)}  # what the command line fills in
+            chosen = [name for name, value in self.options.items() if value != defaults.get(name)]
+            if chosen:
                 raise ValueError(
-                    f"{self.weights} is a trained {type(module).__name__}: {', '.join(sorted(self.options))} are "
+                    f"{self.weights} is a trained {type(module).__name__}: {', '.join(sorted(chosen))} are "
                     "options of propagation, with which encoders are evaluated"
                 )
             return module.to(device).eval()
-        cls = registry.load(*PROPAGATION)
         unknown = sorted(self.options.keys() - {name for name, _, _ in registry.fields(cls)})
         if unknown:
             raise ValueError(f"neither {self.benchmark} nor the propagation has a setting {', '.join(unknown)}")
@@ -174,18 +177,22 @@ def follow_number(number: int) -> None:
 
 def follow_and_write(job: Job, task: Any, bench: Any, sequence: Any) -> None:
     """Follows one sequence, writes its official files, and notes that it is done."""
-    started = time.perf_counter()
-    targets = follow(task, sequence, getattr(bench, "prompted", "first"))
+    started, each = time.perf_counter(), list[float]()
+    targets = follow(task, sequence, getattr(bench, "prompted", "first"), each)
     seconds = time.perf_counter() - started
-    bench.write(sequence.name, targets, job.predictions)
+    times = {"seconds": each} if "seconds" in inspect.signature(bench.write).parameters else {}
+    bench.write(sequence.name, targets, job.predictions, **times)
     write_json(job.note(sequence.name), {"frames": len(targets), "seconds": round(seconds, 3)})
     sequence.video.close()
 
 
-def follow(task: Any, sequence: Any, prompted: Literal["first", "appearance"]) -> dict[int, Target]:
+def follow(
+    task: Any, sequence: Any, prompted: Literal["first", "appearance"], seconds: list[float] | None = None
+) -> dict[int, Target]:
     """Targets of every frame from the first that is given on; what is given stands for itself.
 
     `prompted` says what a benchmark tells: the first annotated frame, or each object and point where it first shows.
+    What the task takes for each frame, without reading it, is added to `seconds`.
     """
     given = prompts(sequence.targets, prompted)
     if not given:
@@ -194,10 +201,13 @@ def follow(task: Any, sequence: Any, prompted: Literal["first", "appearance"]) -
     found: dict[int, Target] = {start: given[start]}
     state = None
     for index, frame in enumerate(sequence.video[start:], start):
+        before, targets = time.perf_counter(), {}
         if state is None:
             state = task.start(frame, given[start])
-            continue
-        state, targets = task.step(state, frame, given.get(index))
+        else:
+            state, targets = task.step(state, frame, given.get(index))
+        if seconds is not None:
+            seconds.append(time.perf_counter() - before)
         found |= {start + number: target for number, target in targets.items()}
     found |= {start + number: target for number, target in task.finish(state).items()}
     return found
