@@ -148,12 +148,19 @@ def main(argv: list[str] | None = None) -> int:
     except Exception as error:
         if switches["--debug"]:
             raise
-        expected = isinstance(error, (ValueError, OSError))
-        text = " ".join(str(error).split()) or type(error).__name__
+        expected = isinstance(error, (ValueError, OSError, FloatingPointError))
+        text = " ".join(_told(error).split()) or type(error).__name__
         prefix = "" if expected else f"{type(error).__name__}: "
         hint = "" if expected else " (--debug shows where)"
         print(f"dropmae {argv[0]}: {prefix}{text}{hint}", file=sys.stderr)
         return 2 if isinstance(error, ValueError) else 1
+
+
+def _told(error: Exception) -> str:
+    """What an error says, for the operating system's without its number."""
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    return str(error)
 
 
 if __name__ == "__main__":
