@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from dropmae import masking, registry
+from dropmae.ops import switch
 from dropmae.ops.affinity import Context, Window, propagate, reference
 from dropmae.ops.resampling import hard_labels, input_size, nearest_labels, soft_labels
 from dropmae.target import Target
@@ -98,6 +99,15 @@ def test_equal_tokens_count_together_only_where_ties_do() -> None:
     alone = propagate(frame, context, (4, 5), topk=3, temperature=0.1, ties=False)
     thirds = (alone * 3).round()
     torch.testing.assert_close(alone * 3, thirds, atol=1e-4, rtol=0)
+
+
+def test_the_reference_form_can_be_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    features = functional.normalize(torch.randn(2, 12, 4, generator=torch.Generator().manual_seed(0)), dim=2)
+    context = [Context(features[:1], torch.rand(1, 12, 2), Window(1))]
+    with switch.use("reference"):
+        monkeypatch.setattr("dropmae.ops.affinity._best", None)
+        out = propagate(features[1], context, (3, 4), topk=2, temperature=0.1)
+    assert torch.equal(out, reference(features[1], context, (3, 4), topk=2, temperature=0.1, ties=False))
 
 
 def test_a_window_smaller_than_topk_is_no_error() -> None:
@@ -339,6 +349,15 @@ def test_crw_and_cropmae_do_what_their_script_does(preset: Any, context: int) ->
     assert min(same) > 0.9995, same
 
 
+def test_bfloat16_changes_little() -> None:
+    torch.manual_seed(0)
+    frames, mask = wandering()
+    encoder = registry.load("methods", "mae")(size="tiny", image=64).eval().encoder
+    _, plain = run(make("dino", encoder), frames, masked(mask))
+    _, coarse = run(make("dino", encoder, precision="bf16"), frames, masked(mask))
+    assert min(float((mask_of(a) == mask_of(b)).mean()) for a, b in zip(plain, coarse)) > 0.9
+
+
 def test_every_method_encodes_for_propagation() -> None:
     frames, mask = wandering()
     for name in registry.names("methods"):
@@ -515,7 +534,7 @@ def test_wrong_frames_and_settings_are_one_clear_line() -> None:
     with pytest.raises(ValueError, match="training-free"):
         task.sample(None, np.random.default_rng(0))
     wrong: dict[str, Any]
-    for wrong in ({"preset": "dyno"}, {"topk": 0}, {"temperature": 0.0}, {"context": -1}):
+    for wrong in ({"preset": "dyno"}, {"topk": 0}, {"temperature": 0.0}, {"context": -1}, {"precision": "fp8"}):
         with pytest.raises(ValueError, match=next(iter(wrong))):
             Propagation(**wrong)
 

@@ -157,7 +157,7 @@ class CrossAttention(nn.Module):
         b, length, width = x.shape
         query = self.q(x).view(b, length, self.heads, -1).transpose(1, 2)
         key, value = self.kv(context).view(b, context.shape[1], 2, self.heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
-        out = functional.scaled_dot_product_attention(query, key, value)
+        out = attention(query, key, value)
         return self.proj(out.transpose(1, 2).reshape(b, length, width))
 
 

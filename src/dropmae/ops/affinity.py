@@ -16,6 +16,8 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from dropmae.ops import switch
+
 Shape = Literal["square", "circle", "disk"]
 EQUAL = 2e-7
 """Similarities of unit vectors that differ by no more are equal: so much depends on the order of the sums."""
@@ -86,6 +88,8 @@ def propagate(
     """
     if topk < 1 or temperature <= 0:
         raise ValueError(f"topk must be at least 1 and the temperature positive, not {topk} and {temperature}")
+    if switch.form() == "reference":
+        return reference(query, contexts, grid, topk=topk, temperature=temperature, ties=ties)
     h, w = grid
     budget = budget or (1 << 22 if query.device.type == "cpu" else 1 << 26)
     labels = torch.cat([context.labels.flatten(0, 1) for context in contexts])

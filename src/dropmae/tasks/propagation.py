@@ -174,6 +174,8 @@ class Propagation(nn.Module):
     """How many of its strongest tokens a point is the mean of."""
     anchors: int = 4
     """Most frames with later prompts that are kept for good besides the first one."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """Of the encoder; the comparison of its features is always float32."""
 
     lag: ClassVar[int] = 0
 
@@ -192,6 +194,8 @@ class Propagation(nn.Module):
         rules = Rules(**{name: getattr(self, name) for name in Rules._fields})
         if rules.context < 0 or rules.topk < 1 or rules.joint_peaks < 1 or self.anchors < 0:
             raise ValueError("context and anchors must not be negative, topk and joint-peaks at least 1")
+        if self.precision not in ("fp32", "bf16"):
+            raise ValueError(f"precision must be fp32 or bf16, not {self.precision!r}")
         if rules.temperature <= 0 or rules.radius < 0:
             raise ValueError("the temperature must be positive and the radius not negative")
         input_size((480, 854), rules.resize, 16, rules.multiple, rules.rounding)
@@ -277,7 +281,9 @@ class Propagation(nn.Module):
         mean = torch.tensor(masking.MEAN, device=device).view(3, 1, 1)
         deviation = torch.tensor((self.rules.red_deviation, *masking.DEVIATION[1:]), device=device).view(3, 1, 1)
         picture = (resize_frames(picture, sides, self.rules.interpolation) - mean) / deviation
-        return functional.normalize(self.encoder.features(picture)[0].flatten(1).T.float(), dim=1)
+        with torch.autocast(device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+            dense = self.encoder.features(picture)[0]
+        return functional.normalize(dense.flatten(1).T.float(), dim=1)
 
     def contexts(self, state: State) -> list[Context]:
         """What a new frame is compared with: the first frame, prompted ones, and the last ones."""
