@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
@@ -30,10 +30,12 @@ class Sequence:
     name: str
     source: Any
     targets: Mapping[int, Target] = field(default_factory=dict)
+    fps: float | None = None
+    """Frames per second, where the source does not tell or is wrong: folders of images."""
 
     @cached_property
     def video(self) -> Video:
-        return self.source if isinstance(self.source, Video) else Video(self.source)
+        return self.source if isinstance(self.source, Video) else Video(self.source, fps=self.fps)
 
     def __repr__(self) -> str:
         source = self.source if isinstance(self.source, (str, Path)) else type(self.source).__name__
@@ -135,7 +137,7 @@ class Clips(Dataset):
         if self._open is not None:
             _close(self._open[1])
         sequence = self.sequences[position]
-        fresh = Sequence(sequence.name, sequence.source, sequence.targets)
+        fresh = replace(sequence)
         self._open = (position, fresh)
         return fresh
 

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import io
 import os
 import shutil
+import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image
 
+from dropmae.storage import replacing
 from dropmae.target import Target
 
 
@@ -63,7 +67,7 @@ def _pack(colours: np.ndarray) -> np.ndarray:
     return red << 16 | green << 8 | blue
 
 
-def write_labels(path: str | Path, mask: np.ndarray) -> None:
+def write_labels(path: str | Path | BinaryIO, mask: np.ndarray) -> None:
     """Writes a label map [H, W] as palette PNG (16-bit grey where an id is beyond 255)."""
     mask = np.asarray(mask)
     if mask.max(initial=0) > 255:
@@ -91,6 +95,23 @@ def write_folder(folder: Path, files: Mapping[str, np.ndarray], write: Callable 
         os.replace(partial, folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def write_archive(path: Path, files: Iterable[tuple[str, np.ndarray]]) -> int:
+    """Writes a zip of palette PNGs (name inside, label map), whole or not at all; their number.
+
+    The same masks give the same bytes.
+    """
+    count = 0
+    with replacing(path) as partial, zipfile.ZipFile(partial, "w", zipfile.ZIP_STORED) as archive:
+        for name, mask in files:
+            entry = zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0))
+            entry.external_attr = 0o644 << 16
+            buffer = io.BytesIO()
+            write_labels(buffer, mask)
+            archive.writestr(entry, buffer.getvalue())
+            count += 1
+    return count
 
 
 def label_ids(mask: np.ndarray) -> np.ndarray:
@@ -147,3 +168,29 @@ class LabelFolder(Mapping[int, Target]):
 
     def __repr__(self) -> str:
         return f"LabelFolder({str(self.folder)!r})"
+
+
+class MatchedLabels(LabelFolder):
+    """A folder of label maps whose frame numbers are the places of the images of the same name in another folder.
+
+    So a frame that is missing, numbers that go up by five, or a first frame that is not 0 shift nothing.
+    """
+
+    def __init__(
+        self, folder: str | Path, images: str | Path, clean: Callable[[np.ndarray], np.ndarray] | None = None
+    ) -> None:
+        super().__init__(folder, clean)
+        self.images = Path(images)
+
+    @cached_property
+    def stems(self) -> list[str]:
+        """The names of the images without suffix, in the order of a Video's frames."""
+        from dropmae.video.frames import folder_pieces
+
+        return [Path(piece.name).stem for piece in folder_pieces(str(self.images))]
+
+    @cached_property
+    def files(self) -> dict[int, Path]:
+        """{place of the image: label map}; a label map without an image is left out."""
+        known = {path.stem: path for path in self.folder.glob("*.png")}
+        return {place: known[stem] for place, stem in enumerate(self.stems) if stem in known}

@@ -17,6 +17,7 @@ from PIL import Image, ImageEnhance
 from dropmae.augment import crop_box, resize
 from dropmae.clips import Sequence
 from dropmae.labels import label_ids
+from dropmae.video import DamagedFrame
 
 TRIES = 5
 """Choices of frames and crops tried until the first frame shows an object."""
@@ -131,10 +132,10 @@ def mask_sample(
 
 
 def mask_of(sequence: Sequence, frame: int) -> np.ndarray:
-    """The label map [H, W] of an annotated frame."""
+    """The label map [H, W] of an annotated frame; DamagedFrame where its annotation has none."""
     mask = sequence.targets[frame].mask
-    if mask is None:
-        raise OSError(f"{sequence.name}, frame {frame}: annotated without a mask")
+    if mask is None:  # other frames may have one, and made labels may have one the next time
+        raise DamagedFrame(f"{sequence.name}, frame {frame}: annotated without a mask")
     return mask
 
 

@@ -6,7 +6,7 @@ import hashlib
 import re
 from collections.abc import Iterator
 from collections.abc import Sequence as Listed
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +78,7 @@ def open_source(entry: str) -> Source:
         raise ValueError(f"{entry}: {name!r} is no kind of training data; there are: {known}")
     if not sequences:
         raise FileNotFoundError(f"{path}: holds no labelled video")
-    return Source(str(entry), [Sequence(s.name, s.source, BoxTracks(s.targets)) for s in sequences], ratio)
+    return Source(str(entry), [replace(one, targets=BoxTracks(one.targets)) for one in sequences], ratio)
 
 
 def unlabelled(folder: Path) -> list[Sequence]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import numpy as np
 from PIL import Image
 
-from dropmae.labels import LabelFolder, label_ids, write_folder, write_labels
+from dropmae.labels import LabelFolder, MatchedLabels, label_ids, write_archive, write_folder, write_labels
 from dropmae.metrics.masks import assign, boundary_f, jaccard, statistics
 from dropmae.target import Target
 
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from dropmae.clips import Sequence
 
 VOID = 255
+MAX_NAMES = 5
+"""Sequences named in an error."""
 MAX_PROPOSALS = 20
 
 
@@ -48,6 +50,13 @@ class DAVIS:
     foreground, "vos-benchmark" of the tool of that name. auto: 2016 or semi-supervised, by the year."""
     uint8_decay: bool = False
     """Compute decay with 8-bit frame numbers as the official code does, which goes wrong beyond 256 frames."""
+    submission: Path | None = None
+    """Write the zip that the server takes (test-dev, test-challenge): sequence folders at its root, every frame."""
+
+    def __post_init__(self) -> None:
+        if self.submission is not None and self.rules == "2016":
+            raise ValueError("the server takes results on DAVIS 2017; DAVIS 2016 has no hidden split")
+        self._stems: dict[str, list[str]] = {}
 
     @property
     def rules(self) -> str:
@@ -94,11 +103,19 @@ class DAVIS:
 
         images, masks = self.folder(root, "JPEGImages"), self.folder(root, "Annotations")
         clean = foreground if self.rules == "2016" else without_void
-        return [Sequence(name, images / name, LabelFolder(masks / name, clean)) for name in self.names(root, split)]
+        found = []
+        for name in self.names(root, split):
+            targets = MatchedLabels(masks / name, images / name, clean)
+            self._stems[name] = targets.stems
+            found.append(Sequence(name, images / name, targets))
+        return found
 
     def annotations(self, root: Path, split: str | None = None) -> dict[str, LabelFolder]:
         """{sequence: {frame: Target}} with the masks as they are stored, read when asked for."""
         masks = self.folder(root, "Annotations")
+        if self.submission is not None:
+            images = self.folder(root, "JPEGImages")
+            self._stems = {name: MatchedLabels(masks, images / name).stems for name in self.names(root, split)}
         return {name: LabelFolder(masks / name) for name in self.names(root, split)}
 
     def read(self, results: Path, annotations: Mapping[str, Any] | None = None) -> dict[str, LabelFolder]:
@@ -113,12 +130,16 @@ class DAVIS:
         return found
 
     def write(self, name: str, targets: Mapping[int, Target], out: Path) -> None:
-        """<out>/<name>/<frame>.png: palette images of object ids; 0/255 grey for 2016. All of it or nothing."""
+        """<out>/<name>/<frame>.png: palette images of object ids; 0/255 grey for 2016. All of it or nothing.
+
+        Frames carry the names of the images once `sequences` has listed them, else their numbers.
+        """
         masks = {}
+        stems = self._stems.get(name)
         for index, target in targets.items():
             if target.mask is None:
                 raise ValueError(f"{name}, frame {index}: no mask to write")
-            masks[f"{index:05d}.png"] = target.mask
+            masks[f"{stems[index] if stems else f'{index:05d}'}.png"] = target.mask
         write_folder(Path(out) / name, masks, write_foreground if self.rules == "2016" else write_labels)
 
     # ---------------------------------------------------------------- numbers
@@ -136,6 +157,13 @@ class DAVIS:
         with nothing to score under "skipped" with the reason; none of them counts. `map` may score sequences in
         parallel. OSError where a frame is missing, cannot be read, or differs in size from its annotation.
         """
+        packed = {} if self.submission is None else self.pack(results, annotations, self.submission)
+        if all(len(annotation) < 2 for annotation in annotations.values()):
+            if not packed:
+                raise OSError(
+                    "only first masks are public here, so there is nothing to score: --submission ZIP packs it"
+                )
+            return {"protocol": "server", "year": self.year, **packed, "sequences": {}}
         names = [name for name in annotations if name in results]
         curves = dict(
             zip(names, map(self.measure, names, [results[n] for n in names], [annotations[n] for n in names]))
@@ -170,7 +198,38 @@ class DAVIS:
             "missing": [name for name in annotations if name not in results],
             "extra": [name for name in results if name not in annotations],
             "skipped": skipped,
+            **packed,
         }
+
+    def pack(
+        self,
+        results: Mapping[str, Mapping[int, Target]],
+        annotations: Mapping[str, Mapping[int, Target]],
+        path: Path,
+    ) -> dict[str, Any]:
+        """Writes the server's zip; OSError that names what it would refuse: a missing video, frame, or a wrong id."""
+        if missing := [name for name in annotations if name not in results]:
+            raise OSError(f"no results for {', '.join(missing[:MAX_NAMES])}; the server takes a split as a whole")
+
+        def files() -> Iterator[tuple[str, np.ndarray]]:
+            for name, annotation in annotations.items():
+                start = min(annotation, default=-1)
+                first = labels(annotation, start) if start >= 0 else None
+                most = MAX_PROPOSALS
+                if first is not None and self.rules != "unsupervised":
+                    most = int(np.where(first == VOID, 0, first).max())
+                pairs = Pairs(name, [], results[name], annotation)
+                for frame in [int(stem) for stem in self._stems.get(name, [])] or sorted(results[name]):
+                    mask = labels(results[name], frame) if frame in results[name] else first
+                    if mask is None or (frame not in results[name] and frame != start):
+                        raise FileNotFoundError(f"{pairs.where(frame)}: missing; the server wants every frame")
+                    if first is not None and mask.shape != first.shape:
+                        raise OSError(f"{pairs.where(frame)}: its size is not the annotation's; resize it (nearest)")
+                    if (highest := int(mask.max(initial=0))) > most:
+                        raise OSError(f"{pairs.where(frame)}: object {highest}, but {name} has objects 1..{most}")
+                    yield f"{name}/{frame:05d}.png", mask
+
+        return {"submission": str(path), "packed": write_archive(Path(path), files())}
 
     def summary(self, j: np.ndarray, f: np.ndarray) -> dict[str, float]:
         """The statistics of one object's J and F over frames."""
