@@ -22,7 +22,7 @@ LAYERS = [
     {"fit", "methods", "tasks"},
     {"metrics", "benchmarks", "onepass"},
     {"runs", "views", "watcher", "following", "stream", "segmentspeed"}
-    | {"sources", "selfmade", "coco"}
+    | {"sources", "selfmade", "coco", "stills", "export", "trackspeed"}
     | set(dropmae.VERBS.values()) - {"weights", "synth"},
     {"cli", "__main__", "web"},
 ]

@@ -142,6 +142,9 @@ def test_padding_is_half_on_each_side() -> None:
     assert torch.equal(place.cut(place.fit(picture)), picture)
     assert canvas((64, 32), 16) == ((64, 32), (64, 32), (0, 0, 0, 0))
     assert canvas((2000, 10), 16, 20).grid(16) == (20, 1)
+    assert canvas((480, 854), 16, 0, 240).sides == (240, 427)
+    assert canvas((200, 300), 16, 0, 240).sides == (200, 300)
+    assert canvas((480, 854), 16, 100, 240).grid(16)[0] < 15
 
 
 def test_objects_that_appear_later(small: VOS) -> None:
@@ -269,7 +272,7 @@ def test_presets() -> None:
     published = {field.name: field.default for field in dataclasses.fields(VOS) if field.init}
     assert published["preset"] == "dropseg"
     light = VOS(preset="light")
-    assert (light.size, light.image, light.memory, light.limit) == ("tiny", 192, 2, 8192)
+    assert (light.size, light.image, light.memory, light.short_side) == ("tiny", 192, 2, 224)
     assert VOS(preset="light", memory=1).memory == 1
 
 
@@ -296,6 +299,7 @@ def test_positions_are_stretched_or_computed() -> None:
         {"memory": 0},
         {"every": 0},
         {"limit": 3},
+        {"short_side": 5},
         {"objects": 0},
         {"gap": 0},
         {"scale": (0.0, 1.0)},

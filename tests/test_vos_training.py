@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from dropmae import registry, weights
+from dropmae.cli import main
 from dropmae.clips import Clips, Sequence, collate, generator
 from dropmae.convert import convert
 from dropmae.finetune import take_over
+from dropmae.labels import write_labels
 from dropmae.maskpairs import choose
+from dropmae.sources import open_source
+from dropmae.synth import synth
 from dropmae.target import Target
 from dropmae.tasks.vos import VOS
 from dropmae.vit import resize_positions
@@ -212,3 +218,92 @@ def test_learned_positions_need_a_place(tmp_path: Path) -> None:
     weights.save(source, tmp_path / "init.safetensors")
     with pytest.raises(ValueError, match="learned its positions"):
         take_over(training(positions=0), tmp_path / "init.safetensors")
+
+
+# ------------------------------------------------------------ data
+
+
+def picture(path: Path, value: int = 0) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.full((40, 48, 3), value, np.uint8)).save(path)
+
+
+def grey_mask(path: Path, soft: bool = False) -> None:
+    """One object in white, as saliency data sets have it, its rim in shades of grey."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    mask = np.zeros((40, 48), np.uint8)
+    mask[10:30, 10:30] = 255
+    if soft:
+        mask[9, :] = np.linspace(0, 120, 48).astype(np.uint8)
+        mask[30, :] = np.linspace(0, 126, 48).astype(np.uint8)
+    Image.fromarray(mask).save(path)
+
+
+def test_images_with_masks_of_any_folder(tmp_path: Path) -> None:
+    for kind, name in (
+        ("DUTS-TR-Image", "a.jpg"),
+        ("cat/photos", "b.png"),
+        ("FSS/bird", "1.jpg"),
+        ("FSS/boat", "1.jpg"),
+    ):
+        picture(tmp_path / kind / name)
+    picture(tmp_path / "cat/photos" / "without.jpg")
+    grey_mask(tmp_path / "DUTS-TR-Mask" / "a.png", soft=True)
+    grey_mask(tmp_path / "cat/masks" / "b.png")
+    for folder in ("bird", "boat"):
+        write_labels(tmp_path / "FSS" / folder / "1.png", np.full((40, 48), 3, np.uint8))
+    source = open_source(f"stills={tmp_path}*3")
+    assert source.ratio == 3
+    names = [sequence.name for sequence in source.sequences]
+    assert sorted(names) == ["DUTS-TR-Image/a.jpg", "FSS/bird/1.jpg", "FSS/boat/1.jpg", "cat/photos/b.png"]
+    ids = {sequence.name: sequence.targets[0].ids.tolist() for sequence in source.sequences}
+    assert ids == {"DUTS-TR-Image/a.jpg": [1], "cat/photos/b.png": [1], "FSS/bird/1.jpg": [3], "FSS/boat/1.jpg": [3]}
+    made = training().sample(source.sequences[0], generator(1))
+    assert made["masks"].any()
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(FileNotFoundError, match="no image with a mask"):
+        open_source(f"stills={tmp_path / 'empty'}")
+    picture(tmp_path / "x/images/a.jpg")
+    picture(tmp_path / "y/images/a.jpg")
+    grey_mask(tmp_path / "masks/a.png")
+    with pytest.raises(OSError, match="belongs to"):
+        open_source(f"stills={tmp_path}")
+
+
+def test_fine_tuning_and_following_end_to_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The verbs: clips with masks, a few steps, the masks of another clip, numbers."""
+    synth(str(tmp_path / "clips"), clips=3, frames=6, size=(64, 80), objects=(2, 2))
+    pre: Any = registry.load("methods", "dropmae")(size="tiny", image=64)
+    weights.save(pre, tmp_path / "pre.safetensors")
+    command = ["finetune", "vos", str(tmp_path / "clips"), "--init", str(tmp_path / "pre.safetensors")]
+    command += [
+        "--out",
+        str(tmp_path / "run"),
+        "--size",
+        "tiny",
+        "--image",
+        "64",
+        "--steps",
+        "3",
+        "--global-batch",
+        "2",
+    ]
+    command += ["--lr", "1e-2", "--clip", "0", "--drop", "60%", "--workers", "0"]
+    assert main([*command, "--json"]) == 0
+    out, err = capsys.readouterr()
+    assert json.loads(out)["steps"] == 3
+    assert "tensors taken over" in err
+    lines = (tmp_path / "run" / "validation.jsonl").read_text().splitlines()
+    assert {"loss", "J"} <= json.loads(lines[-1]).keys()
+    assert main(command) == 0  # finished already
+    command = ["evaluate", "folder", "--root", str(tmp_path / "clips"), "--weights", str(tmp_path / "run")]
+    assert main([*command, "--out", str(tmp_path / "numbers"), "--workers", "1", "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert 0 <= report["J_mean"] <= 1
+    first = next(iter((tmp_path / "clips").glob("*.mp4")))
+    mask = open_source(str(tmp_path / "clips")).sequences[0].targets[0].mask
+    assert mask is not None
+    write_labels(tmp_path / "first.png", mask)
+    command = ["track", str(first), "--mask", str(tmp_path / "first.png"), "--weights", str(tmp_path / "run")]
+    assert main([*command, "--out", str(tmp_path / "out.mp4"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["frames"] == 6

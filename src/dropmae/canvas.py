@@ -54,14 +54,27 @@ class Canvas(NamedTuple):
         return maps[:, above : above + self.sides[0], left : left + self.sides[1]]
 
 
-def canvas(size: tuple[int, int], patch: int, most: int = 0) -> Canvas:
-    """The canvas of frames of this height and width, of at most `most` patches; 0 leaves the size as it is."""
-    sides, shrink = size, 1.0
-    while most and math.prod(-(-side // patch) for side in sides) > most:
-        shrink *= min(0.99, math.sqrt(most / math.prod(-(-side // patch) for side in sides)))
-        sides = (max(1, round(size[0] * shrink)), max(1, round(size[1] * shrink)))
+def canvas(size: tuple[int, int], patch: int, most: int = 0, short_side: int = 0) -> Canvas:
+    """The canvas of frames of this height and width: of at most `most` patches, the shorter side at most `short_side`.
+
+    0 sets no limit; nothing is enlarged.
+    """
+    shrink = min(1.0, short_side / min(size)) if short_side else 1.0
+    sides = scaled(size, shrink)
+    while most and patches(sides, patch) > most:
+        shrink *= min(0.99, math.sqrt(most / patches(sides, patch)))
+        sides = scaled(size, shrink)
     across, down = -sides[1] % patch, -sides[0] % patch
     return Canvas(size, sides, (across // 2, across - across // 2, down // 2, down - down // 2))
+
+
+def scaled(size: tuple[int, int], factor: float) -> tuple[int, int]:
+    return max(1, round(size[0] * factor)), max(1, round(size[1] * factor))
+
+
+def patches(sides: tuple[int, int], patch: int) -> int:
+    """Patches that it takes to cover a picture."""
+    return -(-sides[0] // patch) * -(-sides[1] // patch)
 
 
 def prompt_labels(target: Target, size: tuple[int, int], where: str) -> tuple[list[int], np.ndarray, bool]:

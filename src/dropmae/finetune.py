@@ -77,9 +77,9 @@ def finetune(task: str, data: Entries, *, init: Path | None = None, out: Path, *
     """Trains TASK on labelled data, from the encoder of a pre-trained run or from nothing.
 
     DATA entries are [NAME[:SPLIT]=]PATH[*RATIO]: a folder with a targets.jsonl; a data set in its own layout
-    (got10k=DIR lasot=DIR trackingnet=DIR coco=DIR); or unlabelled videos of which labels are made (selfmade=DIR, or
-    its parts paste=DIR, warp=DIR, cycle=DIR). Samples are drawn by the ratios. The same command on the same run folder
-    continues it.
+    (got10k=DIR lasot=DIR trackingnet=DIR coco=DIR; with masks davis=DIR youtubevos=DIR); images with masks
+    (stills=DIR); or unlabelled videos of which labels are made (selfmade=DIR, or its parts paste=DIR, the only one with
+    masks, warp=DIR, cycle=DIR). Samples are drawn by the ratios. The same command on the same run folder continues it.
 
     Args:
         task: name of a task, or the path of a .py file that holds one.

@@ -18,6 +18,7 @@ from dropmae.clips import Clips, Sequence, generator
 from dropmae.coco import Coco
 from dropmae.pairs import BoxTracks
 from dropmae.selfmade import WAYS, SelfMade
+from dropmae.stills import Stills
 from dropmae.video import find
 
 IMAGES = "coco"
@@ -47,9 +48,9 @@ class Source:
 def open_source(entry: str) -> Source:
     """The source that an entry names: [NAME[:SPLIT]=]PATH[*RATIO].
 
-    NAME is a benchmark (its train split is taken, unless another is named), coco, or how labels are made of the
-    unlabelled videos below PATH: selfmade, or one of its ways alone. Without a name PATH is a folder with a
-    targets.jsonl. ValueError for a name that is none, FileNotFoundError where there is nothing.
+    NAME is a benchmark (its train split is taken, unless another is named), coco, stills (images with masks), or how
+    labels are made of the unlabelled videos below PATH: selfmade, or one of its ways alone. Without a name PATH is a
+    folder with a targets.jsonl. ValueError for a name that is none, FileNotFoundError where there is nothing.
     """
     match = re.fullmatch(r"(?:(\w+)(?::(\w+))?=)?(.+?)(?:\*(\d+(?:\.\d+)?))?", str(entry), re.S)
     if match is None:
@@ -63,6 +64,8 @@ def open_source(entry: str) -> Source:
         sequences = Folder().sequences(path, split)
     elif name == IMAGES:
         return Source(str(entry), Coco(path, split or "train"), ratio)
+    elif name == "stills":
+        return Source(str(entry), Stills(path), ratio)
     elif name == "selfmade" or name in WAYS:
         videos = unlabelled(path)
         return Source(str(entry), videos, ratio, SelfMade(videos, tuple(WAYS) if name == "selfmade" else (name,)))
@@ -74,7 +77,7 @@ def open_source(entry: str) -> Source:
         bench: Any = registry.load("benchmarks", name)()
         sequences = bench.sequences(path, split or "train")
     else:
-        known = ", ".join([*registry.names("benchmarks"), IMAGES, "selfmade", *WAYS])
+        known = ", ".join([*registry.names("benchmarks"), IMAGES, "stills", "selfmade", *WAYS])
         raise ValueError(f"{entry}: {name!r} is no kind of training data; there are: {known}")
     if not sequences:
         raise FileNotFoundError(f"{path}: holds no labelled video")

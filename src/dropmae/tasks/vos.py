@@ -31,8 +31,8 @@ from dropmae.target import Target, mask_boxes
 from dropmae.vit import SIZES, Encoder, Size, resize_positions
 
 PRESETS: dict[str, dict[str, Any]] = {
-    "dropseg": {"size": "base", "image": 384, "memory": 1, "limit": 0},
-    "light": {"size": "tiny", "image": 192, "memory": 2, "limit": 8192},
+    "dropseg": {"size": "base", "image": 384, "memory": 1, "short_side": 0, "limit": 0},
+    "light": {"size": "tiny", "image": 192, "memory": 2, "short_side": 224, "limit": 8192},
 }
 """The published model, and one for CPUs."""
 PRETRAINED = 224
@@ -86,7 +86,7 @@ class VOS(nn.Module):
     RELICS: ClassVar[tuple[str, ...]] = ()
 
     preset: Literal["dropseg", "light"] = "dropseg"
-    """The published model, or a light one for CPUs: tiny, trained at 192 pixels, with the previous frame as memory."""
+    """The published model, or a light one for CPUs: tiny, small pictures, with the previous frame as memory too."""
     size: Size | None = None
     """Width, depth and heads of the encoder; the decoder's widths follow."""
     image: int | tuple[int, int] | None = None
@@ -100,9 +100,12 @@ class VOS(nn.Module):
     """Memory frames at most, in training and use: the first one; then the previous one; then later ones."""
     every: int = 5
     """Which later frames are remembered where `memory` is 3 or more: every so many, the last ones."""
+    short_side: int | None = None
+    """Frames whose shorter side has more pixels are scaled down to it in use: objects should be about as large as in
+    training. 0 leaves them as they are."""
     limit: int | None = None
     """Most tokens of one pass in use, a bound on memory: more objects take turns, larger frames are scaled down. 0:
-    all objects at once at full size."""
+    all objects at once."""
     objects: int = 2
     """Training: most objects of a sample. In use there may be any number."""
     gap: int = 24
@@ -160,6 +163,9 @@ class VOS(nn.Module):
         for name in ("memory", "every", "objects", "gap"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        assert self.short_side is not None
+        if self.short_side < 0 or 0 < self.short_side < self.patch:
+            raise ValueError(f"short_side must be 0 or at least a patch of {self.patch} pixels, not {self.short_side}")
         if self.limit and self.limit < 4 * (self.memory + 1):
             raise ValueError(f"limit must be 0 or leave room for a few tokens of each frame, not {self.limit}")
         for name in ("reverse", "flip", "hard_share"):
@@ -255,7 +261,8 @@ class VOS(nn.Module):
         assert self.memory is not None
         assert self.limit is not None
         size = (frame.shape[0], frame.shape[1])
-        state = State(canvas=canvas(size, self.patch, self.limit // (self.memory + 1)))
+        place = canvas(size, self.patch, self.limit // (self.memory + 1), self.short_side or 0)
+        state = State(canvas=place)
         return self.learn(state, self.look(state, frame), target, "the first frame")[0]
 
     @torch.no_grad()
