@@ -12,12 +12,13 @@ import torch
 from torch import Tensor
 
 import dropmae
-from dropmae import heads, official, registry, weights
+from dropmae import crops, heads, official, registry, weights
 from dropmae.clips import Clips, Sequence, collate, generator
 from dropmae.convert import convert
 from dropmae.layouts import named
 from dropmae.onestream import keep_rate, middle
 from dropmae.target import Target
+from dropmae.trackspeed import Forms, measure
 from official_files import block_shapes, put
 
 Tensors = dict[str, Tensor]
@@ -602,3 +603,67 @@ def test_loss_falls_on_one_batch(module: Any) -> None:
     with torch.no_grad():
         values = module.probe(batch)
     assert all(isinstance(value, float) and math.isfinite(value) for value in values.values())
+
+
+# ------------------------------------------------------------ as a graph
+
+
+def test_the_step_as_a_graph(module: Any, tmp_path: Path) -> None:
+    """torch.export for two objects; what the graph says is where the tracker's own step ends up."""
+    weights.save(module, tmp_path / "w.safetensors")
+    report = convert(tmp_path / "w.safetensors", tmp_path / "w.pt2", objects=2)
+    assert report["difference"] < 1e-5
+    assert report["inputs"] == [[2, 3, 32, 32], [2, 3, 64, 64]]
+    program = torch.export.load(tmp_path / "w.pt2").module()
+    frames = np.random.default_rng(0).integers(0, 256, (2, 90, 120, 3), dtype=np.uint8)
+    boxes = np.array([[10.0, 10, 30, 20], [60.0, 40, 25, 35]])
+    state = module.start(frames[0], target_of(*boxes.tolist()))
+    _, found = module.step(state, frames[1])
+    first = [crops.region(box, module.template_factor) for box in boxes]
+    later = [crops.region(box, module.search_factor) for box in boxes]
+    cuts = [
+        torch.from_numpy(np.stack([crops.cut(frame, place, out) for place in places])).permute(0, 3, 1, 2)
+        for frame, places, out in ((frames[0], first, module.template), (frames[1], later, module.image))
+    ]
+    shares, scores = program(*cuts)
+    scale = module.image / np.array([place.side for place in later])
+    located = crops.from_crop(shares.detach().numpy().astype(float), boxes, scale, module.image)
+    np.testing.assert_allclose(crops.clip_boxes(located, (90, 120), module.margin), found[1].boxes, atol=1e-3)
+    np.testing.assert_allclose(scores.detach().numpy(), found[1].scores, atol=1e-5)
+
+
+def test_graphs_that_cannot_be(module: Any, tmp_path: Path) -> None:
+    weights.save(module, tmp_path / "w.safetensors")
+    weights.save(registry.load("methods", "mae")(size="tiny", image=64), tmp_path / "m.safetensors")
+    for source, more, message in (
+        ("m", {}, "only trackers"),
+        ("w", {"objects": 0}, "at least 1"),
+        ("w", {"half": True}, "leave --to and --half out"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            convert(tmp_path / f"{source}.safetensors", tmp_path / "x.pt2", **more)
+    module.look = "box"
+    weights.save(module, tmp_path / "b.safetensors")
+    with pytest.raises(ValueError, match="look=box"):
+        convert(tmp_path / "b.safetensors", tmp_path / "x.pt2")
+    assert not (tmp_path / "x.pt2").exists()
+
+
+def test_onnx(module: Any, tmp_path: Path) -> None:
+    weights.save(module, tmp_path / "w.safetensors")
+    try:
+        import onnxruntime  # noqa: F401
+        import onnxscript  # noqa: F401
+    except ImportError:
+        with pytest.raises(ValueError, match=r"dropmae\[export\]"):
+            convert(tmp_path / "w.safetensors", tmp_path / "w.onnx")
+        return
+    assert convert(tmp_path / "w.safetensors", tmp_path / "w.onnx")["difference"] < 1e-4
+
+
+def test_the_textbook_form_says_the_same() -> None:
+    """The plain form against which speed is measured is the same tracker."""
+    Forms("tiny", 64, 2, torch.device("cpu")).check()
+    report = measure("tiny", 64, repeats=1, batch=2)
+    assert report["ratio"] > 0
+    assert report["frames_per_s"] > 0

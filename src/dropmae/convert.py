@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from dropmae import official, registry, weights
+from dropmae import export, official, registry, weights
 from dropmae.layouts import LAYOUTS, named
 from dropmae.official import Image
 from dropmae.progress import say
@@ -29,8 +29,9 @@ def convert(
     image: Image | None = None,
     encoder_only: bool = False,
     half: bool = False,
+    objects: int = 1,
 ) -> dict[str, Any]:
-    """Turn a public checkpoint into a weight file of ours, or any weights into a public layout.
+    """Turn a public checkpoint into a weight file of ours, any weights into a public layout, a tracker into a graph.
 
     Reads DropMAE, MAE, CropMAE, DINO, DeiT and timm files (.pth, .pt, .tar, .safetensors), with or without decoder,
     OSTrack and DropTrack trackers, DropSeg, and our own files and run folders. Nothing that is pickled in a file is
@@ -38,7 +39,8 @@ def convert(
 
     Args:
         source: a checkpoint, or a weight file or run folder of ours.
-        out: the file to write; what is there is replaced once the new one is complete.
+        out: the file to write; what is there is replaced once the new one is complete. OUT.onnx and OUT.pt2 (of
+            torch.export) hold a tracker's step as a graph of fixed shapes, checked against PyTorch.
         to: public layout to write: dropmae, mae, timm, dino, cropmae, ostrack, droptrack or dropseg. Ours where it is
           not given.
         layout: layout of the source, where its names do not tell.
@@ -46,6 +48,7 @@ def convert(
         image: side of the pictures in pixels, or height and width; position tables are written for it.
         encoder_only: leave the decoder out.
         half: store float16, half the size.
+        objects: how many objects the graph in OUT.onnx or OUT.pt2 follows at once.
     """
     source, out = Path(source), Path(out)
     target = None if to is None else named(to)
@@ -57,13 +60,22 @@ def convert(
         raise ValueError(f"{source}: source and result are the same file")
     module, report, extra = _read(source, layout, entry, image, encoder_only)
     left_out: list[str] = []
-    if target is None:
+    if out.suffix in export.SUFFIXES:
+        if to is not None or half:
+            raise ValueError(f"{out} is a graph in float32: leave --to and --half out")
+        report |= export.export(module, out, objects)
+    elif target is None:
         weights.save(module, out, extra, half=half)
     else:
         tensors, left_out = official.from_module(module, target, image)
         _write(tensors, out, target.entry, half)
         report["written"] = len(tensors)
-    report |= {"to": to or OURS, "out": str(out), "bytes": out.stat().st_size, "left_out": left_out}
+    report |= {
+        "to": to or (out.suffix[1:] if out.suffix in export.SUFFIXES else OURS),
+        "out": str(out),
+        "bytes": out.stat().st_size,
+        "left_out": left_out,
+    }
     _print(report)
     return report
 

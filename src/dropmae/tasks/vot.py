@@ -105,6 +105,8 @@ class VOT(nn.Module):
     """Training: each crop's brightness is scaled by 1 +- up to this."""
     drop_path: float = 0.1
     """Training: probability that the last block leaves a sample as it is; less in earlier ones, linearly."""
+    encoder_rate: float = 0.1
+    """Training: learning rate of the encoder as a share of the head's."""
     keep_start: float = 0.2
     """Training: progress at which elimination begins (the official 20 of 100 epochs)."""
     keep_warm: float = 0.5
@@ -161,7 +163,7 @@ class VOT(nn.Module):
             raise ValueError(f"eliminate names blocks 0 to {depth - 1}, not {self.eliminate}")
         if not 0 < self.keep <= 1:
             raise ValueError(f"keep is a share in (0, 1], not {self.keep}")
-        for name in ("search_factor", "template_factor", "gap", "keep_warm"):
+        for name in ("search_factor", "template_factor", "gap", "keep_warm", "encoder_rate"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be positive, not {getattr(self, name)}")
         for name in ("centre_jitter", "scale_jitter", "brightness", "margin", "keep_start"):
@@ -274,11 +276,11 @@ class VOT(nn.Module):
         return {name: float(value) for name, value in self(batch).items()}
 
     def groups(self, options: Any) -> list[dict[str, Any]]:
-        """The encoder learns at a tenth of the head's rate; everything decays, as in the official code."""
+        """The encoder learns at `encoder_rate` times the head's rate; everything decays, as in the official code."""
         names = [name for name, parameter in self.named_parameters() if parameter.requires_grad]
         encoder = [name for name in names if name.startswith("encoder.")]
         rest = [name for name in names if not name.startswith("encoder.")]
-        return [{"names": encoder, "lr": 0.1, "decay": 1.0}, {"names": rest, "lr": 1.0, "decay": 1.0}]
+        return [{"names": encoder, "lr": self.encoder_rate, "decay": 1.0}, {"names": rest, "lr": 1.0, "decay": 1.0}]
 
     # ---------------------------------------------------------------- tracking
 
