@@ -303,7 +303,7 @@ def benchmark_of(folder: Path, count: int = 2) -> Path:
 
 def test_a_tracker_on_a_benchmark(tracker: Path, tmp_path: Path) -> None:
     root, out = benchmark_of(tmp_path / "otb"), tmp_path / "out"
-    report = dropmae.evaluate("otb", root=root, weights=tracker, out=out, workers=1)
+    report = dropmae.evaluate("otb", root=root, weights=str(tracker), out=out, workers=1)
     assert report["protocol"] == "official"
     assert 0 <= report["success_auc"] <= 1
     assert report["fps"] > 0
@@ -319,7 +319,7 @@ def test_a_tracker_on_a_benchmark(tracker: Path, tmp_path: Path) -> None:
     # What is there is kept: only the sequence that is missing is followed again.
     (out / "done" / "Seq1.json").unlink()
     (out / "predictions" / "Seq0.txt").write_text((out / "predictions" / "Seq0.txt").read_text() + "\n")
-    again = dropmae.evaluate("otb", root=root, weights=tracker, out=out, workers=1)
+    again = dropmae.evaluate("otb", root=root, weights=str(tracker), out=out, workers=1)
     assert again["success_auc"] == report["success_auc"]
     assert (out / "predictions" / "Seq0.txt").read_text().endswith("\n\n")
 

@@ -635,11 +635,12 @@ def test_the_step_as_a_graph(module: Any, tmp_path: Path) -> None:
 def test_graphs_that_cannot_be(module: Any, tmp_path: Path) -> None:
     weights.save(module, tmp_path / "w.safetensors")
     weights.save(registry.load("methods", "mae")(size="tiny", image=64), tmp_path / "m.safetensors")
-    for source, more, message in (
+    cases: tuple[tuple[str, dict[str, Any], str], ...] = (
         ("m", {}, "only trackers"),
         ("w", {"objects": 0}, "at least 1"),
         ("w", {"half": True}, "leave --to and --half out"),
-    ):
+    )
+    for source, more, message in cases:
         with pytest.raises(ValueError, match=message):
             convert(tmp_path / f"{source}.safetensors", tmp_path / "x.pt2", **more)
     module.look = "box"
