@@ -144,7 +144,7 @@ def test_randomness_follows_the_sample(clips: list[Sequence]) -> None:
 
 
 def test_every_parameter_learns(clips: list[Sequence]) -> None:
-    model = training(encoder_lr=0.1)
+    model = training(encoder_rate=0.1)
     model({**batch_of(model, clips, [0, 1, 2]), "progress": 0.9})["loss"].backward()
     idle = [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None]
     assert not idle

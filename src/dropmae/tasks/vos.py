@@ -126,7 +126,7 @@ class VOS(nn.Module):
     """Training: progress at which only the hardest pixels begin to count, and at which `hard_share` is reached."""
     hard_share: float = 0.15
     """Training: share of the pixels that count in the end, those with the greatest loss."""
-    encoder_lr: float = 1.0
+    encoder_rate: float = 1.0
     """Training: learning rate of the encoder relative to the decoder's."""
 
     def __post_init__(self) -> None:
@@ -177,8 +177,8 @@ class VOS(nn.Module):
             raise ValueError(f"turn and shear are degrees, not {self.turn} and {self.shear}")
         if not 0 <= self.hard_from[0] < self.hard_from[1]:
             raise ValueError(f"hard_from must be 0 <= begin < end, not {self.hard_from}")
-        if not 0 <= self.drop_path < 1 or not self.encoder_lr > 0:
-            raise ValueError(f"drop_path {self.drop_path} must be in [0, 1), encoder_lr {self.encoder_lr} positive")
+        if not 0 <= self.drop_path < 1 or not self.encoder_rate > 0:
+            raise ValueError(f"drop_path {self.drop_path} must be in [0, 1), encoder_rate {self.encoder_rate} positive")
 
     # ---------------------------------------------------------------- training
 
@@ -240,10 +240,10 @@ class VOS(nn.Module):
         return {"loss": float(functional.cross_entropy(logits, label)), "J": float(overlap.mean())}
 
     def groups(self, options: Any) -> list[dict[str, Any]]:
-        """Vectors and biases do not decay; the encoder learns at its own rate where `encoder_lr` says so."""
+        """Vectors and biases do not decay; the encoder learns at its own rate where `encoder_rate` says so."""
         made = []
         for group in optim.decay_groups(self):
-            for lr, inside in ((self.encoder_lr, True), (1.0, False)):
+            for lr, inside in ((self.encoder_rate, True), (1.0, False)):
                 names = [name for name in group["names"] if name.startswith("encoder.") == inside]
                 made.append({"names": names, "lr": lr, "decay": group["decay"]})
         return made
