@@ -8,6 +8,7 @@ output  boxes     float32 [N, 4]       centre x, y, width, height in shares of t
 
 from __future__ import annotations
 
+import importlib
 import io
 import warnings
 from pathlib import Path
@@ -83,8 +84,7 @@ def export(tracker: Any, out: Path, objects: int = 1) -> dict[str, Any]:
 def _onnx(program: Any, inputs: tuple[Tensor, Tensor], path: Path) -> list[Tensor]:
     """Writes an ONNX file and runs it."""
     try:
-        import onnxruntime
-        import onnxscript  # noqa: F401 (what torch.onnx needs, and asks for in an error of its own)
+        onnxruntime, _ = (importlib.import_module(name) for name in ("onnxruntime", "onnxscript"))
     except ImportError as error:
         raise ValueError(f"ONNX needs the package {error.name}: pip install 'dropmae[export]'") from None
     with warnings.catch_warnings():
