@@ -12,6 +12,7 @@ before any decision. `preset` names whose script is followed: what differs betwe
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, NamedTuple
 
@@ -281,7 +282,8 @@ class Propagation(nn.Module):
         mean = torch.tensor(masking.MEAN, device=device).view(3, 1, 1)
         deviation = torch.tensor((self.rules.red_deviation, *masking.DEVIATION[1:]), device=device).view(3, 1, 1)
         picture = (resize_frames(picture, sides, self.rules.interpolation) - mean) / deviation
-        with torch.autocast(device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+        half = self.precision == "bf16"  # else as whoever called has it
+        with torch.autocast(device.type, torch.bfloat16) if half else contextlib.nullcontext():
             dense = self.encoder.features(picture)[0]
         return functional.normalize(dense.flatten(1).T.float(), dim=1)
 
