@@ -161,9 +161,16 @@ def _self_pairs(half: int, device: torch.device) -> Tensor:
 
 
 def _lean_attention(query: Tensor, key: Tensor, value: Tensor, count: int, keys: Tensor) -> Tensor:
-    """`attention` through the fused kernels of PyTorch: the pairs are drawn first, a sample at a time, then masked."""
+    """`attention` with the pairs drawn a sample at a time, then masked in PyTorch's fused kernel.
+
+    Training on a CPU forms the attention matrix instead: there the fused kernel's backward pass takes twice as long.
+    """
     with torch.no_grad():
         kept = torch.stack([_lean_kept(q, k, count, n) for q, k, n in zip(query, key, keys)])
+    if query.device.type == "cpu" and torch.is_grad_enabled():
+        logits = (query * query.shape[-1] ** -0.5) @ key.transpose(-2, -1)
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32)).masked_fill_(~kept, float("-inf"))
+        return torch.softmax(logits, -1).to(value.dtype) @ value
     return functional.scaled_dot_product_attention(query, key, value, attn_mask=kept)
 
 

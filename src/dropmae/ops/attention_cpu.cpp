@@ -18,12 +18,17 @@
 
 namespace {
 
-constexpr int LANES = 16;  // numbers in a vector; the compiler cuts it up where registers are narrower
+// Numbers in a vector, and the tile of ROWS x TILE vectors that fits the registers.
 #if defined(__AVX512F__)
-constexpr int ROWS = 8, TILE = 2;  // a tile of ROWS x TILE vectors is held in registers
+constexpr int LANES = 16, ROWS = 8, TILE = 2;
+#elif defined(__AVX__)
+constexpr int LANES = 8, ROWS = 6, TILE = 2;
+#elif defined(__ARM_NEON)
+constexpr int LANES = 4, ROWS = 8, TILE = 2;
 #else
-constexpr int ROWS = 4, TILE = 1;
+constexpr int LANES = 4, ROWS = 6, TILE = 2;
 #endif
+constexpr int PADDING = 16;  // keys of a frame are padded to multiples of it on every processor
 constexpr int BINS = 1 << 11, BIN_SHIFT = 20;  // the histogram's bins: exponent and three bits of the mantissa
 constexpr float EPSILON = 1e-6f;
 constexpr float FAINT = 1e-18f;  // below it a row's kept sum is computed anew from the kept maximum
@@ -146,15 +151,16 @@ inline int padded(int n, int to) { return (n + to - 1) / to * to; }
 // Plain attention is that of one "frame" to one, of any two lengths; F is then the number of keys.
 struct Sizes {
     int frames, queries, frame, depth;  // queries of a frame, keys of a frame (F), D
-    int columns;                        // keys of a frame, padded to whole vectors
+    int columns;                        // keys of a frame, padded
     int width;                          // keys of all frames, so padded
     int deep;                           // D padded to whole vectors
     Sizes(int frames, int64_t queries, int64_t keys, int64_t depth)
-        : frames(frames), queries(int(queries)), frame(int(keys)), depth(int(depth)), columns(padded(frame, LANES)),
+        : frames(frames), queries(int(queries)), frame(int(keys)), depth(int(depth)), columns(padded(frame, PADDING)),
           width(frames * columns), deep(padded(this->depth, LANES)) {}
     int column(int key) const { return key < frame ? key : key - frame + columns; }
-    Ints outside() const { return lane_numbers() >= frame - (columns - LANES); }  // lanes of the last vector
-    int tile(int i) const { return std::min(ROWS, queries - i); }                 // queries from the i-th on, at most ROWS
+    Ints outside(int c) const { return lane_numbers() + c >= frame; }  // which of columns c ... are padding
+    int whole() const { return frame / LANES * LANES; }            // columns before the first padded vector
+    int tile(int i) const { return std::min(ROWS, queries - i); }  // queries from the i-th on, at most ROWS
 };
 
 // Rows of all tokens [width, deep], and transposed [depth, width]; padding stays zero.
@@ -251,18 +257,21 @@ struct Workspace {
     std::vector<uint32_t> bins;
 };
 
+// Gives the padding of a frame's columns one value.
+inline void pad_row(const Sizes& s, float* row, float value) {
+    for (int c = s.whole(); c < s.columns; c += LANES) store(row + c, s.outside(c) ? all(value) : load<Floats>(row + c));
+}
+
 // Turns a row of logits into exp(logit - its maximum) and finds the race of the same-frame pairs.
 // Returns the maximum. `same` is where the query's own frame starts, `self` its own column there.
 float run_row(const Sizes& s, float* row, int same, int self, uint32_t key, int32_t position, int32_t* race,
               uint32_t* bins) {
     const float none = -std::numeric_limits<float>::infinity();
-    const Ints outside = s.outside();
     float* mine = row + same;
     float* others = row + (s.columns - same);
     Floats peak_mine = all(none), peak_others = all(none);
-    const int final = s.columns - LANES;
-    store(mine + final, outside ? all(none) : load<Floats>(mine + final));
-    store(others + final, outside ? all(none) : load<Floats>(others + final));
+    pad_row(s, mine, none);
+    pad_row(s, others, none);
     for (int c = 0; c < s.columns; c += LANES) {
         Floats a = load<Floats>(mine + c), b = load<Floats>(others + c);
         peak_mine = a > peak_mine ? a : peak_mine;
@@ -287,8 +296,9 @@ float run_row(const Sizes& s, float* row, int same, int self, uint32_t key, int3
         Floats weight = (load<Floats>(mine + c) * scale + EPSILON) * factor;
         Floats late = logarithm(uniform(key, (Words)(lane_numbers() + (position + c))));
         Ints bits = (Ints)(weight / -late) & 0x7fffffff;  // a NaN, too, has a bin
-        store(race + c, c == final ? (outside ? Ints{} : bits) : bits);
+        store(race + c, bits);
     }
+    for (int c = s.whole(); c < s.columns; c += LANES) store(race + c, s.outside(c) ? Ints{} : load<Ints>(race + c));
     race[self] = 0;
     mine[self] = own;
     for (int j = 0; j + 1 < s.frame; j += 2) {  // two tables: neighbours often share a bin
@@ -297,6 +307,27 @@ float run_row(const Sizes& s, float* row, int same, int self, uint32_t key, int3
     }
     if (s.frame % 2) bins[uint32_t(race[s.frame - 1]) >> BIN_SHIFT]++;
     return peak;
+}
+
+// Lanes c ... of a row of bits, from and to vectors of 0 and -1.
+inline void store_bits(uint8_t* bits, int c, Ints lanes) {
+    Bytes ones = __builtin_convertvector(lanes & 1, Bytes);
+    if (LANES >= 8) {
+        for (int part = 0; part < LANES / 8; part++) {
+            uint64_t eight;
+            std::memcpy(&eight, reinterpret_cast<const uint8_t*>(&ones) + 8 * part, 8);
+            bits[c / 8 + part] = uint8_t((eight * 0x0102040810204080u) >> 56);
+        }
+    } else {
+        uint8_t half = 0;
+        for (int i = 0; i < LANES; i++) half |= uint8_t(ones[i] << i);
+        bits[c / 8] = c % 8 ? uint8_t(bits[c / 8] | half << 4) : half;
+    }
+}
+inline Ints load_bits(const uint8_t* bits, int c) {
+    int32_t word = 0;
+    for (int part = 0; part < (LANES + 7) / 8; part++) word |= int32_t(bits[c / 8 + part]) << (8 * part);
+    return (((word >> (c % 8)) >> lane_numbers()) & 1) != 0;
 }
 
 // The count-th largest of the race, exactly; of equal ones those at lower positions come first.
@@ -341,25 +372,13 @@ float drop_row(const Sizes& s, float* row, int same, const int32_t* race, int32_
     for (int c = 0; c < s.columns; c += LANES) {
         Ints bits = load<Ints>(race + c);
         Ints drop = (bits > t.bits) | ((bits == t.bits) & (lane_numbers() + (position + c) <= t.last));
-        if (c == s.columns - LANES) drop &= ~s.outside();
+        if (c >= s.whole()) drop &= ~s.outside(c);
         Floats kept = drop ? all(0.f) : load<Floats>(row + same + c);
         store(row + same + c, kept);
         total += kept + load<Floats>(row + (s.columns - same) + c);
-        Bytes ones = __builtin_convertvector(drop & 1, Bytes);
-        for (int half = 0; half < LANES / 8; half++) {
-            uint64_t eight;
-            std::memcpy(&eight, reinterpret_cast<const uint8_t*>(&ones) + 8 * half, 8);
-            dropped[c / 8 + half] = uint8_t((eight * 0x0102040810204080u) >> 56);
-        }
+        store_bits(dropped, c, drop);
     }
     return sum(total);
-}
-
-inline Ints dropped_lanes(const uint8_t* dropped, int c) {
-    Ints lanes = lane_numbers();
-    int32_t word = 0;
-    for (int half = 0; half < LANES / 8; half++) word |= int32_t(dropped[c / 8 + half]) << (8 * half);
-    return ((word >> lanes) & 1) != 0;
 }
 
 // A row whose kept part is faint beside what was dropped: softmax over the kept logits anew. Returns its maximum.
@@ -407,7 +426,7 @@ void write_tile(const Sizes& s, Workspace& w, const float* weights, const float*
 // Turns a row of logits into exp(logit - its maximum), with the sum of these; returns the maximum.
 float soften_row(const Sizes& s, float* row, float* total) {
     const float none = -std::numeric_limits<float>::infinity();
-    store(row + s.width - LANES, s.outside() ? all(none) : load<Floats>(row + s.width - LANES));
+    pad_row(s, row, none);
     Floats peaks = all(none), sums{};
     for (int c = 0; c < s.width; c += LANES) {
         Floats x = load<Floats>(row + c);
@@ -488,8 +507,8 @@ void differentiate_row(const Sizes& s, float* share, float* slope, int same, flo
     Floats total{};
     for (int c = 0; c < s.width; c += LANES) {
         Floats kept = exponential(load<Floats>(share + c) - norm);
-        if (dropped && c >= same && c < same + s.columns) kept = dropped_lanes(dropped, c - same) ? all(0.f) : kept;
-        if ((c + LANES) % s.columns == 0) kept = s.outside() ? all(0.f) : kept;
+        if (dropped && c >= same && c < same + s.columns) kept = load_bits(dropped, c - same) ? all(0.f) : kept;
+        if (c % s.columns >= s.whole()) kept = s.outside(c % s.columns) ? all(0.f) : kept;
         store(share + c, kept);
         total += kept * load<Floats>(slope + c);
     }
@@ -616,6 +635,15 @@ void attention_forward(void* const* data, const int64_t* strides, float* norms, 
 void attention_backward(void* const* data, const int64_t* strides, const float* norms, const uint8_t* dropped,
                         const int64_t* shape, float scale, int bf16, int threads) {
     (bf16 ? backward<uint16_t> : backward<float>)(data, strides, norms, dropped, shape, scale, threads);
+}
+
+// Whether heads are shared among threads.
+int has_threads() {
+#if defined(_OPENMP)
+    return 1;
+#else
+    return 0;
+#endif
 }
 
 // The numbers noise.uniform(key, count) gives; `out` has room for whole vectors.

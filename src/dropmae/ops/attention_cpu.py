@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dropmae.ops import compiler
+from dropmae.ops import compiler, switch
 
 LANES = 16
 """The kernel pads the keys of a frame to multiples of it."""
@@ -31,6 +31,8 @@ def library() -> ctypes.CDLL:
     found.random_uniform.argtypes = [ctypes.c_int32, _LONG, _POINTER]
     for function in (found.attention_forward, found.attention_backward, found.random_uniform):
         function.restype = None
+    if not found.has_threads():
+        switch.note("attention on this CPU uses one thread: the C++ compiler has no OpenMP")
     return found
 
 

@@ -17,11 +17,9 @@ import tempfile
 from functools import cache
 from pathlib import Path
 
-FLAGS = (
-    "-O3 -std=c++17 -ffp-contract=fast -fno-math-errno -fno-trapping-math -fPIC -shared -march=native -fopenmp",
-    "-O3 -std=c++17 -ffp-contract=fast -fno-math-errno -fno-trapping-math -fPIC -shared -mcpu=native",
-)
-"""Tried in turn: GCC, and Clang with OpenMP; then Clang as macOS has it, which makes a library of one thread."""
+BASE = "-O3 -std=c++17 -ffp-contract=fast -fno-math-errno -fno-trapping-math -fPIC -shared"
+FLAGS = (f"{BASE} -march=native -fopenmp", f"{BASE} -march=native", f"{BASE} -mcpu=native")
+"""Tried in turn: GCC, and Clang with OpenMP; then Clang without it, as on macOS: a library of one thread."""
 
 SECONDS = 300
 
@@ -73,10 +71,16 @@ def _compile(compiler: str, source: Path, library: Path) -> None:
         for flags in FLAGS:
             command = [compiler, *flags.split(), "-o", str(made), str(source)]
             done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, check=False)
-            if done.returncode == 0:
-                made.replace(library)
-                return
-            failures.append(next(iter(done.stderr.strip().splitlines()), f"exit code {done.returncode}"))
+            if done.returncode:
+                failures.append(next(iter(done.stderr.strip().splitlines()), f"exit code {done.returncode}"))
+                continue
+            try:
+                ctypes.CDLL(str(made))  # a library without its OpenMP is only found out here
+            except OSError as error:
+                failures.append(str(error))
+                continue
+            made.replace(library)
+            return
     raise CannotCompile(f"{compiler} failed: {failures[0]}")
 
 
