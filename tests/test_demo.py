@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 
 import dropmae
+from conftest import moving_squares
 from dropmae.cli import main
+from dropmae.video import write_store
 
 DEMO = importlib.import_module("dropmae.demo")
 
@@ -43,11 +45,20 @@ def test_demo_ends_with_a_report_and_returns_at_once_the_second_time(tiny: None,
 
 
 def test_demo_trains_as_long_as_the_time_allows(tiny: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(DEMO, "pace", lambda *_: 0.5)
-    monkeypatch.setattr(DEMO, "MOST", 1000)
-    assert DEMO.settled(tmp_path / "a.json", [], DEMO.RESERVE + 100, seed=0) == 100
-    assert DEMO.settled(tmp_path / "a.json", [], 1e6, seed=0) == 100
-    assert DEMO.settled(tmp_path / "b.json", [], 1e6, seed=0) == 1000
+    write_store(tmp_path / "clip.frames", moving_squares(0, frames=4, side=40), 25)
+    monkeypatch.setattr(DEMO, "MOST", 100_000)
+    first = DEMO.settled(tmp_path / "a.json", tmp_path, DEMO.RESERVE + 100, seed=0)
+    assert 2 < first < 100_000
+    assert DEMO.settled(tmp_path / "a.json", tmp_path, 1e9, seed=0) == first
+    told = json.loads((tmp_path / "a.json").read_text())
+    assert first == int(100 / max(told["seconds_per_step"].values()))
+
+
+def test_a_run_that_fails_is_named(capfd: pytest.CaptureFixture[str]) -> None:
+    bad = ["dropmae", "pretrain", "twinmae", "/nowhere", "--out", "/nowhere/run"]
+    with pytest.raises(OSError, match=r"pretrain twinmae ended with code 1: .*/nowhere"):
+        DEMO.side_by_side([["dropmae", "--version", "fine"], bad])
+    assert "twinmae  dropmae pretrain: /nowhere" in capfd.readouterr().err
 
 
 def test_demo_wants_time(tmp_path: Path, capsys: Any) -> None:

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import statistics
+import subprocess
+import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from dropmae import registry
-from dropmae.clips import Clips, Sequence, collate
+from dropmae.clips import Clips, collate
 from dropmae.fit import Options, plan
 from dropmae.prepare import prepare
-from dropmae.pretrain import find_sequences, pretrain
+from dropmae.pretrain import find_sequences
 from dropmae.progress import duration_text, say
 from dropmae.report import report
 from dropmae.storage import write_json
@@ -34,13 +38,15 @@ RESERVE = 30.0
 """Seconds kept for pictures and reports."""
 TIMED = 6
 """Steps that measure the machine."""
+SLOWED = 1.25
+"""How much longer a step takes while the other method trains too."""
 
 
 def demo(*, out: Path = Path("demo"), minutes: float = 4.0, seed: int = 0) -> dict[str, Any]:
-    """Renders clips, pre-trains TwinMAE and DropMAE on them for equally long, and writes report.html of both.
+    """Renders clips, pre-trains TwinMAE and DropMAE on them side by side, and writes report.html of both.
 
-    The number of steps follows from the speed of the machine, measured at the start, and is remembered: the same
-    command continues where it was stopped, and returns at once when all is done. Nothing is downloaded.
+    Both take as many steps as the machine can make in the time; its speed is measured at the start, and the number is
+    remembered. The same command continues where it was stopped, and ends soon when all is done. Nothing is downloaded.
 
     Args:
         out: folder for clips, runs and the report.
@@ -55,14 +61,14 @@ def demo(*, out: Path = Path("demo"), minutes: float = 4.0, seed: int = 0) -> di
     synth(str(clips), seed=seed, **CLIPS)
     _tell("prepare", clips, frames, frames=True)
     prepare(clips, frames, frames=True)
-    sequences = find_sequences(frames)
-    steps = settled(record, sequences, minutes * 60 - (time.monotonic() - started), seed)
-    runs = []
-    for method in METHODS:
-        settings = {**FIELDS, **TRAINING, "steps": steps, "seed": seed}
-        _tell("pretrain", method, frames, out=out / method, **settings)
-        pretrain(method, frames, out=out / method, **settings)
-        runs.append(out / method)
+    steps = settled(record, frames, minutes * 60 - (time.monotonic() - started), seed)
+    runs, todo = [out / method for method in METHODS], []
+    for method, run in zip(METHODS, runs):
+        words = _words("pretrain", method, frames, out=run, **FIELDS, **TRAINING, steps=steps, seed=seed)
+        say(f"{'' if todo else chr(10)}$ {shlex.join(words)} &")
+        if not (run / "report.html").exists():  # what a run writes last
+            todo.append(words)
+    side_by_side(todo)
     path = out / "report.html"
     _tell("report", *runs, out=path)
     report(runs, out=path, title="TwinMAE and DropMAE, trained equally long")
@@ -70,19 +76,59 @@ def demo(*, out: Path = Path("demo"), minutes: float = 4.0, seed: int = 0) -> di
     return {"out": str(path), "steps": steps, "runs": [str(run) for run in runs]}
 
 
-def settled(record: Path, sequences: list[Sequence], seconds: float, seed: int) -> int:
+def threads() -> int:
+    """Threads for each of the runs that go on at once: all together one per core.
+
+    Steps this small gain little from more threads, and lose much where another process has the core of one of them.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, cores // len(METHODS))
+
+
+def side_by_side(commands: list[list[str]]) -> None:
+    """Runs commands of this package at once, each of their lines with the method's name before it.
+
+    An interrupt from the terminal reaches them too: they save what they have, and this waits for them. OSError where
+    one has failed when all have ended.
+    """
+    how: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
+    how["env"] = {**os.environ, "OMP_NUM_THREADS": str(threads())}
+    running = [subprocess.Popen([sys.executable, "-m", *words], **how) for words in commands]
+
+    def pass_on(words: list[str], process: subprocess.Popen[str]) -> tuple[int, str]:
+        last = ""
+        assert process.stderr is not None
+        for line in process.stderr:
+            if line.strip():
+                last = line.strip()
+                say(f"{words[2]:>8}  {last}")
+        return process.wait(), last
+
+    with ThreadPoolExecutor(max(1, len(commands))) as readers:
+        ends = list(readers.map(pass_on, commands, running))
+    for words, (code, last) in zip(commands, ends):
+        if code:
+            raise OSError(f"{shlex.join(words[:3])} ended with code {code}: {last}")
+
+
+def settled(record: Path, frames: Path, seconds: float, seed: int) -> int:
     """Steps per method that fit into `seconds` on this machine, or what was settled when the demo was begun."""
     if record.exists():
         return int(json.loads(record.read_text())["steps"])
-    each = sum(pace(method, sequences, seed) for method in METHODS)
-    steps = int(min(max((seconds - RESERVE) / each, FEWEST), MOST))
-    say(f"{each:.2f} s for a step of {' and one of '.join(METHODS)}: {steps} steps each")
-    write_json(record, {"steps": steps, "seconds_per_step": each})
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads())
+    each = [SLOWED * pace(method, frames, seed) for method in METHODS]
+    torch.set_num_threads(before)
+    steps = int(min(max((seconds - RESERVE) / max(each), FEWEST), MOST))
+    told = ", ".join(f"{method} {one:.2f} s" for method, one in zip(METHODS, each))
+    say(f"a step takes here: {told}; so {steps} steps each")
+    write_json(record, {"steps": steps, "seconds_per_step": dict(zip(METHODS, each))})
     return steps
 
 
-def pace(method: str, sequences: list[Sequence], seed: int) -> float:
+def pace(method: str, frames: Path, seed: int) -> float:
     """Seconds that an optimizer step takes here and now, its data included: the median of a few."""
+    sequences = find_sequences(frames)
     module = registry.load("methods", method)(**FIELDS)
     options = Options(**TRAINING, steps=TIMED, seed=seed)
     how = plan(options, len(sequences))
@@ -105,6 +151,11 @@ def pace(method: str, sequences: list[Sequence], seed: int) -> float:
 
 def _tell(verb: str, *places: Any, **settings: Any) -> None:
     """Shows a step of the demo as the command that does the same."""
+    say(f"\n$ {shlex.join(_words(verb, *places, **settings))}")
+
+
+def _words(verb: str, *places: Any, **settings: Any) -> list[str]:
+    """The command line of a verb with these arguments."""
     words = ["dropmae", verb, *map(str, places)]
     for name, value in settings.items():
         flag = name.replace("_", "-")
@@ -112,4 +163,4 @@ def _tell(verb: str, *places: Any, **settings: Any) -> None:
             words.append(f"--{flag}" if value else f"--no-{flag}")
         else:
             words += [f"--{flag}", *(map(str, value) if isinstance(value, tuple) else [str(value)])]
-    say(f"\n$ {shlex.join(words)}")
+    return words
