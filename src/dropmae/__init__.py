@@ -32,6 +32,7 @@ VERBS = {
     "info": "info",
     "convert": "convert",
     "synth": "synth",
+    "bench": "bench",
 }
 """Verb -> the module that holds the function of that name."""
 
@@ -39,6 +40,7 @@ _NAMES = {**VERBS, "load": "weights", "Video": "video", "Target": "target", "Seq
 
 
 if TYPE_CHECKING:  # what __getattr__ gives, for people's editors
+    from dropmae.bench import bench as bench
     from dropmae.clips import Sequence as Sequence
     from dropmae.convert import convert as convert
     from dropmae.demo import demo as demo
