@@ -19,6 +19,7 @@ from dropmae.cli import main
 from dropmae.labels import write_labels
 from dropmae.stream import Follower, pictures
 from dropmae.target import Target, read_targets, write_targets
+from dropmae.track import Tracking
 from dropmae.video import Video, write
 
 BOX = (20.0, 16.0, 24.0, 20.0)
@@ -205,6 +206,32 @@ def test_objects_that_are_lost_have_no_box(tracker: Path, video: Path, tmp_path:
     lines = [json.loads(line) for line in (tmp_path / "o.jsonl").read_text().splitlines()]
     assert [line["box"] for line in lines[1:]] == [None] * 9
     assert all("score" in line for line in lines)
+
+
+class Camera:
+    """A live stream that somebody ends with Ctrl-C after a few frames."""
+
+    source, path, name, fps = 0, None, "camera 0", 25.0
+
+    def __init__(self, frames: int) -> None:
+        self.frames = frames
+
+    def __iter__(self) -> Any:
+        yield from clip(self.frames)
+        raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("stop", [None, 4])
+def test_a_camera_runs_until_it_is_stopped(stop: int | None, tracker: Path, tmp_path: Path) -> None:
+    follower = Follower(weights.load(tracker), {0: Target(ids=np.array([1]), boxes=np.array([BOX]))})
+    camera: Any = Camera(6)
+    report = Tracking(camera, follower, None, stop, tmp_path / "o.mp4", torch.device("cpu"), False).finish()
+    assert report["frames"] == (stop or 6)
+    assert len(Video(tmp_path / "o.mp4")) == (stop or 6)
+    assert list(read_targets(tmp_path / "o.jsonl")) == ["camera 0"]
+    nothing = Follower(None, {9: Target(ids=np.array([1]))})
+    with pytest.raises(KeyboardInterrupt):
+        Tracking(camera, nothing, None, None, None, torch.device("cpu"), False).finish()
 
 
 class Late:

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import itertools
 import math
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 
 CERTAIN = 1e-4
 """Scores and sizes keep this distance from 0 and 1."""
+PRIOR = 0.1
+"""What a new head says of every cell."""
 OVERLAP = 0.7
 """Of two boxes of one size, how much at least they must overlap for the one to be no wrong answer for the other."""
 
@@ -40,6 +42,11 @@ class CentreHead(nn.Module):
         self.score = branch(width, channels, 1)
         self.offset = branch(width, channels, 2)
         self.size = branch(width, channels, 2)
+        # As CornerNet begins, and OSTrack does not: one cell in ten may be the centre. With one in two, the first
+        # hundreds of steps only bring the map down.
+        last = cast(nn.Conv2d, self.score[-1])
+        assert last.bias is not None
+        nn.init.constant_(last.bias, math.log(PRIOR / (1 - PRIOR)))
 
     def forward(self, features: Tensor) -> Maps:
         """Maps from features [B, C, h, w]."""
