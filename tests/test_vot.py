@@ -17,7 +17,7 @@ from dropmae import crops, heads, official, registry, weights
 from dropmae.clips import Clips, Sequence, collate, generator
 from dropmae.convert import convert
 from dropmae.layouts import named
-from dropmae.onestream import keep_rate, middle
+from dropmae.onestream import judges, keep_rate
 from dropmae.target import Target
 from dropmae.trackspeed import Forms, measure
 from official_files import block_shapes, put
@@ -180,9 +180,9 @@ def test_the_keep_rate_in_training(warm: int, rates: dict[int, float]) -> None:
 
 
 def test_the_middle_of_a_template() -> None:
-    assert [middle((side, side)) for side in (12, 8, 7, 14)] == [[65], [27], [24], [90]]
-    assert middle((12, 12), 2) == [65, 66, 77, 78]
-    assert middle((1, 1), 2) == [0]
+    assert [judges("point", (side, side)) for side in (12, 8, 7, 14)] == [[65], [27], [24], [90]]
+    assert judges("square", (12, 12)) == [65, 66, 77, 78]
+    assert judges("square", (1, 1)) == [0]
 
 
 @pytest.fixture

@@ -9,15 +9,18 @@ B samples, M template tokens, N = h w search tokens, C width, H heads.
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from dropmae import masking
 from dropmae.ops.attention import attention
 from dropmae.vit import Encoder, Positions
 
+Judges = Literal["point", "square", "all", "box"]
+"""Which template tokens decide on elimination: the middle one, the middle four, all, those in the object's box."""
 PRETRAINED_ROWS = 197
 """Rows of the position table, that of the class token included, that official tracker files carry along."""
 
@@ -142,14 +145,31 @@ class Glance:
         return attention(query, key, value)
 
 
-def middle(grid: tuple[int, int], cells: int = 1) -> list[int]:
-    """Template tokens in the middle: `cells` x `cells` from row and column (side - 1) // 2 on."""
-    rows, columns = ((side - 1) // 2 for side in grid)
-    return [
-        (rows + down) * grid[1] + columns + right
-        for down in range(min(cells, grid[0]))
-        for right in range(min(cells, grid[1]))
-    ]
+def judges(which: Judges, grid: tuple[int, int]) -> list[int]:
+    """Template tokens that may decide: the middle one, that and three beside it, or all.
+
+    The middle is row and column (side - 1) // 2.
+    """
+    if which not in ("point", "square"):
+        return list(range(grid[0] * grid[1]))
+    top, left = ((side - 1) // 2 for side in grid)
+    rows, columns = (range(min(1 if which == "point" else 2, side)) for side in grid)
+    return [(top + down) * grid[1] + left + right for down in rows for right in columns]
+
+
+def inside_shares(boxes: Tensor, side: int, grid: tuple[int, int]) -> Tensor:
+    """float32 [B, h w]: equal shares for the tokens within boxes x y w h [B, 4], which are in shares of a template.
+
+    Those in which a bilinear reduction of the box's mask, `side` pixels wide, is positive; the middle where none is.
+    """
+    pixels = torch.arange(side, device=boxes.device)
+    low, high = (boxes[:, :2] * side).round(), ((boxes[:, :2] + boxes[:, 2:]) * side).round()
+    inside = (pixels >= low[..., None]) & (pixels < high[..., None])  # [B, 2, side]: x, y
+    mask = (inside[:, 1, :, None] & inside[:, 0, None]).float()[:, None]
+    cells = functional.interpolate(mask, grid, mode="bilinear", align_corners=False)
+    chosen = (cells.flatten(1) > 0).float()
+    chosen[chosen.sum(1) == 0, judges("point", grid)[0]] = 1
+    return chosen / chosen.sum(1, keepdim=True)
 
 
 def keep_rate(progress: float, start: float, warm: float, least: float) -> float:

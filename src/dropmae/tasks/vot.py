@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from dropmae import crops, heads, masking
 from dropmae.clips import Sequence
 from dropmae.heads import CentreHead, Maps
-from dropmae.onestream import PRETRAINED_ROWS, Look, OneStreamEncoder, keep_rate, middle
+from dropmae.onestream import PRETRAINED_ROWS, Judges, Look, OneStreamEncoder, inside_shares, judges, keep_rate
 from dropmae.ops import noise
 from dropmae.pairs import adjusted, boxes_of, causal_pair, jittered, tracks_of
 from dropmae.target import Target
@@ -77,7 +77,7 @@ class VOT(nn.Module):
     """Blocks, from 0, in which search tokens that the template does not attend to are dropped."""
     keep: float = 0.7
     """Share of the search tokens that is kept at each of them; 1 drops none."""
-    look: Literal["point", "square", "all", "box"] = "point"
+    look: Judges = "point"
     """Template tokens that decide: the middle one, the middle four, all, or those in the object's box."""
     head_width: int = 0
     """Channels of the head's first layer; 0 is a third of the encoder's width, at most 256."""
@@ -190,28 +190,14 @@ class VOT(nn.Module):
 
     def rows(self, device: torch.device) -> Tensor:
         """int64 [R]: the template tokens that may decide on elimination."""
-        if self.look in ("point", "square"):
-            found = middle(self.template_grid, 1 if self.look == "point" else 2)
-        else:
-            found = list(range(self.template_grid[0] * self.template_grid[1]))
-        return torch.tensor(found, device=device)
+        return torch.tensor(judges(self.look, self.template_grid), device=device)
 
     def weigh(self, boxes: Tensor) -> Tensor:
-        """float32 [B, R]: how much each of these tokens counts, given the object's box x y w h [B, 4] in the template.
-
-        For `look` "box" those count in which a bilinear reduction of the box's mask is positive.
-        """
-        count = len(self.rows(boxes.device))
-        if self.look != "box":
-            return torch.full((len(boxes), count), 1 / count, device=boxes.device)
-        pixels = torch.arange(self.template, device=boxes.device)
-        low, high = (boxes[:, :2] * self.template).round(), ((boxes[:, :2] + boxes[:, 2:]) * self.template).round()
-        inside = (pixels >= low[..., None]) & (pixels < high[..., None])  # [B, 2, side]: x, y
-        mask = (inside[:, 1, :, None] & inside[:, 0, None]).float()[:, None]
-        cells = nn.functional.interpolate(mask, self.template_grid, mode="bilinear", align_corners=False)
-        chosen = (cells.flatten(1) > 0).float()
-        chosen[chosen.sum(1) == 0, middle(self.template_grid)[0]] = 1  # a box smaller than what is sampled
-        return chosen / chosen.sum(1, keepdim=True)
+        """float32 [B, R]: how much each of them counts, given the object's box x y w h [B, 4] in the template."""
+        if self.look == "box":
+            return inside_shares(boxes, self.template, self.template_grid)
+        count = len(judges(self.look, self.template_grid))
+        return torch.full((len(boxes), count), 1 / count, device=boxes.device)
 
     # ---------------------------------------------------------------- training
 
