@@ -475,6 +475,9 @@ def test_boxes_that_cannot_be_followed(oracle: Any, box: tuple[float, ...], mess
     if "nothing" not in message:
         with pytest.raises(ValueError, match=message):
             oracle.step(state, scene(0), target_of(box))
+    for frame in (np.zeros((9, 9)), np.zeros((9, 9, 3), np.float32), np.zeros((0, 9, 3), np.uint8)):
+        with pytest.raises(ValueError, match="a frame is uint8"):
+            oracle.step(state, frame)
     with pytest.raises(ValueError, match="differ"):
         oracle.start(scene(0), target_of((5, 5, 10, 10), (5, 5, 10, 10), ids=[1, 1]))
 

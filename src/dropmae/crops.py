@@ -51,6 +51,13 @@ def check_box(box: np.ndarray, frame: tuple[int, int], object_id: int) -> None:
         raise ValueError(f"the box of object {object_id} lies outside the {width}x{height} frame: {describe(box)}")
 
 
+def check_frame(frame: np.ndarray) -> tuple[int, int]:
+    """Height and width of a frame; ValueError where it is not uint8 [H, W, 3]."""
+    if frame.ndim != 3 or frame.shape[2] != 3 or frame.dtype != np.uint8 or not frame.size:
+        raise ValueError(f"a frame is uint8 [H, W, 3], not {frame.dtype} {list(frame.shape)}")
+    return frame.shape[0], frame.shape[1]
+
+
 def cut(frame: np.ndarray, place: Region, out: int) -> np.ndarray:
     """uint8 [out, out, 3]: the region of a frame uint8 [H, W, 3], resampled; zeros where there is no frame."""
     height, width = frame.shape[:2]

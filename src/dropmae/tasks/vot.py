@@ -279,7 +279,7 @@ class VOT(nn.Module):
         self.eval()
         nothing = State(
             index=0,
-            size=(frame.shape[0], frame.shape[1]),
+            size=crops.check_frame(frame),
             ids=np.zeros(0, np.int64),
             boxes=np.zeros((0, 4)),
             scores=np.zeros(0),
@@ -326,7 +326,7 @@ class VOT(nn.Module):
         Objects of a `prompt` are where it says and are followed from there on. All objects go through the network as
         one batch. A frame of another size is taken to show the same view at another scale.
         """
-        height, width = frame.shape[:2]
+        height, width = crops.check_frame(frame)
         boxes, scores, lost = state.boxes, state.scores, state.lost
         if state.size != (height, width):
             boxes = boxes * np.tile([width / state.size[1], height / state.size[0]], 2)
