@@ -227,12 +227,13 @@ def fit(
             if journal.due() or step + 1 == how.steps:
                 journal.flush()
                 progress.show(step + 1, journal.last, options.global_batch)
-            final = step + 1 == how.steps or stop.asked
+            asked = stop.asked  # read once: a signal that comes later waits for the next step
+            final = step + 1 == how.steps or asked
             if final or (step + 1) % how.validate_every == 0:
                 check(step + 1)
             if final or (step + 1) % how.save_every == 0:
                 checkpoint(step + 1)
-            if stop.asked and step + 1 < how.steps:
+            if asked and step + 1 < how.steps:
                 raise KeyboardInterrupt
     finally:
         progress.close()
