@@ -21,7 +21,7 @@ LAYERS = [
     {"autoencoder"} | {"crops", "heads", "onestream", "pairs", "canvas", "maskpairs", "memory", "pyramid"},
     {"fit", "methods", "tasks"},
     {"metrics", "benchmarks", "onepass"},
-    {"runs", "views", "watcher", "following", "stream", "segmentspeed"}
+    {"runs", "views", "watcher", "following", "stream", "segmentspeed", "stepspeed", "loadspeed"}
     | {"sources", "selfmade", "coco", "stills", "export", "trackspeed"}
     | set(dropmae.VERBS.values()) - {"weights", "synth"},
     {"cli", "__main__", "web"},
