@@ -144,9 +144,9 @@ def attention_panel(
         axes.plot(layers, value, "o-", color=colour, label=run["name"], markersize=4.5)
         if share == "within":
             others = [layer["within_others"] for layer in run["layers"]]
-            axes.plot(
-                layers, others, "o:", color=colour, markersize=3, linewidth=1.3, label="… without the token itself"
-            )
+            axes.plot(layers, others, "o:", color=colour, markersize=3, linewidth=1.3)
+    if share == "within":
+        axes.plot([], [], "o:", color=SOFT, markersize=3, linewidth=1.3, label="without the token itself")
     if runs:
         axes.axhline(runs[0]["uniform"][share], color=SOFT, linewidth=0.9, linestyle=(0, (1, 3)), label="if uniform")
     finish(axes, title, "decoder layer", percent=True, zero=True)

@@ -152,34 +152,33 @@ def temporal_maps(
 
 
 def temporal_sheet(runs: list[list[Temporal]], titles: list[str]) -> Image.Image:
-    """f_tem laid over the frames: a row for each frame, run and video; columns are the mean and every layer.
+    """f_tem laid over the frames: a row for each video, run and frame; columns are the mean and every layer.
 
-    In each video and column the colours span the range of all runs, so that runs can be compared.
+    The colours of a frame and column span the range of all runs, so that runs can be compared.
     """
     layers = max(len(sample.maps) for samples in runs for sample in samples)
     columns = ["frame", "mean", *(f"layer {number}" for number in range(1, layers + 1))]
     rows, labels, breaks, notes = [], [], [], []
     for samples in zip(*runs):
         stacks = [np.concatenate([sample.maps.mean(0, keepdims=True), sample.maps]) for sample in samples]
-        ranges = []
-        for place in range(layers + 1):
-            levels = [stack[place] for stack in stacks if place < len(stack)]
-            ranges.append((min(float(v.min()) for v in levels), max(float(v.max()) for v in levels)))
         for run, (sample, stack) in enumerate(zip(samples, stacks)):
-            for frame in range(2):
-                picture = sample.frames[frame]
-                heated = [
-                    heat(picture, (stack[place, frame] - low) / max(high - low, 1e-9))
-                    for place, (low, high) in enumerate(ranges[: len(stack)])
-                ]
-                blank = [np.full_like(to_bytes(picture), 255)] * (layers + 1 - len(heated))
-                rows.append([to_bytes(picture), *heated, *blank])
+            for frame, picture in enumerate(sample.frames):
+                row, note = [to_bytes(picture)], [""]
+                for place in range(layers + 1):
+                    if place >= len(stack):  # this run's decoder has fewer layers than another's
+                        row.append(np.full_like(row[0], 255))
+                        note.append("")
+                        continue
+                    levels = [other[place, frame] for other in stacks if place < len(other)]
+                    low, high = min(float(v.min()) for v in levels), max(float(v.max()) for v in levels)
+                    row.append(heat(picture, (stack[place, frame] - low) / max(high - low, 1e-9)))
+                    note.append(f"{low:.3f} to {high:.3f}" if run == 0 else "")
+                rows.append(row)
+                notes.append(note)
                 labels.append(f"{titles[run]} · {sample.name}" if frame == 0 else "")
                 breaks.append(frame == 0)
-                last = run == len(samples) - 1 and frame == 1
-                notes.append(["", *(f"{low:.3f} to {high:.3f}" if last else "" for low, high in ranges)])
     text = (
         "f_tem: the largest attention of a token to one token of the other frame, mean of heads"
-        f" (and of {MASKS} random masks). The colours of a column span the range written in its corner."
+        f" (and of {MASKS} random masks). The colours span the range written in the corner."
     )
     return sheet(rows, columns, labels, breaks, text, notes)
