@@ -66,6 +66,7 @@ class MaskedAutoencoder(nn.Module):
         side = self.learned_positions
         learned = (side, side) if isinstance(side, int) else (side[0], side[1])
         self.build(shape, learned if all(learned) else None)
+        self.encoder.positions.home = self.grid
 
     def build(self, shape: Shape, learned: tuple[int, int] | None) -> None:
         """Makes `encoder` and `decoder` of the given shape."""

@@ -5,7 +5,8 @@ Shapes: B samples, N patches of a frame (h x w, row-major), L tokens, C width, H
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache, partial
 from typing import Literal, NamedTuple
 
@@ -61,7 +62,8 @@ def sincos_table(height: int, width: int, channels: int) -> np.ndarray:
 class Positions(nn.Module):
     """Position embeddings for any grid: fixed sin-cos, computed for the grid at hand, or a learned table, resized.
 
-    A learned table (int grid given) is resized by bicubic interpolation without aligned corners, as ViT code does.
+    A learned table (its grid given) is resized by bicubic interpolation without aligned corners, as ViT code does.
+    Within `stretched` so is the sin-cos table of `home`, the grid of the training pictures, where that is known.
     """
 
     def __init__(self, channels: int, learned_grid: tuple[int, int] | None = None) -> None:
@@ -72,15 +74,28 @@ class Positions(nn.Module):
         if learned_grid is not None:
             self.table = nn.Parameter(torch.zeros(1, learned_grid[0] * learned_grid[1], channels))
             nn.init.trunc_normal_(self.table, std=0.02)
-        self._cache: dict[tuple[int, int, torch.device], Tensor] = {}
+        self.home: tuple[int, int] | None = None
+        self._stretch = False
+        self._cache: dict[tuple[tuple[int, int], tuple[int, int], torch.device], Tensor] = {}
+
+    @contextmanager
+    def stretched(self, on: bool = True) -> Iterator[None]:
+        """In the block, grids other than `home` have its sin-cos positions, resized, and not ones of their own."""
+        before, self._stretch = self._stretch, on
+        try:
+            yield
+        finally:
+            self._stretch = before
 
     def forward(self, grid: tuple[int, int], device: torch.device) -> Tensor:
         """float32 [1, h w, C]."""
         if self.table is None:
-            found = self._cache.get((*grid, device))
+            source = self.home if self._stretch and self.home else grid
+            found = self._cache.get((source, grid, device))
             if found is None:
-                found = torch.from_numpy(sincos_table(*grid, self.channels)).to(device)[None]
-                self._cache[(*grid, device)] = found
+                found = torch.from_numpy(sincos_table(*source, self.channels)).to(device)[None]
+                found = found if source == grid else resize_positions(found, source, grid)
+                self._cache[(source, grid, device)] = found
             return found
         if grid == self.learned_grid:
             return self.table

@@ -25,6 +25,7 @@ from dropmae import masking
 from dropmae.ops.affinity import Context, Shape, Window, propagate
 from dropmae.ops.resampling import Nearest, hard_labels, input_size, nearest_labels, resize_frames, soft_labels
 from dropmae.target import Target, mask_boxes
+from dropmae.vit import Positions
 
 VOID = 255
 SIGMA = 0.5
@@ -175,6 +176,9 @@ class Propagation(nn.Module):
     """How many of its strongest tokens a point is the mean of."""
     anchors: int = 4
     """Most frames with later prompts that are kept for good besides the first one."""
+    positions: Literal["resized", "computed"] = "resized"
+    """Sin-cos positions of another grid than the encoder was trained on: those of that grid, resized, as all these
+    scripts have it, or ones computed for the grid at hand."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """Of the encoder; the comparison of its features is always float32."""
 
@@ -195,8 +199,8 @@ class Propagation(nn.Module):
         rules = Rules(**{name: getattr(self, name) for name in Rules._fields})
         if rules.context < 0 or rules.topk < 1 or rules.joint_peaks < 1 or self.anchors < 0:
             raise ValueError("context and anchors must not be negative, topk and joint-peaks at least 1")
-        if self.precision not in ("fp32", "bf16"):
-            raise ValueError(f"precision must be fp32 or bf16, not {self.precision!r}")
+        if self.precision not in ("fp32", "bf16") or self.positions not in ("resized", "computed"):
+            raise ValueError("precision must be fp32 or bf16, and positions resized or computed")
         if rules.temperature <= 0 or rules.radius < 0:
             raise ValueError("the temperature must be positive and the radius not negative")
         input_size((480, 854), rules.resize, 16, rules.multiple, rules.rounding)
@@ -282,8 +286,12 @@ class Propagation(nn.Module):
         mean = torch.tensor(masking.MEAN, device=device).view(3, 1, 1)
         deviation = torch.tensor((self.rules.red_deviation, *masking.DEVIATION[1:]), device=device).view(3, 1, 1)
         picture = (resize_frames(picture, sides, self.rules.interpolation) - mean) / deviation
-        half = self.precision == "bf16"  # else as whoever called has it
-        with torch.autocast(device.type, torch.bfloat16) if half else contextlib.nullcontext():
+        with contextlib.ExitStack() as within:
+            if self.precision == "bf16":  # else as whoever called has it
+                within.enter_context(torch.autocast(device.type, torch.bfloat16))
+            places = getattr(self.encoder, "positions", None)  # a user's own encoder need not have any
+            if isinstance(places, Positions):
+                within.enter_context(places.stretched(self.positions == "resized"))
             dense = self.encoder.features(picture)[0]
         return functional.normalize(dense.flatten(1).T.float(), dim=1)
 
