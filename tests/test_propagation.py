@@ -12,12 +12,13 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional
 
-from dropmae import masking, registry
+from dropmae import masking, propagationspeed, registry
 from dropmae.ops import switch
 from dropmae.ops.affinity import Context, Window, propagate, reference
 from dropmae.ops.resampling import hard_labels, input_size, nearest_labels, soft_labels
 from dropmae.target import Target
 from dropmae.tasks.propagation import ELSEWHERE, PRESETS, Propagation, State, point_maps, strongest
+from dropmae.vit import sincos_table
 
 PRESET_NAMES = sorted(PRESETS)
 
@@ -546,3 +547,45 @@ def test_settings_are_the_filled_in_ones() -> None:
     assert registry.settings(Propagation(**settings)) == settings
     docs = registry.field_docs(Propagation)
     assert all(docs.get(name) for name in settings)
+
+
+def test_speed_and_memory_are_measured_per_preset_in_a_process_of_its_own() -> None:
+    report = propagationspeed.measure("tiny", (64, 96), 2, 2, 1, ["crw"], precision="fp32")
+    row = report["crw"]
+    assert row["grid"] == [4, 6]
+    assert row["frames_per_s"] == pytest.approx(1 / row["seconds"])
+    assert 100 < row["peak_mb"] < 2048
+
+
+def test_sincos_positions_are_those_of_the_training_grid_resized_or_computed_if_asked_for() -> None:
+    encoder = registry.load("methods", "mae")(size="tiny", image=64).encoder.eval()
+    places, device = encoder.positions, torch.device("cpu")
+    own = places((8, 12), device)
+    with places.stretched():
+        stretched = places((8, 12), device)
+        torch.testing.assert_close(places((4, 4), device), torch.from_numpy(sincos_table(4, 4, 192))[None])
+    expected = functional.interpolate(
+        torch.from_numpy(sincos_table(4, 4, 192)).view(1, 4, 4, 192).permute(0, 3, 1, 2),
+        size=(8, 12),
+        mode="bicubic",
+        align_corners=False,
+    )
+    torch.testing.assert_close(stretched, expected.flatten(2).transpose(1, 2), atol=1e-5, rtol=1e-5)
+    assert places((8, 12), device) is own  # and outside the block nothing has changed
+
+    frame = np.random.default_rng(0).integers(0, 256, (128, 192, 3), dtype=np.uint8)
+    features = {}
+    for way in ("resized", "computed"):
+        task = Propagation(preset="crw", positions=way)
+        task.encoder = encoder
+        features[way] = task.features(frame, (128, 192))
+    plain = functional.normalize(encoder.features(prepared(frame))[0].flatten(1).T, dim=1)
+    torch.testing.assert_close(features["computed"], plain, atol=1e-4, rtol=1e-4)
+    assert not torch.allclose(features["resized"], plain, atol=1e-2)
+    with pytest.raises(ValueError, match="positions resized or computed"):
+        Propagation(positions="stretched")  # type: ignore[arg-type]
+
+
+def prepared(frame: np.ndarray) -> torch.Tensor:
+    """A frame as ImageNet's mean and deviation have it, float32 [1, 3, H, W]."""
+    return masking.normalize(torch.from_numpy(frame).permute(2, 0, 1))[None]

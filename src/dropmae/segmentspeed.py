@@ -8,13 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
-import resource
 import statistics
-import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -26,6 +23,7 @@ from dropmae import masking
 from dropmae.canvas import Canvas
 from dropmae.distributed import supports_bf16
 from dropmae.memory import MemoryEncoder
+from dropmae.stepspeed import resident_peak
 from dropmae.target import Target
 from dropmae.tasks.vos import VOS
 from dropmae.vit import Block, Size
@@ -161,17 +159,13 @@ def timed(function: Callable[[], Any]) -> tuple[float, float]:
     return time.perf_counter() - wall, time.process_time() - busy
 
 
-def peak(form: str, size: Size, frame: tuple[int, int], objects: int) -> float:
-    """Most memory in MB of a process of its own that makes one step."""
+def peak(form: str, size: Size, frame: tuple[int, int], objects: int) -> float | None:
+    """Most memory in MB of a process of its own that makes one step, where the system tells (Linux)."""
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
         return pool.submit(_resident, form, size, frame, objects).result()
 
 
-def _resident(form: str, size: Size, frame: tuple[int, int], objects: int) -> float:
+def _resident(form: str, size: Size, frame: tuple[int, int], objects: int) -> float | None:
     forms = Forms(size, frame, objects)
     getattr(forms, form)()
-    status = Path("/proc/self/status")
-    if status.exists():  # Linux counts into ru_maxrss what the parent took before this process was its own
-        (line,) = [line for line in status.read_text().splitlines() if line.startswith("VmHWM:")]
-        return int(line.split()[1]) / 2**10
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
+    return resident_peak()
