@@ -81,6 +81,8 @@ def test_loading(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sequences: lis
     assert {"raw", "prepared", "prepared --frames"} <= rows.keys()
     assert rows["raw"]["times_raw"] == 1
     assert all(row["pairs_per_s"] > 0 and row["megabytes"] > 0 for row in rows.values())
+    assert all(rows["prepared"][f"{stage}_ms"] > 0 for stage in ("open", "table", "frames", "crop"))
+    assert rows["prepared, --repeats 4"]["open_ms"] is None
     with pytest.raises(FileNotFoundError, match="holds no video"):
         loadspeed.measure(tmp_path / "none", 32, 1, 0)
 

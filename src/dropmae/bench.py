@@ -33,6 +33,7 @@ def bench(
     bf16: bool | None = None,
     fp32: bool = True,
     memory: bool = True,
+    steps: bool = True,
     videos: Path | None = None,
     seed: int = 0,
 ) -> dict[str, Any]:
@@ -50,11 +51,14 @@ def bench(
         bf16: autocast to bfloat16; by default where the hardware multiplies it.
         fp32: beside bfloat16, time the textbook form in float32 too, which is slow.
         memory: measure the peak memory of each step; on a CPU each then runs in a process of its own.
+        steps: time training steps and attention; `--no-steps --videos DIR` times loading alone.
         videos: folder of videos: time the loading of pairs from up to eight of them, as they are and prepared.
         seed: decides weights and pictures.
     """
     if batch < 1 or rounds < 1:
         raise ValueError("batch and rounds must be at least 1")
+    if not steps and videos is None:
+        raise ValueError("without --steps and without --videos there is nothing to measure")
     where = distributed.pick_device(device)
     half = distributed.supports_bf16(where) if bf16 is None else bf16
     if where.type == "cpu":
@@ -63,8 +67,9 @@ def bench(
     result: dict[str, Any] = {"setting": {**asdict(plain), **environment(where), "rounds": rounds}}
     for unused in ("method", "form"):
         del result["setting"][unused]
-    result["steps"] = stepspeed.steps(stepspeed.contenders(plain, fp32), rounds, memory)
-    result["attention"] = stepspeed.operators(plain, max(rounds, 5))
+    if steps:
+        result["steps"] = stepspeed.steps(stepspeed.contenders(plain, fp32), rounds, memory)
+        result["attention"] = stepspeed.operators(plain, max(rounds, 5))
     if videos is not None:
         result["loading"] = loadspeed.measure(Path(videos), image, rounds, seed)
     show(result)
@@ -103,10 +108,11 @@ def show(result: dict[str, Any]) -> None:
     """The tables, on stderr."""
     console = Console(stderr=True)
     console.print(", ".join(f"{name} {value}" for name, value in result["setting"].items()))
-    table(console, "a training step", result["steps"], STEP_COLUMNS)
-    table(console, "attention of a decoder layer", result["attention"], ATTENTION_COLUMNS)
+    if "steps" in result:
+        table(console, "a training step", result["steps"], STEP_COLUMNS)
+        table(console, "attention of a decoder layer", result["attention"], ATTENTION_COLUMNS)
     if "loading" in result:
-        table(console, "loading pairs, one core", result["loading"], LOADING_COLUMNS)
+        table(console, "loading pairs, CPU time of one core", result["loading"], LOADING_COLUMNS)
 
 
 Columns = dict[str, tuple[str, Callable[[Any], str]]]
@@ -128,7 +134,12 @@ ATTENTION_COLUMNS: Columns = {
 LOADING_COLUMNS: Columns = {
     "pairs/s": ("pairs_per_s", lambda x: f"{x:.1f}"),
     "times raw": ("times_raw", lambda x: f"{x:.2f}"),
+    "times decord's": ("times_decord", lambda x: "" if x is None else f"{x:.2f}"),
     "MB a video": ("megabytes", lambda x: f"{x:.1f}"),
+    "ms to open": ("open_ms", lambda x: "" if x is None else f"{x:.1f}"),
+    "table": ("table_ms", lambda x: "" if x is None else f"{x:.1f}"),
+    "frames": ("frames_ms", lambda x: "" if x is None else f"{x:.1f}"),
+    "crop": ("crop_ms", lambda x: "" if x is None else f"{x:.1f}"),
 }
 
 

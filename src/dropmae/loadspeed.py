@@ -1,4 +1,8 @@
-"""How fast pairs of frames are loaded: from videos as they are, re-encoded, and as stored frames."""
+"""How fast pairs of frames are loaded: from videos as they are, re-encoded, and as stored frames.
+
+What is compared runs in turn, and what counts is the CPU time of the whole process, its threads and decoders included:
+pairs per second of one core, whatever else the machine does.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +11,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,19 +19,33 @@ import numpy as np
 import torch
 from PIL import Image
 
-from dropmae.augment import crop_box
-from dropmae.clips import Clips, Sequence, generator
+from dropmae.augment import crop_box, crop_frames
+from dropmae.clips import Clips, Sequence, frame_pair, generator
 from dropmae.prepare import prepare
 from dropmae.registry import load
-from dropmae.video import find
+from dropmae.video import Video, find
 
 VIDEOS = 8
-SECONDS = 2.0
-"""Of each loader in each round."""
+SECONDS = 1.0
+"""CPU time of each loader in each round."""
+STAGED = 40
+"""Pairs of which the stages are timed, in each form of the videos."""
+GAP, SCALE = (1, 49), (0.2, 1.0)
+"""Of frames, and of the area of crops: the official recipe."""
+
+
+@dataclass
+class Loader:
+    """Makes sample i; `folder` holds the videos."""
+
+    sample: Callable[[int], Any]
+    folder: Path
+    stages: bool = False
+    """Whether to tell what opening, table, frames and crops take of each pair."""
 
 
 def measure(videos: Path, image: int, rounds: int, seed: int) -> dict[str, dict[str, Any]]:
-    """Pairs per second on one core, of `image` pixels a side, from up to eight videos below a folder.
+    """Pairs per second of one core, of `image` pixels a side, from up to eight videos below a folder.
 
     A pair is what a training sample is: two frames of a video that is opened anew, decoded, cropped, resized and
     flipped. Where decord is installed, the recipe of the official code (decord, Pillow) is timed on the same files.
@@ -44,42 +63,72 @@ def measure(videos: Path, image: int, rounds: int, seed: int) -> dict[str, dict[
             raw.mkdir()
             for number, source in enumerate(sources):
                 (raw / f"{number:02}{source.suffix}").symlink_to(source.resolve(), target_is_directory=source.is_dir())
-            forms = {"raw": raw, "prepared": raw.with_name("prepared"), "prepared --frames": raw.with_name("frames")}
-            prepare(raw, forms["prepared"])
-            prepare(raw, forms["prepared --frames"], frames=True)
-            loaders = {name: _ours(folder, sample, seed) for name, folder in forms.items()}
+            prepared, frames = raw.with_name("prepared"), raw.with_name("frames")
+            prepare(raw, prepared)
+            prepare(raw, frames, frames=True)
+            loaders = {
+                "raw": Loader(_ours(raw, sample, seed), raw, True),
+                "prepared": Loader(_ours(prepared, sample, seed), prepared, True),
+                "prepared, --repeats 4": Loader(_ours(prepared, sample, seed, repeats=4), prepared),
+                "prepared --frames": Loader(_ours(frames, sample, seed), frames, True),
+            }
             if importlib.util.find_spec("decord"):
-                loaders["raw, decord recipe"] = _decord(raw, image, seed)
+                loaders["raw, decord recipe"] = Loader(_decord(raw, image, seed), raw)
             rates: dict[str, list[float]] = {name: [] for name in loaders}
             for number in range(rounds + 1):
                 for name, loader in loaders.items():
-                    rate = _rate(loader, number)
+                    rate = _rate(loader.sample, number)
                     if number:
                         rates[name].append(rate)
-            sizes = {name: _megabytes(folder) / len(sources) for name, folder in forms.items()}
+            return {name: _row(loader, rates, name, image, seed) for name, loader in loaders.items()}
     finally:
         torch.set_num_threads(threads)
+
+
+def _row(loader: Loader, rates: dict[str, list[float]], name: str, image: int, seed: int) -> dict[str, Any]:
+    """What is known of a loader; ratios are medians over the rounds."""
+    decord = rates.get("raw, decord recipe")
+    paths = find(loader.folder)
+    stages = _stages(paths, image, seed) if loader.stages else dict.fromkeys(("open", "table", "frames", "crop"))
     return {
-        name: {
-            "pairs_per_s": statistics.median(found),
-            "times_raw": statistics.median(a / b for a, b in zip(found, rates["raw"])),
-            "megabytes": sizes.get(name, sizes["raw"]),
-        }
-        for name, found in rates.items()
+        "pairs_per_s": statistics.median(rates[name]),
+        "times_raw": statistics.median(a / b for a, b in zip(rates[name], rates["raw"])),
+        "times_decord": statistics.median(a / b for a, b in zip(rates[name], decord)) if decord else None,
+        "megabytes": sum(_bytes(path) for path in paths) / 1e6 / len(paths),
+        **{f"{stage}_ms": value for stage, value in stages.items()},
     }
 
 
-def _rate(loader: Callable[[int], Any], number: int) -> float:
+def _rate(sample: Callable[[int], Any], number: int) -> float:
     """Pairs per second over SECONDS, the samples going on from round to round."""
-    started, made = time.perf_counter(), 0
-    while time.perf_counter() - started < SECONDS:
-        loader(number * 10_000 + made)
+    started, made = time.process_time(), 0
+    while time.process_time() - started < SECONDS:
+        sample(number * 10_000 + made)
         made += 1
-    return made / (time.perf_counter() - started)
+    return made / (time.process_time() - started)
 
 
-def _ours(folder: Path, sample: Callable[..., Any], seed: int) -> Callable[[int], Any]:
-    clips = Clips([Sequence(path.name, path) for path in find(folder)], sample, seed)
+def _stages(paths: list[Path], image: int, seed: int) -> dict[str, float]:
+    """Milliseconds of each pair: opening a video, the table of its pictures, reading both frames, and their crops."""
+    spent = dict.fromkeys(("open", "table", "frames", "crop"), 0.0)
+    for i in range(STAGED):
+        rng, marks = generator(seed, 7, i), [time.process_time()]
+        video = Video(paths[i % len(paths)])
+        marks.append(time.process_time())
+        pair = list(frame_pair(len(video), GAP, rng))
+        marks.append(time.process_time())
+        frames = video[pair]
+        marks.append(time.process_time())
+        crop_frames(list(frames), rng, (image, image), SCALE, flip=0.5, shared=False)
+        marks.append(time.process_time())
+        video.close()
+        for stage, start, stop in zip(spent, marks, marks[1:]):
+            spent[stage] += 1e3 * (stop - start) / STAGED
+    return spent
+
+
+def _ours(folder: Path, sample: Callable[..., Any], seed: int, repeats: int = 1) -> Callable[[int], Any]:
+    clips = Clips([Sequence(path.name, path) for path in find(folder)], sample, seed, repeats)
     return clips.__getitem__
 
 
@@ -93,12 +142,10 @@ def _decord(folder: Path, image: int, seed: int) -> Callable[[int], Any]:
     def sample(i: int) -> torch.Tensor:
         rng = generator(seed, i)
         reader = decord.VideoReader(str(paths[i % len(paths)]), num_threads=1, ctx=decord.cpu(0))
-        start = int(rng.integers(len(reader) - 1))
-        end = int(rng.integers(start + 1, min(len(reader), start + 50)))
         made = []
-        for position in (start, end):
-            frame = Image.fromarray(reader[position].asnumpy())
-            top, left, height, width = crop_box(frame.height, frame.width, rng, (0.2, 1.0))
+        for pixels in reader.get_batch(list(frame_pair(len(reader), GAP, rng))).asnumpy():
+            frame = Image.fromarray(pixels)
+            top, left, height, width = crop_box(frame.height, frame.width, rng, SCALE)
             box = (left, top, left + width, top + height)
             frame = frame.crop(box).resize((image, image), Image.Resampling.BICUBIC)
             if rng.random() < 0.5:
@@ -110,6 +157,6 @@ def _decord(folder: Path, image: int, seed: int) -> Callable[[int], Any]:
     return sample
 
 
-def _megabytes(folder: Path) -> float:
-    files = [path for path in folder.rglob("*") if path.suffix in (".mp4", ".frames") or folder.name == "raw"]
-    return sum(path.stat().st_size for path in files if path.is_file()) / 1e6
+def _bytes(path: Path) -> int:
+    files = path.iterdir() if path.is_dir() else [path]
+    return sum(file.stat().st_size for file in files)

@@ -33,6 +33,8 @@ JOURNAL = "prepare.jsonl"
 REPORT = "report.json"
 PRESET = "faster"
 """Of x264: the slower ones take longer for no smaller files where each frame has one reference."""
+TUNE = "fastdecode"
+"""No arithmetic coding and no loop filter: a pair takes a third less time to read, for a tenth larger files."""
 
 
 @dataclass(frozen=True)
@@ -264,8 +266,8 @@ def convert(job: Job) -> dict[str, Any]:
             if job.form.frames:
                 count = write_store(job.output, readable(video), video.fps)
             else:
-                settings = {"crf": job.form.crf, "gop": job.form.gop, "b_frames": 0, "references": 1, "preset": PRESET}
-                count = write(job.output, readable(video), video.fps, **settings)
+                settings = {"crf": job.form.crf, "gop": job.form.gop, "b_frames": 0, "references": 1}
+                count = write(job.output, readable(video), video.fps, **settings, preset=PRESET, tune=TUNE)
         except Unreadable as error:
             return {"error": reason(job, error)}
         return {"frames": count, "fps": video.fps, "bytes": os.path.getsize(job.output)}

@@ -217,18 +217,18 @@ def open_media(source: Any, short_side: int | None, threads: int) -> Media:
         return Pictures(folder_pieces(path), short_side)
     try:
         with open(path, "rb") as file:
-            head = file.read(6)
+            head = file.read(8)
     except OSError as error:
         raise broken(path, error) from None
     if not head:
         raise broken(path, "the file is empty")
     if Path(path).suffix.lower() in IMAGES:
         return Pictures([Piece(path, path)], short_side)
-    if head == b"\x93NUMPY":
+    if head[:6] == b"\x93NUMPY":
         return Arrays(open_array(path), short_side)
     if (store := open_store(path)) is not None:
         return Arrays(store[0], short_side, store[1])
-    return File(path, path, short_side, threads)
+    return File(path, path, short_side, threads, form="mov" if head[4:] == b"ftyp" else None)
 
 
 def open_array(path: str) -> np.ndarray:

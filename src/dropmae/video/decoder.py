@@ -192,7 +192,11 @@ class Decoder:
 
 def stamp_of(packet: Any) -> list[int]:
     """What tells packets apart: pts, dts, byte position and size."""
-    return [NONE if value is None else value for value in (packet.pts, packet.dts, packet.pos, packet.size)]
+    return marked((packet.pts, packet.dts, packet.pos, packet.size))
+
+
+def marked(stamp: tuple[int | None, ...]) -> list[int]:
+    return [NONE if value is None else value for value in stamp]
 
 
 def may_skip(number: int, skippable: np.ndarray | None) -> bool:

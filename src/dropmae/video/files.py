@@ -33,8 +33,10 @@ CAMERAS = {
 class File:
     """The pictures of a file that FFmpeg reads, by number."""
 
-    def __init__(self, name: str, url: str, short_side: int | None, threads: int):
+    def __init__(self, name: str, url: str, short_side: int | None, threads: int, form: str | None = None):
+        """`form` is FFmpeg's name of the container where it is known, which saves trying all of them."""
         self.name, self.url, self.short_side, self.threads = name, url, short_side, threads
+        self.options = {"format": form} if form else {}
         self.motion = self.skipped = False
         self.table: Table | None = None
         self.shape: tuple[int, int] | None = None
@@ -46,13 +48,16 @@ class File:
     def opened(self) -> Decoder:
         """The decoder; a new one after `close`, and in another process than before."""
         if self.decoder is None or self.process != os.getpid():
-            self.decoder = Decoder(self.name, self.url, threads=self.threads, motion=self.motion)
+            self.decoder = self.begun(self.motion)
             self.process = os.getpid()
             self.next: int | None = None
             """Number of the picture that comes next out of the decoder; None before the first after a seek."""
             self.anchor: int | None = None
             """The last picture before it that others may refer to."""
         return self.decoder
+
+    def begun(self, motion: bool = False) -> Decoder:
+        return Decoder(self.name, self.url, threads=self.threads, motion=motion, options=self.options)
 
     def close(self) -> None:
         if self.decoder is not None:
@@ -179,7 +184,7 @@ class File:
 
     def play(self) -> Iterator[np.ndarray]:
         """Every frame from the first, from a decoder of its own, without a table and without seeking."""
-        decoder = Decoder(self.name, self.url, threads=self.threads)
+        decoder = self.begun()
         first, count = None, 0
         try:
             while (picture := decoder.pull()) is not None:

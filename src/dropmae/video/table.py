@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dropmae.video.decoder import NONE, Decoder, stamp_of
+from dropmae.video.decoder import NONE, Decoder, marked
 from dropmae.video.errors import broken
 from dropmae.video.nal import entry_point
 
@@ -51,13 +51,16 @@ def tabulate(decoder: Decoder, trust: bool = True) -> Table:
     codec = decoder.context.codec
     container = decoder.container.format.name.split(",")[0]
     for number, packet in decoder.packets:
-        stamps.append(stamp_of(packet))
+        stamps.append((packet.pts, packet.dts, packet.pos, packet.size))
         if packet.is_discard:  # before the start that an edit list gives
             dropped.append(number)
         enterable = packet.is_keyframe and (codec.name in ENTERED or codec.intra_only)
         if enterable and entry_point(codec.name, decoder.extradata, bytes(packet)):
             keys.append(number)
-    marks = np.array(stamps, np.int64).reshape(-1, 4)
+    try:
+        marks = np.array(stamps, np.int64).reshape(-1, 4)
+    except TypeError:  # there is a None among them
+        marks = np.array([marked(stamp) for stamp in stamps], np.int64).reshape(-1, 4)
     if (promised := decoder.promised()) > len(marks):
         raise broken(decoder.name, f"cut short: {len(marks)} of its {promised} frames are there")
     order = None

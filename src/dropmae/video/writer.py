@@ -45,14 +45,16 @@ class Writer:
         b_frames: int = 2,
         references: int = 3,
         preset: str = "veryfast",
+        tune: str = "",
         threads: int = 1,
     ):
-        """`crf` 0..51, lower is better; at most `gop` frames from key frame to key frame; `preset` of x264."""
+        """`crf` 0..51, lower is better; at most `gop` frames from key frame to key frame; `preset`, `tune` of x264."""
         rate = Fraction(fps).limit_denominator(1001) or Fraction(fps).limit_denominator(10**6)
         if rate <= 0:
             raise ValueError(f"fps must be positive, not {fps}")
         self.path, self.rate, self.threads = Path(path), rate, threads
         self.settings = {"crf": str(crf), "g": str(gop), "bf": str(b_frames), "refs": str(references), "preset": preset}
+        self.settings |= {"tune": tune} if tune else {}
         self.size: tuple[int, int] | None = None
         self.count = 0
         self.stack = ExitStack()
