@@ -371,12 +371,12 @@ def test_a_run_and_what_it_leaves(folder: Path, videos: Path, tmp_path: Path) ->
 def test_a_killed_run_goes_on_as_if_it_had_not_been(folder: Path, tmp_path: Path, monkeypatch: Any) -> None:
     """Stopped after two of four steps; batch statistics are in the checkpoint too."""
     finetune("vot", [str(folder)], out=tmp_path / "whole", save_every="2", **TINY)
-    from dropmae import fit
+    from dropmae import learner
 
     class Stopped(Exception):
         pass
 
-    step = fit.State.step
+    step = learner.Learner.step
     done = []
 
     def counted(self: Any, *arguments: Any) -> Any:
@@ -385,7 +385,7 @@ def test_a_killed_run_goes_on_as_if_it_had_not_been(folder: Path, tmp_path: Path
         done.append(1)
         return step(self, *arguments)
 
-    monkeypatch.setattr(fit.State, "step", counted)
+    monkeypatch.setattr(learner.Learner, "step", counted)
     with pytest.raises(Stopped):
         finetune("vot", [str(folder)], out=tmp_path / "parts", save_every="2", **TINY)
     monkeypatch.undo()

@@ -14,14 +14,14 @@ import dropmae
 SOURCE = Path(dropmae.__file__).parent
 
 LAYERS = [
-    {"registry", "distributed", "ops", "storage", "progress", "journal", "arrayfiles"},
+    {"registry", "distributed", "ops", "storage", "progress", "journal", "arrayfiles", "logs"},
     {"target", "labels", "geometry", "video", "masking", "vit", "textures", "motions"},
-    {"weights", "layouts", "unpickle", "official", "clips", "augment", "optim"}
+    {"weights", "layouts", "unpickle", "official", "clips", "shards", "augment", "optim", "checkpoints", "sharding"}
     | {"draw", "figures", "tracks", "boxfiles", "things", "scenes", "synth"},
-    {"autoencoder"} | {"crops", "heads", "onestream", "pairs", "canvas", "maskpairs", "memory", "pyramid"},
+    {"autoencoder", "learner"} | {"crops", "heads", "onestream", "pairs", "canvas", "maskpairs", "memory", "pyramid"},
     {"fit", "methods", "tasks"},
     {"metrics", "benchmarks", "onepass"},
-    {"runs", "views", "watcher", "following", "stream", "segmentspeed", "stepspeed", "loadspeed"}
+    {"runs", "views", "watcher", "following", "stream", "segmentspeed", "propagationspeed", "stepspeed", "loadspeed"}
     | {"sources", "selfmade", "coco", "stills", "export", "trackspeed"}
     | set(dropmae.VERBS.values()) - {"weights", "synth"},
     {"cli", "__main__", "web"},
@@ -76,6 +76,7 @@ def test_third_parties_have_one_home(path: Path) -> None:
     for name in imported(path):
         homes = HOMES.get(name.split(".")[0])
         assert homes is None or part(path) in homes, f"{name} is imported outside {homes}"
+        assert name.split(".")[0] != "triton" or path.stem.endswith("_triton"), f"{path.name} imports {name}"
 
 
 def test_help_does_not_import_torch() -> None:

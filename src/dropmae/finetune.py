@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 
 import dropmae
-from dropmae import distributed, optim, registry, weights
+from dropmae import checkpoints, distributed, optim, registry, weights
 from dropmae.clips import collate
 from dropmae.fit import Options, Plan, fit
 from dropmae.pretrain import claim
@@ -107,7 +107,7 @@ def finetune(task: str, data: Entries, *, init: Path | None = None, out: Path, *
     config = describe(task, module, options, sources, held, init)
     claim(out, config)
     taken = None
-    if init is not None and not (out / "resume" / "state.safetensors").exists():
+    if init is not None and checkpoints.newest(out) is None:
         taken = take_over(module, Path(init))
         if distributed.is_main():
             say(taken.text(init))

@@ -18,16 +18,16 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from safetensors import safe_open
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 from torch.nn.parallel import DistributedDataParallel
 
-from dropmae import distributed, optim
+from dropmae import distributed, logs, optim
 from dropmae.clips import Clips, Share, batches
 from dropmae.journal import BadFiles, Journal
+from dropmae.learner import Learner
 from dropmae.ops import allocator
 from dropmae.progress import Progress, say
-from dropmae.weights import write_tensors
 
 
 @dataclass(kw_only=True)
@@ -66,12 +66,14 @@ class Options:
     """auto, cpu, cuda or cuda:N."""
     compile: bool = False
     """Run the model through torch.compile."""
+    shard: bool = False
+    """Share weights, gradients and moments among all processes (FSDP2) instead of keeping them whole in each."""
     save_every: str = "5%"
     """Duration between checkpoints."""
     validate_every: str = "10%"
     """Duration between validations."""
-    log: Literal["none", "tensorboard"] = "none"
-    """Where else to send what metrics.jsonl holds."""
+    log: logs.Name = "none"
+    """Where else to send what metrics.jsonl and validation.jsonl hold; needs the extra `log`."""
 
     def __post_init__(self) -> None:
         self.betas = (float(self.betas[0]), float(self.betas[1]))
@@ -86,7 +88,7 @@ class Options:
         return optim.cosine(step, how.steps, how.warmup, how.peak, how.floor)
 
 
-FREE = ("micro_batch", "workers", "precision", "device", "compile", "save_every", "validate_every", "log")
+FREE = ("micro_batch", "workers", "precision", "device", "compile", "shard", "save_every", "validate_every", "log")
 """Options that may differ when a run is continued: they do not say what is learned."""
 
 
@@ -117,6 +119,10 @@ def plan(options: Options, epoch_samples: int) -> Plan:
     world, batch = distributed.world(), options.global_batch
     if batch % world:
         raise ValueError(f"a global batch of {batch} cannot be shared by {world} processes: use a multiple")
+    if options.shard and world == 1:
+        raise ValueError(
+            "--shard needs several processes: start them with torchrun, or leave it out to continue with one"
+        )
     own = batch // world
     micro = options.micro_batch or max(size for size in range(1, min(own, 64) + 1) if own % size == 0)
     if own % micro:
@@ -165,15 +171,15 @@ def fit(
     if how.device.type == "cpu":
         allocator.keep_memory()
     out.mkdir(parents=True, exist_ok=True)
-    state = State(module.to(how.device), options, how)
-    done = state.load(out / "resume" / "state.safetensors")
+    learner = Learner(module, options, how.device, how.bf16)
+    done = learner.load(out)
     journal = Journal(out, done, options.log)
     bad = BadFiles(out)
     autocast = _autocast(how)
-    model: Any = state.module
+    model: Any = learner.trained
     if options.compile:
         model.compile()
-    if distributed.world() > 1:
+    if distributed.world() > 1 and not options.shard:
         model = DistributedDataParallel(model, device_ids=[how.device.index] if how.device.type == "cuda" else None)
     if distributed.is_main():
         say(_headline(how, options, clips, done) if done < how.steps else f"{out}: finished, {done} steps")
@@ -183,16 +189,20 @@ def fit(
         bad.merge()
         if distributed.is_main():
             journal.flush()
-            state.save(out / "resume" / "state.safetensors", step)
-            save(state.module, out / "last.safetensors")
+        learner.save(out, step)
+        learner.collect()
+        if distributed.is_main():
+            save(learner.module, out / "last.safetensors")
         distributed.barrier()
 
     def check(step: int) -> None:
+        if validate is not None:
+            learner.collect()
         if validate is not None and distributed.is_main():
-            state.module.eval()
+            learner.module.eval()
             with torch.no_grad(), autocast():
-                journal.validated(step, validate(state.module, step))
-            state.module.train()
+                journal.validated(step, validate(learner.module, step))
+            learner.module.train()
         distributed.barrier()
 
     stop = _StopSignal(distributed.world() == 1)
@@ -200,7 +210,7 @@ def fit(
         if done == 0:
             check(0)
         stream = batches(clips, how.share, done, how.steps, how.workers)
-        state.module.train()
+        learner.trained.train()
         ended, waited = time.perf_counter(), 0.0
         for step in range(done, how.steps):
             rate = how.lr(step)
@@ -212,15 +222,13 @@ def fit(
                 bad.add(batch.pop("reports"))
                 batch = {k: v.to(how.device, non_blocking=True) for k, v in batch.items() if isinstance(v, Tensor)}
                 batch |= {"seed": options.seed, "step": step, "progress": step / how.steps}
-                last = part == how.share.micros - 1
-                silent = isinstance(model, DistributedDataParallel) and not last
-                with model.no_sync() if silent else nullcontext():
+                with _averaging(model, part == how.share.micros - 1):
                     with autocast():
                         part_loss = model(batch)["loss"]
                     (part_loss / how.share.micros).backward()
                 loss += part_loss.detach() / how.share.micros
             loss = distributed.mean(loss)
-            norm, finite = state.step(rate, loss)
+            norm, finite = learner.step(rate, loss)
             now = time.perf_counter()
             journal.add(step + 1, loss, norm, finite, rate, now - ended, waited, how.share.batch, how.device)
             ended, waited = now, 0.0
@@ -235,6 +243,8 @@ def fit(
                 checkpoint(step + 1)
             if asked and step + 1 < how.steps:
                 raise KeyboardInterrupt
+        if done == how.steps:
+            learner.collect()
     finally:
         progress.close()
         journal.close()
@@ -247,69 +257,6 @@ def fit(
         "bad_files": len(bad.known),
         "samples_replaced": sum(entry["samples"] for entry in bad.known.values()),
     }
-
-
-class State:
-    """Module and optimizer: one step, and an exact checkpoint of both."""
-
-    def __init__(self, module: Any, options: Options, how: Plan) -> None:
-        self.module: nn.Module = module
-        parameters: dict[str, nn.Parameter] = dict(module.named_parameters())
-        groups = [
-            {
-                "params": [parameters[name] for name in group["names"]],
-                "factor": group["lr"],
-                "weight_decay": options.weight_decay * group["decay"],
-            }
-            for group in module.groups(options)
-        ]
-        self.names: dict[Tensor, str] = {parameters[name]: name for name in parameters}
-        self.clip = options.clip
-        # lr 0 at the start: each step sets its own
-        self.optimizer = torch.optim.AdamW(groups, lr=0.0, betas=options.betas, eps=1e-8, fused=True)
-
-    def step(self, rate: float, loss: Tensor) -> tuple[Tensor, Tensor]:
-        """One optimizer step, left out on the device where loss or gradient is not finite; (norm, finite)."""
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate * group["factor"]
-        gradients = [p.grad for p in self.names if p.grad is not None]
-        norm = torch.nn.utils.get_total_norm(gradients)
-        finite = torch.isfinite(norm) & torch.isfinite(loss)
-        if self.clip:
-            scale = (self.clip / (norm + 1e-6)).clamp(max=1.0)
-            torch._foreach_mul_(gradients, torch.where(finite, scale, 1.0))
-        setattr(self.optimizer, "found_inf", (~finite).float())  # noqa: B010 (the fused kernels read it)
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        return norm, finite
-
-    def save(self, path: Path, step: int) -> None:
-        """Writes everything a continued run needs, whole or not at all."""
-        tensors = {
-            f"module.{name}": value.detach().cpu().contiguous() for name, value in self.module.state_dict().items()
-        }
-        for parameter, kept in self.optimizer.state.items():
-            for key, value in kept.items():
-                tensors[f"optimizer.{self.names[parameter]}.{key}"] = value.detach().cpu().contiguous()
-        write_tensors(tensors, path, {"step": str(step)})
-
-    def load(self, path: Path) -> int:
-        """Takes up the checkpoint at `path`, if there is one; the number of finished steps."""
-        if not path.exists():
-            return 0
-        try:
-            with safe_open(path, "pt") as file:
-                step = int(file.metadata()["step"])
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no dict)
-        except Exception as error:
-            raise OSError(f"{path} is not a readable checkpoint ({error}); remove it to start anew") from error
-        self.module.load_state_dict({n[7:]: v for n, v in tensors.items() if n.startswith("module.")})
-        for parameter, name in self.names.items():
-            prefix = f"optimizer.{name}."
-            kept = {key: tensors.get(prefix + key) for key in ("step", "exp_avg", "exp_avg_sq")}
-            if kept["step"] is not None:
-                self.optimizer.state[parameter] = {k: v.to(parameter.device) for k, v in kept.items() if v is not None}
-        return step
 
 
 class _StopSignal:
@@ -339,6 +286,15 @@ def _autocast(how: Plan) -> Callable[[], AbstractContextManager[Any]]:
     if not how.bf16:
         return nullcontext
     return lambda: torch.autocast(how.device.type, torch.bfloat16)
+
+
+def _averaging(model: Any, last: bool) -> AbstractContextManager[Any]:
+    """Gradients are averaged over processes in the last micro-batch of a step and only added up before."""
+    if isinstance(model, DistributedDataParallel):
+        return nullcontext() if last else model.no_sync()
+    if isinstance(model, FSDPModule):
+        model.set_requires_gradient_sync(last)
+    return nullcontext()
 
 
 def _headline(how: Plan, options: Options, clips: Clips, done: int) -> str:

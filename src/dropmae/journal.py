@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from dropmae import distributed
+from dropmae.logs import Log
 from dropmae.progress import say
 from dropmae.storage import replacing, write_json
 
@@ -29,16 +30,13 @@ class Journal:
         self.last: dict[str, Any] = {}
         self.flushed = time.perf_counter()
         self.bad: list[int] = []
-        self.writer: Any = None
+        self.log: Log | None = None
         if not self.main:
             return
         self.paths = {"metrics": out / "metrics.jsonl", "validation": out / "validation.jsonl"}
-        for path in self.paths.values():
-            _truncate(path, done)
-        if log == "tensorboard":
-            from torch.utils.tensorboard import SummaryWriter
-
-            self.writer = SummaryWriter(str(out / "tensorboard"), purge_step=done)
+        reached = {kind: _truncate(path, done) for kind, path in self.paths.items()}
+        if log != "none":
+            self.log = Log(log, out, done, reached)
 
     def add(
         self,
@@ -95,15 +93,12 @@ class Journal:
             return
         with open(self.paths[kind], "a") as stream:
             stream.write("".join(json.dumps(line) + "\n" for line in lines))
-        if self.writer is not None:
-            for line in lines:
-                for name, value in line.items():
-                    if name != "step" and isinstance(value, (int, float)):
-                        self.writer.add_scalar(f"{kind}/{name}", value, line["step"])
+        if self.log is not None:
+            self.log.send(kind, lines)
 
     def close(self) -> None:
-        if self.writer is not None:
-            self.writer.close()
+        if self.log is not None:
+            self.log.close()
 
 
 @dataclass
@@ -147,16 +142,21 @@ def _memory(device: torch.device) -> float:
     return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
-def _truncate(path: Path, done: int) -> None:
-    """Drops the lines of steps after `done`, and a torn last line, from a journal that a killed run left behind."""
+def _truncate(path: Path, done: int) -> int:
+    """Drops the lines of steps after `done`, and a torn last line, from a journal that a killed run left behind.
+
+    Returns the last step that was in it, -1 where there was none.
+    """
     if not path.exists():
-        return
-    kept = []
+        return -1
+    kept, last = [], -1
     for line in path.read_text().splitlines():
         try:
-            if done and json.loads(line)["step"] <= done:
+            last = json.loads(line)["step"]
+            if done and last <= done:
                 kept.append(line)
         except (json.JSONDecodeError, KeyError):
             break
     with replacing(path) as partial:
         partial.write_text("".join(line + "\n" for line in kept))
+    return last
