@@ -16,12 +16,36 @@ SOURCE = Path(dropmae.__file__).parent
 LAYERS = [
     {"registry", "distributed", "ops", "storage", "progress", "journal", "arrayfiles", "logs"},
     {"target", "labels", "geometry", "video", "masking", "vit", "textures", "motions"},
-    {"weights", "layouts", "unpickle", "official", "clips", "shards", "augment", "optim", "checkpoints", "sharding"}
+    {
+        "weights",
+        "layouts",
+        "unpickle",
+        "official",
+        "clips",
+        "shards",
+        "augment",
+        "resample",
+        "optim",
+        "checkpoints",
+        "sharding",
+    }
     | {"draw", "figures", "tracks", "boxfiles", "things", "scenes", "synth"},
     {"autoencoder", "learner"} | {"crops", "heads", "onestream", "pairs", "canvas", "maskpairs", "memory", "pyramid"},
     {"fit", "methods", "tasks"},
     {"metrics", "benchmarks", "onepass"},
-    {"runs", "views", "watcher", "following", "stream", "segmentspeed", "propagationspeed", "stepspeed", "loadspeed"}
+    {
+        "runs",
+        "views",
+        "watcher",
+        "following",
+        "stream",
+        "segmentspeed",
+        "propagationspeed",
+        "stepspeed",
+        "loadspeed",
+        "cluster",
+    }
+    | {"simulation"}
     | {"sources", "selfmade", "coco", "stills", "export", "trackspeed"}
     | set(dropmae.VERBS.values()) - {"weights", "synth"},
     {"cli", "__main__", "web"},

@@ -6,10 +6,11 @@ Speeds drift on every machine, so what is compared runs in turn, A B C A B C, an
 from __future__ import annotations
 
 import platform
+import statistics
 import subprocess
 import time
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,11 @@ from rich.console import Console
 from rich.table import Table
 
 import dropmae
-from dropmae import distributed, loadspeed, stepspeed
+from dropmae import distributed, loadspeed, registry, stepspeed
+from dropmae.cluster import Cluster, Model, parse
 from dropmae.ops import allocator
-from dropmae.vit import Size
+from dropmae.simulation import simulate as simulated
+from dropmae.vit import Block, Size
 
 
 def bench(
@@ -35,6 +38,7 @@ def bench(
     memory: bool = True,
     steps: bool = True,
     videos: Path | None = None,
+    simulate: tuple[str, ...] = (),
     seed: int = 0,
 ) -> dict[str, Any]:
     """Times training steps, attention dropout and data loading side by side; a table of each.
@@ -53,10 +57,14 @@ def bench(
         memory: measure the peak memory of each step; on a CPU each then runs in a process of its own.
         steps: time training steps and attention; `--no-steps --videos DIR` times loading alone.
         videos: folder of videos: time the loading of pairs from up to eight of them, as they are and prepared.
+        simulate: instead of all that, simulate DropMAE's training on a cluster: NAME=VALUE words such as nodes=8 gpus=8
+            rate=1500; docs/scaling.md has the names. Without rate and tflops the step is measured on this device.
         seed: decides weights and pictures.
     """
     if batch < 1 or rounds < 1:
         raise ValueError("batch and rounds must be at least 1")
+    if simulate:
+        return simulation(parse(simulate), size, image, batch, rounds, device, bf16, seed)
     if not steps and videos is None:
         raise ValueError("without --steps and without --videos there is nothing to measure")
     where = distributed.pick_device(device)
@@ -74,6 +82,42 @@ def bench(
         result["loading"] = loadspeed.measure(Path(videos), image, rounds, seed)
     show(result)
     return result
+
+
+def simulation(
+    cluster: Cluster, size: Size, image: int, batch: int, rounds: int, device: str, bf16: bool | None, seed: int
+) -> dict[str, Any]:
+    """The rows of a simulated cluster that trains DropMAE of that size, and what they follow from."""
+    model = parameters(size, image)
+    setting = stepspeed.Setting("dropmae", size, image, batch, "cpu", False, seed)
+    result: dict[str, Any] = {"setting": {"size": size, "image": image, "parameters": model.parameters}}
+    if not cluster.rate:
+        if cluster.tflops:
+            rate = cluster.tflops * 1e12 / (3 * stepspeed.flop(setting))
+        else:
+            where = distributed.pick_device(device)
+            half = distributed.supports_bf16(where) if bf16 is None else bf16
+            step = stepspeed.Step(replace(setting, device=str(where), bf16=half), {})
+            rate = batch / statistics.median([step(number) for number in range(rounds + 1)][1:])
+            result["setting"] |= environment(where)
+        cluster = replace(cluster, rate=rate)
+    result["cluster"] = asdict(cluster)
+    result["scales"] = simulated(cluster, model)
+    console = Console(stderr=True)
+    console.print(", ".join(f"{name} {value}" for name, value in result["setting"].items()))
+    console.print(", ".join(f"{name}={value}" for name, value in result["cluster"].items()))
+    table(console, "nodes x GPUs: speed, and where the time goes", result["scales"], SCALE_COLUMNS)
+    table(console, "what it takes", result["scales"], NEED_COLUMNS)
+    return result
+
+
+def parameters(size: Size, image: int) -> Model:
+    """How many parameters DropMAE has, and each of its blocks in attention and MLP; nothing is allocated."""
+    with torch.device("meta"):
+        module = registry.load("methods", "dropmae")(size=size, image=image)
+    blocks = [part for part in module.modules() if isinstance(part, Block)]
+    sizes = [[p.numel() for part in (block.attn, block.mlp) for p in part.parameters()] for block in blocks]
+    return Model(sum(p.numel() for p in module.parameters()), [sum(found) for found in sizes])
 
 
 def environment(device: torch.device) -> dict[str, Any]:
@@ -140,6 +184,33 @@ LOADING_COLUMNS: Columns = {
     "table": ("table_ms", lambda x: "" if x is None else f"{x:.1f}"),
     "frames": ("frames_ms", lambda x: "" if x is None else f"{x:.1f}"),
     "crop": ("crop_ms", lambda x: "" if x is None else f"{x:.1f}"),
+}
+
+
+def percent(share: float) -> str:
+    return f"{100 * share:.1f} %"
+
+
+SCALE_COLUMNS: Columns = {
+    "samples/s": ("samples_per_s", lambda x: f"{x:.0f}"),
+    "efficiency": ("efficiency", percent),
+    "computing": ("compute", percent),
+    "data": ("data", percent),
+    "network": ("network", percent),
+    "others": ("others", percent),
+    "checkpoints": ("checkpoints", percent),
+    "failures": ("failures", percent),
+    "hours": ("hours", lambda x: f"{x:.1f}"),
+    "GPU hours": ("gpu_hours", lambda x: f"{x:.0f}"),
+}
+NEED_COLUMNS: Columns = {
+    "read GB/s": ("read_gb_per_s", lambda x: f"{x:.2f}"),
+    "CPU cores": ("cores", lambda x: f"{x:.0f}"),
+    "GB/s out of a node": ("network_gb_per_s", lambda x: f"{x:.1f}"),
+    "GB a GPU": ("memory_gb", lambda x: f"{x:.1f}"),
+    "GB a checkpoint": ("checkpoint_gb", lambda x: f"{x:.1f}"),
+    "every steps": ("checkpoint_steps", str),
+    "failures in a run": ("failure_count", lambda x: f"{x:.2f}"),
 }
 
 
