@@ -319,7 +319,7 @@ def test_dino_does_what_dinos_script_does(context: int) -> None:
     torch.manual_seed(0)
     frames, mask = wandering()
     for encoder in (Pixels(), registry.load("methods", "mae")(size="tiny", image=64).eval().encoder):
-        _, found = run(make("dino", encoder, context=context), frames, masked(mask))
+        _, found = run(make("dino", encoder, context=context, positions="computed"), frames, masked(mask))
         with torch.no_grad():
             plain = plain_dino(frames, mask, encoder, context)
         same = [float((mask_of(target) == true).mean()) for target, true in zip(found, plain)]
@@ -330,7 +330,7 @@ def test_dinov3_does_what_its_notebook_does() -> None:
     torch.manual_seed(0)
     frames, mask = wandering(2)
     encoder = registry.load("methods", "dropmae")(size="tiny", image=64).eval().encoder
-    _, found = run(make("dinov3", encoder, context=3, radius=3.0), frames, masked(mask))
+    _, found = run(make("dinov3", encoder, context=3, radius=3.0, positions="computed"), frames, masked(mask))
     with torch.no_grad():
         plain = plain_dinov3(frames, mask, encoder, 3)
     assert all(np.array_equal(mask_of(target), true) for target, true in zip(found, plain))
@@ -343,7 +343,7 @@ def test_crw_and_cropmae_do_what_their_script_does(preset: Any, context: int) ->
     frames, mask = wandering(1)
     rules = {**PRESETS[preset], "radius": 3.0}
     encoder = registry.load("methods", "siammae")(size="tiny", image=64).eval().encoder
-    _, found = run(make(preset, encoder, context=context, radius=3.0), frames, masked(mask))
+    _, found = run(make(preset, encoder, context=context, radius=3.0, positions="computed"), frames, masked(mask))
     with torch.no_grad():
         plain = plain_walk(frames, mask, encoder, context, rules)
     same = [float((mask_of(target) == true).mean()) for target, true in zip(found, plain)]

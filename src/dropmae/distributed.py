@@ -56,6 +56,15 @@ def gather(value: Any) -> list[Any]:
     return values
 
 
+def first(value: int) -> int:
+    """`value` of rank 0, on every rank."""
+    if world() > 1:
+        values = [value]
+        torch.distributed.broadcast_object_list(values)
+        value = values[0]
+    return value
+
+
 def mean(value: torch.Tensor) -> torch.Tensor:
     """The mean of a scalar tensor over ranks, on every rank."""
     if world() > 1:

@@ -122,7 +122,7 @@ def finetune(task: str, data: Entries, *, init: Path | None = None, out: Path, *
 
 
 def mixture(sources: list[Source], module: Any, options: Tuning, seed: int) -> Mixture:
-    return Mixture(Joined(sources), module.sample, seed, options.repeats, options.epoch_samples)
+    return Mixture(Joined(sources), module.sample, seed, options.repeats, samples=options.epoch_samples)
 
 
 def describe(

@@ -187,8 +187,7 @@ def fit(
 
     def checkpoint(step: int) -> None:
         bad.merge()
-        if distributed.is_main():
-            journal.flush()
+        journal.flush()
         learner.save(out, step)
         learner.collect()
         if distributed.is_main():
@@ -232,7 +231,7 @@ def fit(
             now = time.perf_counter()
             journal.add(step + 1, loss, norm, finite, rate, now - ended, waited, how.share.batch, how.device)
             ended, waited = now, 0.0
-            if journal.due() or step + 1 == how.steps:
+            if journal.due(step + 1) or step + 1 == how.steps:
                 journal.flush()
                 progress.show(step + 1, journal.last, options.global_batch)
             asked = stop.asked  # read once: a signal that comes later waits for the next step

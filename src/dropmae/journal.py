@@ -28,7 +28,7 @@ class Journal:
         self.main = distributed.is_main()
         self.pending: list[tuple[int, Tensor, Tensor, Tensor, dict[str, Any]]] = []
         self.last: dict[str, Any] = {}
-        self.flushed = time.perf_counter()
+        self.flushed, self.next = time.perf_counter(), done + 1
         self.bad: list[int] = []
         self.log: Log | None = None
         if not self.main:
@@ -59,11 +59,12 @@ class Journal:
         }
         self.pending.append((step, loss, norm, finite, line))
 
-    def due(self) -> bool:
-        return time.perf_counter() - self.flushed > FLUSH_SECONDS
+    def due(self, step: int) -> bool:
+        """Whether to flush after this step; the same on every rank, so that all of them stop at the same step."""
+        return step >= self.next
 
     def flush(self) -> None:
-        """Writes what is pending; FloatingPointError where three steps in a row were not finite."""
+        """On every rank: writes what is pending; FloatingPointError where three steps in a row were not finite."""
         lines = []
         for step, loss, norm, finite, line in self.pending:
             fine = bool(finite)
@@ -81,8 +82,12 @@ class Journal:
                     f"loss or gradient was not finite in steps {', '.join(map(str, self.bad))}: stopped; the weights "
                     "are those before them. A lower --lr or --precision fp32 may help"
                 )
+        now = time.perf_counter()
+        if lines:
+            self.next = lines[-1]["step"] + max(1, int(FLUSH_SECONDS * len(lines) / (now - self.flushed)))
+        self.next = distributed.first(self.next)
         self.pending.clear()
-        self.flushed = time.perf_counter()
+        self.flushed = now
         self._write("metrics", lines)
 
     def validated(self, step: int, values: dict[str, Any]) -> None:
