@@ -7,6 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+
+if not torch.cuda.is_available():
+    # Before anything imports triton, whose own functions are made for the interpreter or not at their import. `import
+    # torch` does not, but torch._dynamo does, which comes with many a module of ours.
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 from dropmae.clips import Sequence
 

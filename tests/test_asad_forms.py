@@ -26,6 +26,7 @@ def compiled() -> bool:
 
 needs_compiler = pytest.mark.skipif(not compiled(), reason="there is no C++ compiler: the compiled form cannot run")
 FORMS = ["torch", pytest.param("fast", marks=needs_compiler)]
+EVERY = ["reference", *FORMS]
 SHAPES = [(2, 3, 12, 8), (1, 2, 50, 80), (2, 2, 98, 32), (1, 3, 66, 5), (1, 2, 392, 32)]
 
 
@@ -77,6 +78,18 @@ def test_drops_the_pairs_of_the_reference(
         assert not ours[..., torch.arange(2 * half), torch.arange(half).repeat(2)].any(), "a query lost itself"
         theirs = pairs_of("reference", query, key, count, keys)
         assert (ours != theirs).float().mean() <= 1e-3
+
+
+@pytest.mark.parametrize("form", EVERY, indirect=True)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+def test_attention_drops_exactly_so_many_in_every_dtype(form: str, dtype: torch.dtype) -> None:
+    """With one-hot values the output is the attention matrix, in which a dropped pair is an exact zero."""
+    query, key, _ = (t.detach() for t in triple((2, 3, 26, 26), 1.0, dtype))
+    value = torch.eye(26, dtype=dtype).expand(2, 3, 26, 26)
+    for ratio in (0.1, 0.5, 1.0):
+        count = asad.drop_count(ratio, 13)
+        share = asad.attention(query, key, value, count, noise.keys(3, torch.arange(2)))
+        assert ((share == 0).sum((-1, -2)) == count).all()
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -158,6 +171,7 @@ def enumerated(weights: list[float], count: int) -> Tensor:
     return found
 
 
+@pytest.mark.parametrize("form", EVERY, indirect=True)
 def test_inclusion_by_enumeration(form: str) -> None:
     generator = torch.Generator().manual_seed(4)
     query, key = torch.randn(2, 6, 4, generator=generator).unbind(0)
@@ -178,6 +192,7 @@ def test_inclusion_by_enumeration(form: str) -> None:
     assert not seen[:, weights == 0].any()
 
 
+@pytest.mark.parametrize("form", EVERY, indirect=True)
 def test_inclusion_agrees_with_multinomial(form: str) -> None:
     generator = torch.Generator().manual_seed(0)
     query, key = (1.4 * torch.randn(2, 60, 16, generator=generator)).unbind(0)

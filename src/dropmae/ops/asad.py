@@ -15,7 +15,8 @@ are float32 at least and statistics float32, whatever precision query and key co
 
 `attention` is the op. Its forms (`ops.switch`) draw with the same numbers, so they drop the same pairs, but for those
 few whose races differ by no more than rounding: "reference" is what stands above; "torch" does less work for the same
-result; "fast" is a compiled kernel where there is one (`attention_cpu`), and "torch" elsewhere.
+result; "fast" is compiled kernels where they can be had (`attention_cpu`, on a GPU `asad_triton`), and "torch"
+elsewhere. docs/kernels.md tells how they work.
 """
 
 from __future__ import annotations
@@ -64,23 +65,36 @@ def attention(query: Tensor, key: Tensor, value: Tensor, count: int, stream: Ten
         return functional.scaled_dot_product_attention(query, key, value)
     heads = torch.arange(query.shape[1], dtype=torch.int32, device=query.device)
     keys = noise.fold(stream[:, None], heads)
-    form = _form(query.device.type, query.dtype)
+    dtype = query.dtype if query.dtype == key.dtype == value.dtype else None
+    form = _form(query.device.type, dtype, query.shape[-1])
     if form == "reference":
         return _attention(query, key, value, count, keys)
     if form == "cpu":
         from dropmae.ops import attention_cpu
 
         return attention_cpu.dropped_attention(query, key, value, count, keys)
+    if form == "triton":
+        from dropmae.ops import asad_triton
+
+        return asad_triton.attention(query, key, value, count, keys)
     return _lean_attention(query, key, value, count, keys)
 
 
 @torch.compiler.assume_constant_result
-def _form(device: str, dtype: torch.dtype) -> str:
-    """What "fast" comes to here: "cpu" or "torch"; the other forms are themselves."""
+def _form(device: str, dtype: torch.dtype | None, depth: int) -> str:
+    """What "fast" comes to for heads of `depth` channels: "cpu", "triton" or "torch"; the other forms are themselves.
+
+    dtype None stands for query, key and value that differ in it.
+    """
     form = switch.form()
     if form != "fast":
         return form
-    if device == "cpu" and dtype in (torch.float32, torch.bfloat16):
+    if device == "cuda":
+        reason = _triton_obstacle(dtype, depth)
+        if reason is None:
+            return "triton"
+        switch.note(f"attention dropout on this GPU runs in plain PyTorch and forms the matrix of all pairs: {reason}")
+    elif device == "cpu" and dtype in (torch.float32, torch.bfloat16):
         from dropmae.ops import attention_cpu
 
         try:
@@ -88,7 +102,18 @@ def _form(device: str, dtype: torch.dtype) -> str:
             return "cpu"
         except compiler.CannotCompile as reason:
             switch.note(f"attention dropout runs in plain PyTorch, some three times slower: {reason}")
+    else:
+        switch.note(f"attention dropout runs in plain PyTorch: no kernel takes {dtype or 'mixed types'} on {device}")
     return "torch"
+
+
+def _triton_obstacle(dtype: torch.dtype | None, depth: int) -> str | None:
+    """Why the Triton kernels cannot serve here, or None."""
+    try:
+        from dropmae.ops import asad_triton
+    except ImportError as error:
+        return f"Triton cannot be imported ({error}); pip install 'dropmae[kernels]' brings it"
+    return asad_triton.obstacle(dtype, depth)
 
 
 # The meaning
