@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 else:  # what a command line can say; in Python it is whatever `Video` takes, and boxes in any form [N, 4]
     Source, Boxes = str, tuple[float, ...]
 
-SHIPPED = Path(__file__).parent / "shipped" / "vot.safetensors"
-"""The tracker that comes with the package, where one does."""
+SHIPPED = Path(__file__).parent / "shipped"
+"""Where the weights that come with the package are: the tracker vot.safetensors, the segmenter vos.safetensors."""
 
 
 def track(
@@ -57,7 +57,8 @@ def track(
 
     Args:
         video: a video file, a folder of images, or a camera by its number (0), which runs until interrupted.
-        weights: a weight file or run folder: a tracker, a segmenter, or an encoder whose features then carry labels.
+        weights: a weight file or run folder: a tracker, a segmenter, or an encoder whose features then carry labels. By
+            default what comes with the package: the segmenter where a mask is given, the tracker for boxes.
         out: OUT.mp4, with OUT.jsonl beside it, or just OUT.jsonl.
         box: x y w h in pixels, of the top left corner; several objects one after the other.
         mask: PNG with the objects' labels.
@@ -313,12 +314,24 @@ def halve(task: torch.nn.Module) -> None:
             part.to(torch.bfloat16)
 
 
+def shipped(known: dict[int, Target]) -> Path:
+    """The weights of the package for what is known; says which. ValueError where there are none."""
+    masks = any(target.mask is not None for target in known.values())
+    boxes = any(target.boxes is not None for target in known.values())
+    if not (masks or boxes):
+        raise ValueError("points are carried along by an encoder's features: give its --weights")
+    name = "segmenter" if masks else "tracker"
+    path = SHIPPED / ("vos.safetensors" if masks else "vot.safetensors")
+    if not path.is_file():
+        raise ValueError(f"no {name} comes with this installation: give --weights")
+    say(f"no weights were named: the {name} that comes with the package is used ({path})")
+    return path
+
+
 def load_task(path: Path | None, known: dict[int, Target], device: torch.device) -> Any:
     """The task in a weight file; an encoder becomes label propagation."""
     if path is None:
-        if not SHIPPED.is_file():
-            raise ValueError("no tracker comes with this installation: give --weights")
-        path = SHIPPED
+        path = shipped(known)
     header = files.read_header(path)
     module: Any = files.load(path, device)
     if header["kind"] == "tasks":
