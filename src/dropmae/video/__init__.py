@@ -23,10 +23,10 @@ from dropmae.video.files import File, Live
 from dropmae.video.frames import IMAGES, Arrays, Media, Pictures, Piece, folder_pieces, tar_pieces
 from dropmae.video.listing import find
 from dropmae.video.motion import BLOCK
-from dropmae.video.store import open_store, write_store
+from dropmae.video.store import DistantStore, open_store, write_store
 from dropmae.video.writer import Writer, write
 
-__all__ = ["BLOCK", "DamagedFrame", "Video", "Writer", "find", "write", "write_store"]
+__all__ = ["BLOCK", "DamagedFrame", "Piece", "Video", "Writer", "find", "write", "write_store"]
 
 LIVE = ("rtsp://", "rtmp://", "rtp://", "srt://", "udp://", "tcp://")
 """Addresses of streams that cannot be rewound."""
@@ -36,10 +36,11 @@ class Video:
     """A sequence of frames with random access; `v[i]` is uint8 [H, W, 3], RGB.
 
     `source` is the path of a video file, of a folder of images (in natural order), of a .npy array or of a frame store
-    that `prepare --frames` wrote; `archive.tar::member`, a file or a folder of images in an uncompressed tar; an array
-    [T, H, W, 3] or [T, H, W]; a list of arrays or of image paths; or a live stream, which can only be iterated: a
-    camera by number (0 or "0") or an rtsp:// address. Files are recognised by their content. Of several video streams
-    the first is read. Rotation in a file's metadata is applied, edit lists are obeyed; non-square pixels stay.
+    that `prepare --frames` wrote; `archive.tar::member`, a file or a folder of images in an uncompressed tar; a
+    Piece of a shard; an array [T, H, W, 3] or [T, H, W]; a list of arrays or of image paths; or a live stream, which
+    can only be iterated: a camera by number (0 or "0") or an rtsp:// address. Files are recognised by their content. Of
+    several video streams the first is read. Rotation in a file's metadata is applied, edit lists are obeyed; non-square
+    pixels stay.
 
     `v[i]` and `v[-1]` are frames, `v[[i, j]]` is [n, H, W, 3] in one pass, and `v[a:b:s]` is a Video that shares the
     decoder (s < 0 plays backwards). Iterating decodes straight on and never seeks. A Video can be pickled and crosses
@@ -66,6 +67,8 @@ class Video:
     @property
     def path(self) -> Path | None:
         """Where the frames come from; None for arrays and live streams."""
+        if isinstance(self.source, Piece):
+            return Path(self.source.name)
         return None if is_live(self.source) or not isinstance(self.source, (str, Path)) else Path(self.source)
 
     @property
@@ -197,6 +200,8 @@ def open_media(source: Any, short_side: int | None, threads: int) -> Media:
         return Live(source, short_side, threads)
     if isinstance(source, np.ndarray):
         return Arrays(source, short_side)
+    if isinstance(source, Piece):  # which is a tuple as well
+        return open_piece(source, short_side, threads)
     if isinstance(source, (list, tuple)):
         if not source:
             raise ValueError("the list is empty: a Video needs at least one frame")
@@ -229,6 +234,18 @@ def open_media(source: Any, short_side: int | None, threads: int) -> Media:
     if (store := open_store(path)) is not None:
         return Arrays(store[0], short_side, store[1])
     return File(path, path, short_side, threads, form="mov" if head[4:] == b"ftyp" else None)
+
+
+def open_piece(piece: Piece, short_side: int | None, threads: int) -> Media:
+    """A prepared video within a shard: H.264, or a frame store."""
+    if piece.name.endswith(".frames"):
+        if piece.remote:
+            return DistantStore(piece, short_side)
+        store = open_store(piece.path, piece.start)
+        if store is None:
+            raise broken(piece.name, "not a frame store; the shard is damaged")
+        return Arrays(store[0], short_side, store[1])
+    return File(piece.name, piece.read() if piece.remote else piece.url, short_side, threads, form="mov")
 
 
 def open_array(path: str) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections import deque
 from collections.abc import Iterator
 from itertools import chain
@@ -39,8 +40,13 @@ class Decoder:
     counting, which dropped pictures would upset, or by timestamps, which may be missing, wrong or ambiguous.
     """
 
-    def __init__(self, name: str, url: str, *, threads: int = 1, motion: bool = False, options: dict | None = None):
-        """`motion` has the codec's motion vectors exported; `options` go to `av.open`. OSError if it is no video."""
+    def __init__(
+        self, name: str, url: str | bytes, *, threads: int = 1, motion: bool = False, options: dict | None = None
+    ):
+        """`url` may be the file itself; `motion` has the codec's motion vectors exported; `options` go to `av.open`.
+
+        OSError if it is no video.
+        """
         self.name, self.url, self.threads, self.motion, self.options = name, url, threads, motion, options or {}
         self.reformatter = VideoReformatter()
         self.open()
@@ -48,7 +54,8 @@ class Decoder:
     def open(self) -> None:
         """Opens the file, anew if need be, before its first packet."""
         try:
-            self.container = av.open(self.url, mode="r", metadata_errors="ignore", **self.options)
+            source = io.BytesIO(self.url) if isinstance(self.url, bytes) else self.url
+            self.container = av.open(source, mode="r", metadata_errors="ignore", **self.options)
         except av.InvalidDataError:
             raise broken(self.name, "not a video, or its header is damaged") from None
         except av.EOFError:

@@ -33,7 +33,7 @@ CAMERAS = {
 class File:
     """The pictures of a file that FFmpeg reads, by number."""
 
-    def __init__(self, name: str, url: str, short_side: int | None, threads: int, form: str | None = None):
+    def __init__(self, name: str, url: str | bytes, short_side: int | None, threads: int, form: str | None = None):
         """`form` is FFmpeg's name of the container where it is known, which saves trying all of them."""
         self.name, self.url, self.short_side, self.threads = name, url, short_side, threads
         self.options = {"format": form} if form else {}

@@ -107,7 +107,7 @@ class Arrays(Still):
 
 
 class Piece(NamedTuple):
-    """A file, or a range of bytes within one."""
+    """A file, or a range of bytes within one, which may lie on any address that fsspec knows."""
 
     name: str
     path: str
@@ -121,10 +121,32 @@ class Piece(NamedTuple):
             return self.path
         return f"subfile,,start,{self.start},end,{self.start + self.length},,:{self.path}"
 
-    def bytes(self) -> bytes:
+    @property
+    def remote(self) -> bool:
+        return "://" in self.path
+
+    def read(self) -> bytes:
+        if self.remote:
+            assert self.length is not None
+            return self.part(0, self.length)
         with open(self.path, "rb") as file:
             file.seek(self.start)
             return file.read(-1 if self.length is None else self.length)
+
+    def part(self, start: int, stop: int) -> bytes:
+        """Some of its bytes, from where they lie; OSError where they are not all there."""
+        from fsspec.core import url_to_fs
+
+        try:
+            system, path = url_to_fs(self.path)  # cached by fsspec, anew in each process
+            found = system.cat_file(path, self.start + start, self.start + stop)
+        except OSError as error:
+            raise broken(self.name, error) from None
+        except Exception as error:  # each file system has its own
+            raise broken(self.name, f"{type(error).__name__}: {error}") from None
+        if len(found) != stop - start:
+            raise broken(self.name, "cut short")
+        return found
 
 
 class Pictures(Still):
@@ -142,7 +164,7 @@ class Pictures(Still):
     def image(self, index: int) -> np.ndarray:
         piece = self.pieces[index]
         try:
-            with Image.open(io.BytesIO(piece.bytes())) as image:
+            with Image.open(io.BytesIO(piece.read())) as image:
                 if image.mode.startswith("I;16"):
                     return np.repeat((np.asarray(image) >> 8).astype(np.uint8)[..., None], 3, 2)
                 return np.array(ImageOps.exif_transpose(image).convert("RGB"))

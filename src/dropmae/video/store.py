@@ -16,8 +16,11 @@ import numpy as np
 
 from dropmae.storage import replacing
 from dropmae.video.errors import broken
+from dropmae.video.frames import Piece, Still
 
 FORMAT = "dropmae-frames"
+HEADER = 4096
+"""The longest header that is believed, in bytes."""
 
 
 def write_store(path: str | Path, frames: Iterable[np.ndarray], fps: float) -> int:
@@ -49,21 +52,53 @@ def write_store(path: str | Path, frames: Iterable[np.ndarray], fps: float) -> i
     return count
 
 
-def open_store(path: str | Path) -> tuple[np.ndarray, float] | None:
-    """The frames, mapped and not read, and their rate; None where the file is something else."""
+def open_store(path: str | Path, start: int = 0) -> tuple[np.ndarray, float] | None:
+    """The frames, mapped and not read, and their rate; None where the file is something else.
+
+    The store begins at byte `start` of the file.
+    """
     with open(path, "rb") as file:
+        file.seek(start)
         length = int.from_bytes(file.read(8), "little")
-        text = file.read(length) if 2 <= length <= 4096 else b""
+        text = file.read(length) if 2 <= length <= HEADER else b""
+    if (told := parse(text)) is None:
+        return None
+    shape, fps = told
+    if os.path.getsize(path) < start + 8 + length + int(np.prod(shape)):
+        raise broken(path, "the frame store is cut short")
+    return np.memmap(path, np.uint8, "r", start + 8 + length, shape), fps
+
+
+def parse(text: bytes) -> tuple[tuple[int, ...], float] | None:
+    """Shape and rate from the header of a store; None where it is none."""
     if not text.startswith(b"{"):
         return None
     try:
         header = json.loads(text)
         if header["__metadata__"]["format"] != FORMAT:
             return None
-        shape = tuple(header["frames"]["shape"])
-        fps = float(header["__metadata__"]["fps"])
+        return tuple(header["frames"]["shape"]), float(header["__metadata__"]["fps"])
     except (ValueError, KeyError, TypeError):
         return None
-    if os.path.getsize(path) < 8 + length + int(np.prod(shape)):
-        raise broken(path, "the frame store is cut short")
-    return np.memmap(path, np.uint8, "r", 8 + length, shape), fps
+
+
+class DistantStore(Still):
+    """A frame store on an address that fsspec knows: each frame is a read of its bytes."""
+
+    def __init__(self, piece: Piece, short_side: int | None):
+        super().__init__(short_side)
+        length = int.from_bytes(piece.part(0, 8), "little")
+        told = parse(piece.part(8, 8 + length)) if 2 <= length <= HEADER else None
+        if told is None or 8 + length + int(np.prod(told[0])) > (piece.length or 0):
+            raise broken(piece.name, "not a frame store; the shard is damaged")
+        self.piece, self.start = piece, 8 + length
+        self.shape, self.fps = told
+        self.full = (self.shape[1], self.shape[2])
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def load(self, index: int) -> np.ndarray:
+        count = int(np.prod(self.shape[1:]))
+        first = self.start + index * count
+        return np.frombuffer(self.piece.part(first, first + count), np.uint8).reshape(self.shape[1:])
