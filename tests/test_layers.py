@@ -29,7 +29,7 @@ LAYERS = [
         "checkpoints",
         "sharding",
     }
-    | {"draw", "figures", "tracks", "boxfiles", "things", "scenes", "synth"},
+    | {"draw", "figures", "tracks", "boxfiles", "things", "scenes", "synth", "shards", "resample"},
     {"autoencoder", "learner"} | {"crops", "heads", "onestream", "pairs", "canvas", "maskpairs", "memory", "pyramid"},
     {"fit", "methods", "tasks"},
     {"metrics", "benchmarks", "onepass"},

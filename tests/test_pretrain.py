@@ -208,6 +208,32 @@ def test_another_configuration_is_refused_and_nothing_is_touched(
     assert main(command(folder, tmp_path / "run", "--steps", "3", method="twinmae")) == 2
 
 
+def test_an_option_that_a_run_does_not_know_counts_as_its_default(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A run that was begun before there were these options goes on, unless they are given another value."""
+    words = command(folder, tmp_path / "run", "--steps", "3", "--workers", "0")
+    assert main(words) == 0
+    path = tmp_path / "run" / "config.json"
+    config = json.loads(path.read_text())
+    for part, name in (("fields", "norm_pix"), ("options", "repeats"), ("options", "betas"), ("data", "short_side")):
+        del config[part][name]
+    path.write_text(json.dumps(config))
+    assert main(words) == 0
+    for more, says in (
+        (["--repeats", "2"], "options.repeats was 1, now 2"),
+        (["--betas", "0.9", "0.99"], "options.betas was [0.9, 0.95], now [0.9, 0.99]"),
+        (["--short-side", "32"], "data.short_side was 0, now 32"),
+    ):
+        capsys.readouterr()
+        assert main([*words, *more]) == 2
+        assert says in capsys.readouterr().err
+    del config["options"]["steps"]  # 0 is its default
+    path.write_text(json.dumps(config))
+    assert main(words) == 2
+    assert "options.steps was 0, now 3" in capsys.readouterr().err
+
+
 def test_an_unreadable_checkpoint_is_one_clear_line(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -3,12 +3,52 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from collections.abc import Sequence as Frames
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
 ASPECT = (3 / 4, 4 / 3)
+POSTPONED: ContextVar[bool] = ContextVar("POSTPONED", default=False)
+
+
+@contextmanager
+def postponed(yes: bool = True) -> Iterator[None]:
+    """Leaves resizing and flipping to whoever gets the batch (resample.py): crops are cut out and no more."""
+    before = POSTPONED.set(yes)
+    try:
+        yield
+    finally:
+        POSTPONED.reset(before)
+
+
+@dataclass
+class Crops:
+    """Regions uint8 [H, W, 3] of frames, which are still to be resized to `sides` and some of them flipped.
+
+    As an array it is what comes of it: uint8 [T, 3, h, w].
+    """
+
+    regions: list[np.ndarray]
+    flips: list[bool]
+    sides: tuple[int, int]
+
+    def add(self, frame: np.ndarray, box: tuple[int, int, int, int], flip: bool) -> None:
+        top, left, height, width = box
+        self.regions.append(frame[top : top + height, left : left + width])
+        self.flips.append(flip)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        out = np.empty((len(self.regions), 3, *self.sides), np.uint8)
+        for made, region, flip in zip(out, self.regions, self.flips):
+            cut = resize(region, self.sides)
+            made[:] = (cut[:, ::-1] if flip else cut).transpose(2, 0, 1)
+        return out
 
 
 def crop_box(
@@ -30,11 +70,18 @@ def crop_box(
 
 
 def resize(frame: np.ndarray, sides: tuple[int, int]) -> np.ndarray:
-    """uint8 [h, w, 3] resampled by antialiased bicubic interpolation from a frame uint8 [H, W, 3]."""
+    """uint8 [h, w, 3] resampled by antialiased bicubic interpolation from a frame uint8 [H, W, 3].
+
+    Across, then down. Which goes first changes levels where edges overshoot, and left to itself Pillow from version 13
+    on decides that by the shape.
+    """
     if frame.shape[:2] == sides:
         return frame
     picture = Image.fromarray(np.ascontiguousarray(frame))
-    return np.asarray(picture.resize((sides[1], sides[0]), Image.Resampling.BICUBIC))
+    for size in ((sides[1], frame.shape[0]), (sides[1], sides[0])):
+        if picture.size != size:
+            picture = picture.resize(size, Image.Resampling.BICUBIC)
+    return np.asarray(picture)
 
 
 def crop_frames(
@@ -45,17 +92,18 @@ def crop_frames(
     *,
     flip: float,
     shared: bool,
-) -> np.ndarray:
-    """uint8 [T, 3, h, w]: a random resized crop and flip of each frame [H, W, 3], its own or a shared one."""
-    out = np.empty((len(frames), 3, *sides), np.uint8)
+) -> Any:
+    """uint8 [T, 3, h, w]: a random resized crop and flip of each frame [H, W, 3], its own or a shared one.
+
+    Within `postponed`, Crops that a batch makes of it.
+    """
+    crops = Crops([], [], sides)
     box, flipped = (0, 0, 0, 0), False
     for position, frame in enumerate(frames):
         if position == 0 or not shared:
             box, flipped = crop_box(frame.shape[0], frame.shape[1], rng, scale), bool(rng.random() < flip)
-        top, left, height, width = box
-        cut = resize(frame[top : top + height, left : left + width], sides)
-        out[position] = (cut[:, ::-1] if flipped else cut).transpose(2, 0, 1)
-    return out
+        crops.add(frame, box, flipped)
+    return crops if POSTPONED.get() else np.asarray(crops)
 
 
 def crop_clip(
@@ -68,23 +116,22 @@ def crop_clip(
     scale: tuple[float, float],
     *,
     flip: float,
-) -> tuple[np.ndarray, np.ndarray]:
+) -> tuple[Any, np.ndarray]:
     """One random resized crop and flip of a clip and of its motion.
 
     Frames uint8 [T, 3, h, w] from frames [H, W, 3], and motion float32 [T, *grid, 2] in pixels of the crop, from
-    vectors [T, H / block, W / block, 2] of `block`-pixel blocks, NaN where there is none.
+    vectors [T, H / block, W / block, 2] of `block`-pixel blocks, NaN where there is none. Within `postponed`, Crops.
     """
     box, flipped = crop_box(frames[0].shape[0], frames[0].shape[1], rng, scale), bool(rng.random() < flip)
-    top, left, height, width = box
-    out = np.empty((len(frames), 3, *sides), np.uint8)
-    for position, frame in enumerate(frames):
-        cut = resize(frame[top : top + height, left : left + width], sides)
-        out[position] = (cut[:, ::-1] if flipped else cut).transpose(2, 0, 1)
+    height, width = box[2:]
+    crops = Crops([], [], sides)
+    for frame in frames:
+        crops.add(frame, box, flipped)
     zoom = np.array([sides[1] / width, sides[0] / height], np.float32)
     moved = crop_motion(motion, block, box, grid) * zoom
     if flipped:
         moved = moved[:, :, ::-1] * np.array([-1, 1], np.float32)
-    return out, np.ascontiguousarray(moved)
+    return crops if POSTPONED.get() else np.asarray(crops), np.ascontiguousarray(moved)
 
 
 def crop_motion(motion: np.ndarray, block: int, box: tuple[int, int, int, int], grid: tuple[int, int]) -> np.ndarray:

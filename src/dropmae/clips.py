@@ -10,8 +10,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, default_collate
 
+from dropmae.augment import Crops, postponed
+from dropmae.resample import pack
 from dropmae.target import Target
 from dropmae.video import DamagedFrame, Video
 
@@ -32,10 +34,13 @@ class Sequence:
     targets: Mapping[int, Target] = field(default_factory=dict)
     fps: float | None = None
     """Frames per second, where the source does not tell or is wrong: folders of images."""
+    short_side: int | None = None
+    """Scale frames down to this short side while they are decoded."""
 
     @cached_property
     def video(self) -> Video:
-        return self.source if isinstance(self.source, Video) else Video(self.source, fps=self.fps)
+        known = isinstance(self.source, Video)
+        return self.source if known else Video(self.source, fps=self.fps, short_side=self.short_side)
 
     def __repr__(self) -> str:
         source = self.source if isinstance(self.source, (str, Path)) else type(self.source).__name__
@@ -76,6 +81,8 @@ class Clips(Dataset):
     sample: Sample
     seed: int = 0
     repeats: int = 1
+    postpone: bool = False
+    """Leave the resizing of crops to whoever gets the batch: `resample.unpack`."""
 
     def __post_init__(self) -> None:
         if not self.sequences:
@@ -128,7 +135,8 @@ class Clips(Dataset):
 
     def make(self, position: int, rng: np.random.Generator) -> dict[str, Any]:
         """A sample of the sequence at `position`."""
-        return self.sample(self._opened(position), rng)
+        with postponed(self.postpone):
+            return self.sample(self._opened(position), rng)
 
     def _opened(self, position: int) -> Sequence:
         """The sequence at `position`, opened anew unless it is the last one used, so that memory stays flat."""
@@ -174,7 +182,12 @@ def collate(samples: list[dict[str, Any]]) -> dict[str, Any]:
     batch: dict[str, Any] = {"reports": [report for sample in samples for report in sample.pop("reports")]}
     for name in samples[0]:
         values = [sample[name] for sample in samples]
-        batch[name] = torch.from_numpy(np.stack(values)) if isinstance(values[0], np.ndarray) else torch.tensor(values)
+        if isinstance(values[0], Crops):
+            batch |= pack(name, values)
+        elif isinstance(values[0], np.ndarray):  # in a data process it stacks right into shared memory
+            batch[name] = default_collate([torch.from_numpy(value) for value in values])
+        else:
+            batch[name] = torch.tensor(values)
     return batch
 
 

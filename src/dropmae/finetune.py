@@ -105,7 +105,7 @@ def finetune(task: str, data: Entries, *, init: Path | None = None, out: Path, *
     sources, held = ([open_source(str(entry)) for entry in some] for some in (entries, options.validation))
     out = Path(out)
     config = describe(task, module, options, sources, held, init)
-    claim(out, config)
+    claim(out, config, {"fields": registry.defaults(cls), "options": registry.defaults(Tuning)})
     taken = None
     if init is not None and checkpoints.newest(out) is None:
         taken = take_over(module, Path(init))

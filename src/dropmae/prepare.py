@@ -3,15 +3,19 @@
 Every file is decoded from end to end, so that what is bad is known before training. Re-encoded with a key frame every
 16 frames and no B frames, a random pair costs a fraction of what it costs in a film, and with one reference frame the
 codec's motion vectors mean what they say. OUT keeps the structure of VIDEOS; `prepare.jsonl` in it records file by file
-what has been done, so that the same command continues; `report.json` says what came out.
+what has been done, so that the same command continues; `report.json` says what came out. With `--shards` videos wait in
+a staging folder, which has that journal, until a shard is full; then `index.jsonl` (shards.py) says that they are done.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import multiprocessing
 import os
+import shutil
 import signal
+import tempfile
 import threading
 import time
 from collections import Counter, deque
@@ -26,6 +30,7 @@ from typing import Any
 import numpy as np
 
 from dropmae.progress import Progress, say
+from dropmae.shards import Packer, Place
 from dropmae.storage import write_json
 from dropmae.video import Video, find, write, write_store
 
@@ -68,12 +73,14 @@ class Unreadable(Exception):
 
 def prepare(
     videos: Path,
-    out: Path,
+    out: str | Path,
     *,
     short_side: int = 256,
     frames: bool = False,
     crf: int = 23,
     gop: int = 16,
+    shards: bool = False,
+    shard_size: int = 256,
     workers: int = 0,
 ) -> dict[str, Any]:
     """Verifies every video and re-encodes it for fast random access, or stores its decoded frames.
@@ -85,30 +92,39 @@ def prepare(
 
     Args:
         videos: folder of videos, or one video.
-        out: folder to write to; it keeps the structure of VIDEOS.
+        out: folder to write to, which keeps the structure of VIDEOS; with `--shards` also an address of fsspec's.
         short_side: scale to this short side, in pixels; smaller videos keep their size.
         frames: store decoded frames instead of H.264: short side x long side x 3 bytes for each.
         crf: quality of H.264 from 0 to 51; lower is better and larger.
         gop: frames from key frame to key frame; fewer make random access faster and files larger.
+        shards: pack what is prepared into tar files with an index, OUT/index.jsonl.
+        shard_size: megabytes of a shard.
         workers: processes to use; 0 takes one per processor.
     """
-    if short_side < 16 or not 0 <= crf <= 51 or gop < 1 or workers < 0:
+    if short_side < 16 or not 0 <= crf <= 51 or gop < 1 or workers < 0 or shard_size < 1:
         raise ValueError(
-            "short_side must be at least 16, crf from 0 to 51, gop at least 1 and workers 0 or more, "
-            f"not {short_side}, {crf}, {gop}, {workers}"
+            "short_side must be at least 16, crf from 0 to 51, gop and shard_size at least 1 and workers 0 or more, "
+            f"not {short_side}, {crf}, {gop}, {shard_size}, {workers}"
         )
-    videos, out = Path(videos), Path(out)
+    place = Place(out) if shards else None
+    if place is None and "://" in str(out):
+        raise ValueError(f"{out} is an address, and only --shards writes to one")
+    videos, folder = Path(videos), Path(out) if place is None else staging(place, Path(videos))
     form = Form(short_side, frames, crf, gop)
-    if out.resolve() == videos.resolve() or videos.resolve() in out.resolve().parents:
+    if folder.resolve() == videos.resolve() or videos.resolve() in folder.resolve().parents:
         raise ValueError(f"{out} lies in {videos}, where it would be taken for a source; choose another folder")
     sources = find(videos)
     if not sources:
         raise FileNotFoundError(f"{videos}: no videos in this folder")
     started = time.perf_counter()
-    jobs = plan(sources, videos if videos.is_dir() else videos.parent, out, form)
-    with Journal(out, form) as journal:
+    jobs = plan(sources, videos if videos.is_dir() else videos.parent, folder, form)
+    if place is None:
+        record: Journal = Journal(folder, form)
+    else:
+        record = PackedJournal(folder, form, Packer(out, asdict(form), shard_size * 10**6, folder), jobs)
+    with record as journal:
         todo = [job for job in jobs if not journal.has(job)]
-        remove_partial(out)
+        remove_partial(folder)
         progress = Progress(len(jobs), len(jobs) - len(todo))
         try:
             for count, (job, outcome) in enumerate(
@@ -118,6 +134,7 @@ def prepare(
                 if "error" in outcome:
                     say(f"bad: {job.name}: {outcome['error']}")
                 progress.show(count, {})
+            journal.finish()
         except OSError as error:
             count = sum(journal.has(job) for job in jobs)
             text = f"{error}; {count} of {len(jobs)} videos are done, and the same command continues"
@@ -125,14 +142,19 @@ def prepare(
         finally:
             progress.close()
         report = journal.report(jobs)
-    write_json(out / REPORT, {"settings": asdict(form), **report})
+    told = {"settings": asdict(form), **report}
+    if place is None:
+        write_json(folder / REPORT, told)
+        where = str(folder / REPORT)
+    else:
+        place.write(REPORT, (json.dumps(told, indent=2) + "\n").encode())
+        where = place.address(REPORT)
     say(
         f"{report['videos']} videos, {report['frames']} frames, {report['bytes'] / 1e6:.1f} MB in {out}, "
-        f"{time.perf_counter() - started:.0f} s; {len(report['bad'])} bad"
-        + (f", see {out / REPORT}" * bool(report["bad"]))
+        f"{time.perf_counter() - started:.0f} s; {len(report['bad'])} bad" + (f", see {where}" * bool(report["bad"]))
     )
     if not report["videos"]:
-        raise OSError(f"{videos}: none of its {len(jobs)} files can be read as a video; {out / REPORT} has the reasons")
+        raise OSError(f"{videos}: none of its {len(jobs)} files can be read as a video; {where} has the reasons")
     return {"out": str(out), **report}
 
 
@@ -182,6 +204,9 @@ class Journal:
     def __exit__(self, *_: object) -> None:
         self.file.close()
 
+    def finish(self) -> None:
+        """All videos are dealt with."""
+
     def has(self, job: Job) -> bool:
         """Whether the video as it is now has been dealt with."""
         row = self.done.get(job.name)
@@ -199,6 +224,47 @@ class Journal:
         bad = [{"name": row["name"], "reason": row["error"]} for row in rows if "error" in row]
         totals = {key: sum(row[key] for row in good) for key in ("frames", "bytes")}
         return {"videos": len(good), **totals, "bad": bad}
+
+
+class PackedJournal(Journal):
+    """Of a staging folder, from which videos move into shards: what is in these is done, too."""
+
+    def __init__(self, folder: Path, form: Form, packer: Packer, jobs: list[Job]):
+        folder.mkdir(parents=True, exist_ok=True)
+        super().__init__(folder, form)
+        self.packer, self.folder = packer, folder
+        for job in jobs:
+            if not self.packed(job) and super().has(job):  # by a run that was stopped before its shard was full
+                self.pack(job)
+
+    def packed(self, job: Job) -> bool:
+        return self.packer.has(job.name, stamp(job.source))
+
+    def has(self, job: Job) -> bool:
+        return self.packed(job) or super().has(job)
+
+    def add(self, job: Job, outcome: dict[str, Any]) -> None:
+        super().add(job, outcome)
+        self.pack(job)
+
+    def pack(self, job: Job) -> None:
+        row = self.done[job.name]
+        name = Path(job.output).relative_to(self.folder).as_posix()
+        self.packer.add({**row, "source": row["name"], "name": name}, Path(job.output))
+
+    def finish(self) -> None:
+        self.packer.flush()
+        self.done |= {source: {**row, "name": source} for source, row in self.packer.index.rows.items()}
+        self.file.close()
+        shutil.rmtree(self.folder)
+
+
+def staging(place: Place, videos: Path) -> Path:
+    """Where videos wait for their shard: in OUT, or beside other temporary files where OUT is elsewhere."""
+    if place.local is not None:
+        return place.local / ".staging"
+    key = hashlib.sha256(f"{videos.resolve()}\n{place.root}".encode()).hexdigest()[:16]
+    return Path(tempfile.gettempdir()) / f"dropmae-prepare-{key}"
 
 
 def stamp(source: str) -> list[int]:

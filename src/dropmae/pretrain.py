@@ -6,19 +6,21 @@ import dataclasses
 import hashlib
 import json
 import platform
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 
 import dropmae
-from dropmae import distributed, registry, weights
+from dropmae import distributed, registry, shards, weights
 from dropmae.clips import Clips, Sequence, collate, generator
 from dropmae.fit import FREE, Options, fit
 from dropmae.inspection import snapshots
 from dropmae.report import finish
+from dropmae.resample import unpack
 from dropmae.storage import write_json
 from dropmae.video import find
 
@@ -26,15 +28,28 @@ OPTIONS = Options
 PROBES = 64
 
 
-def pretrain(method: str, videos: Path, *, out: Path, **settings: Any) -> dict[str, Any]:
+def pretrain(
+    method: str,
+    videos: str | Path,
+    *,
+    out: Path,
+    augment: Literal["host", "device"] = "host",
+    short_side: int = 0,
+    **settings: Any,
+) -> dict[str, Any]:
     """Pre-trains METHOD on the videos below a folder, on a CPU, a GPU or, under torchrun, several processes.
 
     The same command on the same run folder continues it, and returns at once if it is finished.
 
     Args:
         method: name of a pre-training method, or the path of a .py file that holds one.
-        videos: folder of videos, searched recursively (files, folders of images, or what `prepare` wrote).
+        videos: folder of videos, searched recursively (files, folders of images, or what `prepare` wrote), or the
+            folder or address of shards that `prepare --shards` wrote.
         out: run folder, made if needed: config.json, metrics.jsonl, last.safetensors, resume/, report.html.
+        augment: where crops are resized and flipped: by the data processes, or as a batch on the device, which spares
+            the processes that work and makes the same pixels.
+        short_side: scale frames down to this short side while they are decoded, before they are cropped; for videos
+            much larger than the crops. 0 does not.
     """
     cls = registry.load("methods", method)
     mine = {name for name, _, _ in registry.fields(cls)}
@@ -47,11 +62,17 @@ def pretrain(method: str, videos: Path, *, out: Path, **settings: Any) -> dict[s
     options = Options(**{name: value for name, value in settings.items() if name in theirs})
     torch.manual_seed(options.seed)
     module = cls(**{name: value for name, value in settings.items() if name in mine})
-    sequences = find_sequences(Path(videos))
+    if short_side < 0 or 0 < short_side < 16:
+        raise ValueError(f"short-side must be 0 or at least 16, not {short_side}")
+    sequences = [replace(sequence, short_side=short_side or None) for sequence in find_sequences(videos)]
     out = Path(out)
     config = describe(method, module, options, sequences)
-    claim(out, config)
-    clips = Clips(sequences, module.sample, options.seed, options.repeats)
+    config["data"]["short_side"] = short_side
+    defaults = {"fields": registry.defaults(cls), "options": registry.defaults(Options), "data": {"short_side": 0}}
+    claim(out, config, defaults)
+    clips = Clips(sequences, module.sample, options.seed, options.repeats, postpone=augment == "device")
+    if clips.postpone:
+        module.register_forward_pre_hook(lambda _, given: (unpack(given[0]), *given[1:]))
     save = partial(weights.save, extra={"training": {"options": config["options"], "data": config["data"]}})
     draw, probe = snapshots(out, sequences, options.seed), _validation(clips, options.seed)
 
@@ -68,13 +89,19 @@ def pretrain(method: str, videos: Path, *, out: Path, **settings: Any) -> dict[s
         distributed.stop()
 
 
-def find_sequences(folder: Path) -> list[Sequence]:
-    """All videos below a folder, in sorted order, named by their path in it; one clear error where there are none."""
+def find_sequences(folder: str | Path) -> list[Sequence]:
+    """All videos below a folder or in shards, in sorted order, named by their path in it; OSError without any."""
+    if (found := shards.sequences(folder)) is not None:
+        return found
+    if "://" in str(folder):
+        raise FileNotFoundError(f"{folder}: holds no {shards.INDEX}, which `prepare --shards` writes")
+    folder = Path(folder)
     if not folder.exists():
         raise FileNotFoundError(f"{folder}: no such folder")
     paths = find(folder)
     if not paths:
-        raise FileNotFoundError(f"{folder}: holds no video")
+        lost = f"; its tar files have no {shards.INDEX}" if folder.is_dir() and any(folder.glob("*.tar")) else ""
+        raise FileNotFoundError(f"{folder}: holds no video{lost}")
     return [Sequence(str(path.relative_to(folder)) if path != folder else path.name, path) for path in paths]
 
 
@@ -96,20 +123,25 @@ def describe(method: str, module: Any, options: Options, sequences: list[Sequenc
     }
 
 
-def claim(out: Path, config: dict[str, Any]) -> None:
-    """Makes `out` the folder of this run, or checks that it already is; ValueError that names what differs."""
-    config = json.loads(json.dumps(config))
+def claim(out: Path, config: dict[str, Any], defaults: dict[str, dict[str, Any]]) -> None:
+    """Makes `out` the folder of this run, or checks that it already is; ValueError that names what differs.
+
+    `defaults` of each part of the configuration stand for what a run does not tell that was begun before it could.
+    """
+    config, defaults = json.loads(json.dumps([config, defaults]))
     path = out / "config.json"
     if path.exists():
         try:
             old = json.loads(path.read_text())
         except json.JSONDecodeError as error:
             raise OSError(f"{path} is not readable ({error}); remove the folder to start anew") from error
+        parts = ("fields", "options", "data")
+        was = {part: {**defaults.get(part, {}), **old.get(part, {})} for part in parts}
         differing = [
-            f"{part}.{name} was {old.get(part, {}).get(name)!r}, now {config[part].get(name)!r}"
-            for part in ("fields", "options", "data")
-            for name in sorted({*config[part], *old.get(part, {})})
-            if name not in FREE and old.get(part, {}).get(name) != config[part].get(name)
+            f"{part}.{name} was {was[part].get(name)!r}, now {config[part].get(name)!r}"
+            for part in parts
+            for name in sorted({*config[part], *was[part]})
+            if name not in FREE and was[part].get(name) != config[part].get(name)
         ]
         if old.get("method") != config["method"]:
             differing.insert(0, f"method was {old.get('method')!r}, now {config['method']!r}")
@@ -130,7 +162,7 @@ def _validation(clips: Clips, seed: int) -> Any:
             count = min(PROBES, len(clips.sequences))
             for position in np.linspace(0, len(clips.sequences) - 1, count).round().astype(int).tolist():
                 sequence = clips.sequences[position]
-                fresh = Sequence(sequence.name, sequence.source, sequence.targets)
+                fresh = replace(sequence)
                 try:
                     made = clips.sample(fresh, generator(seed, 4, position))
                 except OSError:

@@ -90,6 +90,11 @@ def fields(cls: type) -> list[tuple[str, Any, Any]]:
     return found
 
 
+def defaults(cls: type) -> dict[str, Any]:
+    """Of the fields of a dataclass that need not be given."""
+    return {name: default for name, _, default in fields(cls) if default is not dataclasses.MISSING}
+
+
 def settings(thing: Any) -> dict[str, Any]:
     """The field values of a dataclass instance: what its flags, its JSON header and its form show."""
     return {name: getattr(thing, name) for name, _, _ in fields(type(thing))}

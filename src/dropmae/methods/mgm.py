@@ -121,7 +121,7 @@ class MGM(MaskedAutoencoder):
         frames, motion = crop_clip(list(read), vectors, BLOCK, rng, self.sides, self.grid, self.scale, flip=self.flip)
         wanted = self.mask == "motion" and self.vectors != "codec"
         if wanted and (self.vectors == "match" or not np.isfinite(motion).any()):
-            motion = self.match(torch.from_numpy(frames)[None])[0].numpy()
+            motion = self.match(torch.from_numpy(np.asarray(frames))[None])[0].numpy()
         strength, known = self.moving(torch.from_numpy(motion)[None])
         return {"frames": frames, "strength": strength[0].numpy(), "known": known[0].numpy()}
 
