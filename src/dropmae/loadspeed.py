@@ -22,6 +22,7 @@ from PIL import Image
 from dropmae.augment import crop_box, crop_frames
 from dropmae.clips import Clips, Sequence, frame_pair, generator
 from dropmae.prepare import prepare
+from dropmae.progress import say
 from dropmae.registry import load
 from dropmae.video import Video, find
 
@@ -45,15 +46,18 @@ class Loader:
 
 
 def measure(videos: Path, image: int, rounds: int, seed: int) -> dict[str, dict[str, Any]]:
-    """Pairs per second of one core, of `image` pixels a side, from up to eight videos below a folder.
+    """Pairs per second of one core, of `image` pixels a side, from up to eight videos spread over a folder.
 
     A pair is what a training sample is: two frames of a video that is opened anew, decoded, cropped, resized and
-    flipped. Where decord is installed, the recipe of the official code (decord, Pillow) is timed on the same files.
-    FileNotFoundError where there is no video.
+    flipped. Where decord is installed, the recipe of the official code (decord, Pillow) is timed on the same files;
+    videos that it cannot read are named and left out for all. FileNotFoundError where there is no video.
     """
-    sources = find(videos)[:VIDEOS] if videos.exists() else []
-    if not sources:
+    found = find(videos) if videos.exists() else []
+    if importlib.util.find_spec("decord"):
+        found = _known_to_decord(found)
+    if not found:
         raise FileNotFoundError(f"{videos}: holds no video")
+    sources = [found[place] for place in np.linspace(0, len(found) - 1, min(VIDEOS, len(found))).round().astype(int)]
     sample = load("methods", "twinmae")(size="tiny", image=image).sample
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -155,6 +159,22 @@ def _decord(folder: Path, image: int, seed: int) -> Callable[[int], Any]:
         return torch.stack(made)
 
     return sample
+
+
+def _known_to_decord(paths: list[Path]) -> list[Path]:
+    """Those whose first and last frame decord reads; says which it does not."""
+    import decord
+
+    known = []
+    for path in paths:
+        try:
+            reader = decord.VideoReader(str(path), num_threads=1, ctx=decord.cpu(0))
+            reader.get_batch([0, len(reader) - 1])
+            known.append(path)
+        except Exception as error:  # decord has its own
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[-1]
+            say(f"left out, as decord cannot read it: {path.name}: {reason}")
+    return known
 
 
 def _bytes(path: Path) -> int:
