@@ -314,3 +314,22 @@ def test_impossible_settings_are_refused(wrong: dict[str, Any]) -> None:
     settings: dict[str, Any] = {"size": "tiny", "image": 64, **wrong}
     with pytest.raises(ValueError, match=rf"(?i){word}"):
         VOS(**settings)
+
+
+def test_later_memory_frames_are_told_apart() -> None:
+    torch.manual_seed(0)
+    model = VOS(preset="light", image=64).eval()
+    pictures, first = frames(3), prompt(1, 2)
+    assert model.encoder.later is not None
+    assert VOS().encoder.later is None
+    plain = run(model, pictures, first)
+    told = VOS(**registry.settings(model))
+    told.load_state_dict(model.state_dict())
+    assert told.encoder.later is not None
+    torch.nn.init.normal_(told.encoder.later)
+    marked = run(told.eval(), pictures, first)
+    before, after = ([np.asarray(one.scores) for one in found] for found in (plain, marked))
+    assert np.array_equal(before[0], after[0])  # the first frame alone is remembered
+    assert not np.array_equal(before[1], after[1])
+    with pytest.raises(ValueError, match="no official layout"):
+        model.official_state(True)

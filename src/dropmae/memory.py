@@ -26,12 +26,16 @@ class MemoryEncoder(Encoder):
     """A ViT over memory frames with a mask and one frame without, memory first.
 
     `table` is the grid of a fixed position table, the same for all frames, stretched by bicubic interpolation to the
-    grid at hand; None computes sin-cos positions for that grid.
+    grid at hand; None computes sin-cos positions for that grid. With `later`, memory frames after the first carry an
+    embedding of their own, by which they are told apart from it; it begins at zero.
     """
 
-    def __init__(self, width: int, depth: int, heads: int, patch: int, *, table: Grid | None) -> None:
+    def __init__(
+        self, width: int, depth: int, heads: int, patch: int, *, table: Grid | None, later: bool = False
+    ) -> None:
         super().__init__(width, depth, heads, patch, frames=2, learned_grid=table)
         self.mask_embed = nn.Conv2d(1, width, patch, patch)
+        self.later = nn.Parameter(torch.zeros(width)) if later else None
         if self.positions.table is not None:
             self.positions.table.requires_grad_(False)
 
@@ -52,10 +56,11 @@ class MemoryEncoder(Encoder):
         patches = masking.patchify(masks.unsqueeze(-3).float(), self.patch)
         return functional.linear(patches, self.mask_embed.weight.flatten(1), self.mask_embed.bias)
 
-    def place(self, grid: Grid, memory: bool) -> Tensor:
-        """[1, N, C]: position and identity of the tokens of a memory frame, or of the asked frame."""
+    def place(self, grid: Grid, memory: bool, later: bool = False) -> Tensor:
+        """[1, N, C]: position and identity of the tokens of a memory frame (first or later) or the asked one."""
         assert self.frame_embed is not None
-        return self.positions(grid, self.patch_embed.weight.device) + self.frame_embed(int(memory))
+        place = self.positions(grid, self.patch_embed.weight.device) + self.frame_embed(int(memory))
+        return place if self.later is None or not later else place + self.later
 
     def recall(self, memory: Tensor, query: Tensor, grid: Grid, drop: Tensor | None = None) -> Tensor:
         """Features [R, C, h, w] of the asked frames from memory tokens [R, M N, C] and theirs [R, N, C], with places.

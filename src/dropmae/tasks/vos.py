@@ -31,8 +31,8 @@ from dropmae.target import Target, mask_boxes
 from dropmae.vit import SIZES, Encoder, Size, resize_positions
 
 PRESETS: dict[str, dict[str, Any]] = {
-    "dropseg": {"size": "base", "image": 384, "memory": 1, "short_side": 0, "limit": 0},
-    "light": {"size": "tiny", "image": 192, "memory": 2, "short_side": 224, "limit": 8192},
+    "dropseg": {"size": "base", "image": 384, "memory": 1, "tell_later": False, "short_side": 0, "limit": 0},
+    "light": {"size": "tiny", "image": 192, "memory": 2, "tell_later": True, "short_side": 224, "limit": 8192},
 }
 """The published model, and one for CPUs."""
 PRETRAINED = 224
@@ -98,6 +98,8 @@ class VOS(nn.Module):
     and to each video's grid; None is the grid of the training pictures, 0 computes sin-cos positions for each grid."""
     memory: int | None = None
     """Memory frames at most, in training and use: the first one; then the previous one; then later ones."""
+    tell_later: bool | None = None
+    """Whether memory frames after the first carry an embedding of their own."""
     every: int = 5
     """Which later frames are remembered where `memory` is 3 or more: every so many, the last ones."""
     short_side: int | None = None
@@ -150,7 +152,12 @@ class VOS(nn.Module):
         self.check()
         table = (self.positions, self.positions) if isinstance(self.positions, int) else self.positions
         self.encoder = MemoryEncoder(
-            shape.width, shape.depth, shape.heads, self.patch, table=(table[0], table[1]) if all(table) else None
+            shape.width,
+            shape.depth,
+            shape.heads,
+            self.patch,
+            table=(table[0], table[1]) if all(table) else None,
+            later=bool(self.tell_later),
         )
         side = max(1, PRETRAINED // self.patch)
         self.encoder.stretch(sincos((side, side), shape.width), (side, side))
@@ -212,7 +219,8 @@ class VOS(nn.Module):
         """Logits [B, 1 + K, H, W] of background and objects in the asked frames; -inf for objects not present."""
         grid = masking.grid_of(batch["frames"], self.patch)
         tokens = self.encoder.look(batch["frames"])
-        memory = tokens[:, :-1] + self.encoder.place(grid, True)
+        places = [self.encoder.place(grid, True, number > 0) for number in range(tokens.shape[1] - 1)]
+        memory = tokens[:, :-1] + torch.stack(places, 1)
         query = tokens[:, -1] + self.encoder.place(grid, False)
         sample, slot = batch["present"].nonzero(as_tuple=True)
         memory = memory[sample] + self.encoder.marks(batch["masks"][sample, :, slot])
@@ -321,12 +329,12 @@ class VOS(nn.Module):
             made = [dataclasses.replace(one, first=seen[row]) for row, one in enumerate(made)]
         return dataclasses.replace(state, objects=(*others, *made)), (ids, labels)
 
-    def marked(self, state: State, tokens: Tensor, labels: np.ndarray, ids: list[int]) -> Tensor:
-        """Memory tokens [K, N, C] of the objects `ids` in a frame with label map [H, W]."""
+    def marked(self, state: State, tokens: Tensor, labels: np.ndarray, ids: list[int], later: bool = False) -> Tensor:
+        """Memory tokens [K, N, C] of the objects `ids` in a frame with label map [H, W], the first or a later one."""
         place = state.canvas
         masks = torch.from_numpy(np.stack([labels == number for number in ids]) if ids else np.zeros((0, *place.size)))
         marks = self.encoder.marks(place.fit_labels(masks.to(tokens.device)))
-        return tokens + self.encoder.place(place.grid(self.patch), True) + marks
+        return tokens + self.encoder.place(place.grid(self.patch), True, later) + marks
 
     def follow(self, state: State, tokens: Tensor) -> tuple[list[int], np.ndarray, np.ndarray]:
         """Ids of the objects, label map int32 [H, W] and confidences [K] in a frame of which these are the tokens."""
@@ -360,7 +368,7 @@ class VOS(nn.Module):
         old = [one.object_id for one in state.objects if one.object_id not in fresh]
         if self.memory == 1 or not old:
             return state
-        seen = dict(zip(old, self.marked(state, tokens, labels, old)))
+        seen = dict(zip(old, self.marked(state, tokens, labels, old, later=True)))
         made = []
         for one in state.objects:
             if one.object_id in seen:
@@ -417,6 +425,8 @@ class VOS(nn.Module):
         There is no official file without frame identities, so `identity` must be true.
         """
         assert identity
+        if self.encoder.later is not None:
+            raise ValueError("a model that tells later memory frames from the first has no official layout")
         state = {name: tensor.detach().cpu() for name, tensor in self.state_dict().items()}
         width, side = self.encoder.width, max(1, PRETRAINED // self.patch)
         zero = torch.zeros(1, 1, width)
