@@ -26,7 +26,7 @@ measure() { # NAME WEIGHTS
     dropmae evaluate badja --root "$badja" --weights "$2" --out "$eval/$1/badja" --preset "$preset"
   fi
 }
-measure "random-$seed" "random:tiny:mae:$seed"
+measure "random-$seed" "random:tiny:mae:$seed:112"
 train mae --steps 2000 --global-batch 64 --lr 4e-3
 train twinmae --steps 1000 --global-batch 64 --lr 4e-3 --crop shared
 train dropmae --steps 1000 --global-batch 64 --lr 4e-3 --crop shared

@@ -119,7 +119,7 @@ def test_untrained_encoders_are_named() -> None:
     assert type(one).__name__ == "SiamMAE"
     assert all(torch.equal(a, b) for a, b in zip(one.state_dict().values(), two.state_dict().values()))
     assert type(untrained("random")).__name__ == "MAE"
-    for wrong in ("random:tiny:mae:zero", "random:tiny:mae:0:1"):
+    for wrong in ("random:tiny:mae:zero", "random:tiny:mae:0:large", "random:tiny:mae:0:112:1"):
         with pytest.raises(ValueError, match="random:SIZE:METHOD:SEED"):
             untrained(wrong)
 

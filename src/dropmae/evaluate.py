@@ -91,7 +91,7 @@ def evaluate(
     Args:
         benchmark: which benchmark: its name, or the path of a .py file.
         root: the data set, in its usual layout.
-        weights: a weight file or run folder; random:SIZE:METHOD:SEED is an untrained encoder (random:tiny:mae:0).
+        weights: a weight file or run folder; random:SIZE:METHOD:SEED:IMAGE is an untrained encoder.
         out: folder for predictions/ (official layout), numbers.json and notes of what is done; made if needed.
         split: which sequences; by default those that papers report.
         workers: sequences followed side by side; 0 is one per core, and one on a GPU. The numbers do not depend on it.

@@ -93,16 +93,21 @@ class Job:
 
 
 def untrained(spec: str) -> Any:
-    """A method with the weights it would start training with: random:SIZE:METHOD:SEED, any end of which may miss."""
+    """A method with the weights it would start training with: random:SIZE:METHOD:SEED:IMAGE, any end may miss.
+
+    IMAGE is the side in pixels of the frames it would train on, from whose grid positions are resized.
+    """
     import torch
 
-    words = [*spec.split(":")[1:], "", "", ""][:3]
-    size, method, seed = (word or default for word, default in zip(words, ("tiny", "mae", "0")))
-    if spec.count(":") > 3 or not seed.isdecimal():
-        raise ValueError(f"untrained weights are written random:SIZE:METHOD:SEED, random:tiny:mae:0 say, not {spec!r}")
+    words = [*spec.split(":")[1:], "", "", "", ""][:4]
+    size, method, seed, image = (word or default for word, default in zip(words, ("tiny", "mae", "0", "224")))
+    if spec.count(":") > 4 or not seed.isdecimal() or not image.isdecimal():
+        raise ValueError(
+            f"untrained weights are written random:SIZE:METHOD:SEED:IMAGE, random:tiny:mae:0:224 say, not {spec!r}"
+        )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(int(seed))
-        return registry.load("methods", method)(size=size).eval()
+        return registry.load("methods", method)(size=size, image=int(image)).eval()
 
 
 def claim(out: Path, config: dict[str, Any]) -> None:
