@@ -13,7 +13,7 @@ import torch
 import dropmae
 from dropmae import registry, weights
 from dropmae.canvas import canvas
-from dropmae.segmentspeed import Forms, measure
+from dropmae.segmentspeed import Forms, growth, measure
 from dropmae.target import Target
 from dropmae.tasks.vos import VOS
 
@@ -74,6 +74,13 @@ def test_speed_is_measured() -> None:
     report = measure("tiny", (48, 64), 2, repeats=1)
     assert report["ratio"] > 0
     assert report["ours"]["peak_mb"] > 1
+
+
+def test_memory_over_time_is_measured(tmp_path: Path) -> None:
+    weights.save(VOS(preset="light", image=64), tmp_path / "w.safetensors")
+    report = growth(tmp_path / "w.safetensors", (48, 64), 2, frames=30)
+    assert list(report) == ["1", "3", "10", "30"]
+    assert all(row["frames_per_s"] for row in report.values())
 
 
 def test_ids_come_back_as_they_were_given(small: VOS) -> None:

@@ -12,6 +12,7 @@ import statistics
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,6 +21,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from dropmae import masking
+from dropmae import weights as files
 from dropmae.canvas import Canvas
 from dropmae.distributed import supports_bf16
 from dropmae.memory import MemoryEncoder
@@ -163,6 +165,25 @@ def peak(form: str, size: Size, frame: tuple[int, int], objects: int) -> float |
     """Most memory in MB of a process of its own that makes one step, where the system tells (Linux)."""
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
         return pool.submit(_resident, form, size, frame, objects).result()
+
+
+def growth(
+    weights: Path, frame: tuple[int, int] = (480, 854), objects: int = 3, frames: int = 300
+) -> dict[str, dict[str, float | None]]:
+    """{frame number: most memory in MB of this process so far, frames per second so far} of a segmenter at work."""
+    seen = scene(frame, objects)
+    half = supports_bf16(torch.device("cpu"))
+    found: dict[str, dict[str, float | None]] = {}
+    with torch.autocast("cpu", torch.bfloat16) if half else contextlib.nullcontext():
+        model: Any = files.load(weights)
+        state = model.start(seen.first, Target(ids=np.arange(1, objects + 1), mask=seen.labels))
+        before = time.perf_counter()
+        for number in range(1, frames + 1):
+            state, _ = model.step(state, seen.second if number % 2 else seen.first)
+            if number in (frames // 30, frames // 10, frames // 3, frames):
+                rate = number / (time.perf_counter() - before)
+                found[str(number)] = {"peak_mb": resident_peak(), "frames_per_s": rate}
+    return found
 
 
 def _resident(form: str, size: Size, frame: tuple[int, int], objects: int) -> float | None:
