@@ -214,6 +214,7 @@ def test_presets() -> None:
         {"search_factor": 0},
         {"head_width": 12},
         {"lost_below": -0.1},
+        {"inertia": 1.5},
         {"gap": 0},
     ],
 )
@@ -445,6 +446,15 @@ def test_frames_that_change_size(oracle: Any) -> None:
     double = scene(0, (RED, (84, 80, 40, 40, 0, 0)), size=(240, 320))
     state, found = oracle.step(state, double)
     np.testing.assert_allclose(found[1].boxes, [[84, 80, 40, 40]], atol=2)
+
+
+def test_inertia_keeps_part_of_the_size(oracle: Any) -> None:
+    before, after = (scene(0, (RED, (*box, 0, 0))) for box in ((40, 40, 20, 20), (32, 40, 40, 20)))
+    for inertia, width in ((0.0, 40), (0.5, 30), (1.0, 20)):
+        oracle.inertia = inertia
+        state = oracle.start(before, target_of((40, 40, 20, 20)))
+        state, found = oracle.step(state, after)
+        np.testing.assert_allclose(found[1].boxes, [[52 - width / 2, 40, width, 20]], atol=1.5)
 
 
 def test_boxes_that_reach_beyond_the_frame(oracle: Any) -> None:

@@ -83,6 +83,9 @@ class VOT(nn.Module):
     """Channels of the head's first layer; 0 is a third of the encoder's width, at most 256."""
     window: bool = True
     """Weigh the score map with a Hann window, so that small movements are preferred."""
+    inertia: float = 0.0
+    """Share of an object's last width and height in its new ones, against boxes that flicker; the official code has
+    none."""
     margin: int = 10
     """Pixels: least side of a box, and how much of one stays within the frame."""
     lost_below: float = 0.0
@@ -169,7 +172,7 @@ class VOT(nn.Module):
         for name in ("centre_jitter", "scale_jitter", "brightness", "margin", "keep_start"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} must not be negative, but is {getattr(self, name)}")
-        for name in ("flip", "gray", "lost_below"):
+        for name in ("flip", "gray", "lost_below", "inertia"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must be in [0, 1], not {getattr(self, name)}")
         if not 0 <= self.drop_path < 1:
@@ -363,6 +366,9 @@ class VOT(nn.Module):
         found, confidence = heads.decode(maps, response)
         scale = self.image / np.array([place.side for place in places], np.float64)
         located = crops.from_crop(found.cpu().numpy().astype(np.float64), boxes[rows], scale, self.image)
+        if self.inertia:
+            size = self.inertia * boxes[rows, 2:] + (1 - self.inertia) * located[:, 2:]
+            located = np.concatenate([located[:, :2] + (located[:, 2:] - size) / 2, size], 1)
         return crops.clip_boxes(located, (frame.shape[0], frame.shape[1]), self.margin), confidence.cpu().numpy()
 
     def pictures(self, frame: np.ndarray, places: list[crops.Region], out: int) -> Tensor:
