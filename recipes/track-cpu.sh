@@ -1,13 +1,25 @@
 #!/usr/bin/env bash
-# What:     a tiny tracker with 128-pixel search crops for CPUs, trained on rendered clips and on labels made from any
-#           unlabelled videos (pieces pasted into other videos, warped frames, cycle-checked matches)
-# Expected: see docs/numbers.md; the mean overlap of the validation samples begins to rise after some 5,000 samples
-# Hours:    about 2.5 for 120,000 samples on one CPU core with AVX512-BF16 and one more for the data
-# Use:      recipes/track-cpu.sh VIDEOS INIT OUT, INIT a pre-trained run of size tiny; SAMPLES=120000, SEED=0
+# What:     the tiny tracker that comes with the package: search crops of 128 pixels, for CPUs. A DropMAE encoder and the
+#           tracker learn from rendered clips, from labels made of unlabelled videos (pieces pasted into other videos,
+#           warped frames), and from some labelled clips
+# Expected: see src/dropmae/shipped/vot.md and docs/numbers.md
+# Hours:    0.5 for rendering, 0.4 for the encoder and about 1.2 for the tracker on one CPU core with AVX512-BF16, and
+#           half a core more for the data
+# Use:      recipes/track-cpu.sh VIDEOS LABELLED OUT, LABELLED an entry of training data, davis=DIR say;
+#           INIT=RUN takes that encoder; STEPS=2400, SEED=0
 set -euo pipefail
-videos=$1 init=$2 out=$3 batch=32
-dropmae prepare "$videos" "$out/frames" --frames --short-side 200
+videos=$1 labelled=$2 out=$3 init=${INIT:-$3/encoder}
+dropmae prepare "$videos" "$out/frames/real" --frames --short-side 200
 dropmae synth "$out/clips" --clips 1000 --frames 24 --size 200 240 --points 0 --no-flow
-dropmae finetune vot "$out/clips*1" "selfmade=$out/frames*1" --init "$init" --out "$out/tracker" --size tiny --image 128 \
-  --steps $((${SAMPLES:-120000} / batch)) --global-batch $batch --lr 8e-3 --schedule cosine --warmup 5% --clip 1 \
-  --encoder-rate 0.3 --keep-start 0.3 --keep-warm 0.4 --repeats 2 --seed "${SEED:-0}" --validate-every 5%
+if [ -z "${INIT:-}" ]; then
+  dropmae prepare "$out/clips" "$out/frames/rendered" --frames
+  mkdir -p "$out/frames/all" # each real video 25 times, so that half of the pairs are real
+  ln -sfn ../rendered "$out/frames/all/rendered"
+  for copy in $(seq 25); do ln -sfn ../real "$out/frames/all/real-$copy"; done
+  dropmae pretrain dropmae "$out/frames/all" --out "$init" --size tiny --image 112 --crop shared --scale 0.5 1 \
+    --steps 700 --global-batch 64 --lr 4e-3 --warmup 5% --validate-every 5% --seed "${SEED:-0}"
+fi
+dropmae finetune vot "$out/clips*0.3" "paste=$out/frames/real*0.4" "warp=$out/frames/real*0.15" "$labelled*0.15" \
+  --init "$init" --out "$out/tracker" --size tiny --image 128 --search-factor 3.5 --template-factor 1.75 --keep 1 \
+  --centre-jitter 2.6 --scale-jitter 0.5 --inertia 1 --augment joint --steps "${STEPS:-2400}" --global-batch 32 --lr 8e-3 --schedule cosine \
+  --warmup 2% --clip 1 --encoder-rate 0.5 --repeats 2 --validate-every 5% --seed "${SEED:-0}"
