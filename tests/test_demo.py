@@ -23,6 +23,7 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(DEMO, "CLIPS", {"clips": 3, "frames": 5, "size": (40, 40)})
     monkeypatch.setattr(DEMO, "FIELDS", {**DEMO.FIELDS, "image": 32, "patch": 8})
     monkeypatch.setattr(DEMO, "TRAINING", {**DEMO.TRAINING, "global_batch": 2, "workers": 0})
+    monkeypatch.setattr(DEMO, "FOLLOWED", {**DEMO.FOLLOWED, "frames": 4, "size": (64, 80)})
     monkeypatch.setattr(DEMO, "FEWEST", 2)
     monkeypatch.setattr(DEMO, "MOST", 3)
 
@@ -33,11 +34,13 @@ def test_demo_ends_with_a_report_and_returns_at_once_the_second_time(tiny: None,
     told = capsys.readouterr()
     assert json.loads(told.out)["out"] == str(out / "report.html")
     assert told.err.strip().splitlines()[-1] == str((out / "report.html").resolve())
-    for verb in ("synth", "prepare", "pretrain twinmae", "pretrain dropmae", "report"):
+    for verb in ("synth", "prepare", "pretrain twinmae", "pretrain dropmae", "track", "report"):
         assert f"$ dropmae {verb} " in told.err
     page = (out / "report.html").read_text()
     assert "TwinMAE" in page
     assert "DropMAE" in page
+    assert "followed from one box by the tracker that comes with the package" in page
+    assert (out / "tracking" / "tracked.mp4").is_file()
     assert json.loads((out / "demo.json").read_text())["steps"] == 2
     before = {path: path.stat().st_mtime_ns for path in out.rglob("*.safetensors")}
     assert dropmae.demo(out=out, minutes=100)["steps"] == 2

@@ -42,12 +42,16 @@ def report(runs: list[Path], *, out: Path | None = None, title: str = "") -> dic
         raise ValueError("which run? Give a run folder")
     if out is None and len(folders) > 1:
         raise ValueError("several runs need an --out to write their page to")
+    return bind(folders, Path(out) if out is not None else folders[0] / "report.html", title)
+
+
+def bind(folders: list[Path], path: Path, title: str = "", more: str = "") -> dict[str, Any]:
+    """Writes the page of some runs, with `more` sections of HTML between what they learned and how."""
     read = [Run(folder) for folder in folders]
     for run, name in zip(read, inspection.distinct([run.method for run in read], [str(f) for f in folders])):
         run.name = name
-    path = Path(out) if out is not None else folders[0] / "report.html"
     with replacing(path) as partial:
-        partial.write_text(page(read, title))
+        partial.write_text(page(read, title, more))
     say(f"report: {path}")
     return {"out": str(path), "runs": [str(folder) for folder in folders]}
 
@@ -64,14 +68,15 @@ def finish(run: Path, module: Any, sequences: list[Sequence], seed: int) -> None
     report([run])
 
 
-def page(runs: list[Run], title: str = "") -> str:
-    """The whole page as HTML."""
+def page(runs: list[Run], title: str = "", more: str = "") -> str:
+    """The whole page as HTML; `more` as in `bind`."""
     heading = title or " and ".join(run.name for run in runs)
     body = [
         f"<header><h1>{esc(heading)}</h1>{legend(runs)}{''.join(lead(run) for run in runs)}</header>",
         learning(runs),
         pictures(runs),
         attention(runs),
+        more,
         configuration(runs),
         bad_files(runs),
     ]
