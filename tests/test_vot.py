@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 import dropmae
-from dropmae import crops, heads, official, registry, weights
+from dropmae import crops, heads, official, pairs, registry, weights
 from dropmae.clips import Clips, Sequence, collate, generator
 from dropmae.convert import convert
 from dropmae.layouts import named
@@ -210,6 +210,8 @@ def test_presets() -> None:
         {"keep": 0},
         {"eliminate": (12,)},
         {"flip": 1.5},
+        {"coarse": -0.5},
+        {"smear": 2},
         {"drop_path": 1.0},
         {"search_factor": 0},
         {"head_width": 12},
@@ -555,6 +557,42 @@ def test_samples_show_the_box_where_they_say(augment: str) -> None:
         assert sample["inner"][:2] + sample["inner"][2:] / 2 == pytest.approx(0.5, abs=0.02)
         flips.add(tuple(np.round(sample["inner"], 3)))
     assert len(flips) >= 1
+
+
+def test_samples_lose_detail_but_not_the_box() -> None:
+    fields = {"size": "tiny", "image": 128, "augment": "joint", "gray": 0, "scale_jitter": 0.2}
+    plain, coarse, smear = (
+        registry.load("tasks", "vot")(**fields, **more) for more in ({}, {"coarse": 1.0}, {"smear": 1.0})
+    )
+
+    def detail(picture: np.ndarray) -> float:
+        return float(np.abs(np.diff(picture.astype(float), axis=-1)).mean())
+
+    less = []
+    for i in range(12):
+        sharp, vague, blurred = (made.sample(labelled(i), generator(0, i)) for made in (plain, coarse, smear))
+        for other in (vague, blurred):
+            np.testing.assert_array_equal(sharp["box"], other["box"])
+        np.testing.assert_array_equal(sharp["template"], blurred["template"])
+        less.append([detail(vague[n]) / detail(sharp[n]) for n in ("search", "template")])
+        less[-1].append(detail(blurred["search"]) / detail(sharp["search"]))
+        middle = slice(len(vague["search"][0]) // 4, -len(vague["search"][0]) // 4)
+        means = [sample["search"][:, middle, middle].mean() for sample in (sharp, vague, blurred)]
+        assert np.ptp(means) < 8
+    assert (np.array(less) < 1.02).all()
+    assert (np.mean(less, 0) < 0.8).all()
+
+
+def test_blurring_spreads_along_its_line_alone() -> None:
+    crop = np.zeros((31, 31, 3), np.uint8)
+    crop[15, 15] = 231
+    across = pairs.smeared(crop, 10 / 31, 0.0)
+    assert (across[15, 10:21] == 21).all()
+    assert across.sum() == 11 * 21 * 3
+    down = pairs.smeared(crop, 10 / 31, math.pi / 2)
+    np.testing.assert_array_equal(down, across.transpose(1, 0, 2))
+    np.testing.assert_array_equal(pairs.smeared(crop, 0.01, 1.0), crop)
+    np.testing.assert_array_equal(pairs.coarsened(np.full((8, 8, 3), 7, np.uint8), 3.0), 7)
 
 
 def test_samples_of_odd_sequences() -> None:

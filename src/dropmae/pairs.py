@@ -5,10 +5,12 @@ As OSTrack and DropTrack sample them ("causal": the template is the earlier fram
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from functools import cached_property
 
 import numpy as np
+from PIL import Image
 
 from dropmae.target import Target, VideoTargets, mask_boxes
 
@@ -107,3 +109,27 @@ def adjusted(crop: np.ndarray, box: np.ndarray, flip: bool, gain: float) -> tupl
     if flip:
         box = np.array([1 - box[0] - box[2], *box[1:]])
     return np.ascontiguousarray(bright.transpose(2, 0, 1)), box.astype(np.float32)
+
+
+def coarsened(crop: np.ndarray, factor: float) -> np.ndarray:
+    """A square crop uint8 [s, s, 3] with the detail that is left of it in s / `factor` pixels, at its own size."""
+    side = len(crop)
+    small = Image.fromarray(crop).resize((max(1, round(side / factor)),) * 2, Image.Resampling.BOX)
+    return np.asarray(small.resize((side, side), Image.Resampling.BILINEAR))
+
+
+def smeared(crop: np.ndarray, length: float, angle: float) -> np.ndarray:
+    """A square crop uint8 [s, s, 3] blurred along a line of `length` (in sides) at `angle` (radians), about its middle.
+
+    The border is repeated beyond the crop.
+    """
+    side = len(crop)
+    reach = round(length * side / 2)
+    if reach == 0:
+        return crop
+    steps = np.arange(-reach, reach + 1)
+    total = np.zeros(crop.shape, np.int64)
+    for column, row in zip(np.rint(steps * math.cos(angle)).astype(int), np.rint(steps * math.sin(angle)).astype(int)):
+        rows, columns = (np.clip(np.arange(side) + by, 0, side - 1) for by in (row, column))
+        total += crop[rows][:, columns]
+    return ((total + reach) // len(steps)).astype(np.uint8)

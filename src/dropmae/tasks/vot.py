@@ -17,12 +17,16 @@ from dropmae.clips import Sequence
 from dropmae.heads import CentreHead, Maps
 from dropmae.onestream import PRETRAINED_ROWS, Judges, Look, OneStreamEncoder, inside_shares, judges, keep_rate
 from dropmae.ops import noise
-from dropmae.pairs import adjusted, boxes_of, causal_pair, jittered, tracks_of
+from dropmae.pairs import adjusted, boxes_of, causal_pair, coarsened, jittered, smeared, tracks_of
 from dropmae.target import Target
 from dropmae.vit import SIZES, ClipEncoder, Encoder, Size, resize_positions
 
 TRIES = 20
 """Crops tried for one training sample before another video is taken."""
+COARSEST = 4.0
+"""Most by which the sides of a crop shrink and grow again, see `VOT.coarse`."""
+LONGEST = 0.1
+"""Longest line along which a crop is blurred, as a share of its side, see `VOT.smear`."""
 LARGE = 320
 """Side of a search crop from which on the official 384-pixel settings are the default, below it the 256-pixel ones."""
 
@@ -106,6 +110,12 @@ class VOT(nn.Module):
     """Training: probability that both crops lose their colours."""
     brightness: float = 0.2
     """Training: each crop's brightness is scaled by 1 +- up to this."""
+    coarse: float = 0.0
+    """Training: probability that both crops lose detail, down to a quarter of their pixels along each side: what small
+    objects in small pictures look like. Not in the paper, as `smear`."""
+    smear: float = 0.0
+    """Training: probability that the search crop is blurred along a line, as fast things are: up to a tenth of its
+    side."""
     drop_path: float = 0.1
     """Training: probability that the last block leaves a sample as it is; less in earlier ones, linearly."""
     encoder_rate: float = 0.1
@@ -172,7 +182,7 @@ class VOT(nn.Module):
         for name in ("centre_jitter", "scale_jitter", "brightness", "margin", "keep_start"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} must not be negative, but is {getattr(self, name)}")
-        for name in ("flip", "gray", "lost_below", "inertia"):
+        for name in ("flip", "gray", "coarse", "smear", "lost_below", "inertia"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must be in [0, 1], not {getattr(self, name)}")
         if not 0 <= self.drop_path < 1:
@@ -238,6 +248,11 @@ class VOT(nn.Module):
                 raise OSError(f"frame {frames[row]}: no crop around {crops.describe(boxes[row])} shows anything")
             inside = crops.into_crop(boxes[row], around, out / place.side, out)
             made.append((crops.cut(pictures[len(made)], place, out), inside))
+        if self.coarse and rng.random() < self.coarse:
+            factor = COARSEST ** rng.random()
+            made = [(coarsened(crop, factor), inside) for crop, inside in made]
+        if self.smear and rng.random() < self.smear:
+            made[1] = smeared(made[1][0], LONGEST * rng.random(), 2 * math.pi * rng.random()), made[1][1]
         (template, inner), (search, box) = (
             adjusted(crop, inside, bool(flip), float(gain)) for (crop, inside), flip, gain in zip(made, flips, gains)
         )
