@@ -42,14 +42,17 @@ def test_work_of_the_base_model_is_the_published_one() -> None:
 
 def test_relatives_share_parameters_and_optimizer() -> None:
     family: stepspeed.Family = {}
-    one, other, far = (
+    one, other, far, textbook = (
         stepspeed.Step(stepspeed.Setting(name, "tiny", 64, 1, "cpu", False, 0), family)
-        for name in ("twinmae", TEXTBOOK, "mae")
+        for name in ("twinmae", "dropmae", "mae", TEXTBOOK)
     )
-    before = one.module.decoder.mask_token.clone()
-    other(0)
-    assert not torch.equal(one.module.decoder.mask_token, before)
     assert one.optimizer is other.optimizer is not far.optimizer
+    assert one.optimizer.defaults["fused"]
+    assert not textbook.optimizer.defaults["fused"]
+    for step in (other, textbook):
+        before = one.module.decoder.mask_token.clone()
+        step(0)
+        assert not torch.equal(one.module.decoder.mask_token, before)
 
 
 def test_the_textbook_form_drops_as_many_pairs() -> None:

@@ -1,7 +1,8 @@
 """How fast training steps and attention are: methods, forms of the ops, and the textbook form, in turn in one process.
 
 The textbook form of DropMAE is what one writes down after reading the paper: explicit softmax, `torch.multinomial`
-without replacement on the flattened W, masked logits and a second softmax, and explicit attention in the encoder too.
+without replacement on the flattened W, masked logits and a second softmax, explicit attention in the encoder too,
+PyTorch's linear layers, and AdamW as it comes.
 """
 
 from __future__ import annotations
@@ -125,6 +126,8 @@ class Step:
         if shapes not in family:
             family[shapes] = module, torch.optim.AdamW(module.parameters(), lr=1e-4, fused=True)
         relative, self.optimizer = family[shapes]
+        if setting.method == TEXTBOOK:
+            self.optimizer = torch.optim.AdamW(relative.parameters(), lr=1e-4)  # as it comes, not fused
         for name, parameter in relative.named_parameters():
             owner, _, leaf = name.rpartition(".")
             setattr(module.get_submodule(owner), leaf, parameter)
@@ -137,7 +140,7 @@ class Step:
         half = torch.autocast(self.device.type, torch.bfloat16) if self.setting.bf16 else nullcontext()
         wait(self.device)
         started = time.perf_counter()
-        with switch.use(self.setting.form):
+        with switch.use("reference" if self.setting.method == TEXTBOOK else self.setting.form):
             with half:
                 loss = self.module({**self.inputs, "index": index, "step": number, "progress": 0.0})["loss"]
             loss.backward()

@@ -17,6 +17,7 @@ from torch.nn import functional
 
 from dropmae import masking
 from dropmae.ops.attention import attention
+from dropmae.ops.linear import gelu_linear, linear
 
 Size = Literal["tiny", "small", "base", "large", "huge"]
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -110,6 +111,13 @@ def resize_positions(table: Tensor, old: tuple[int, int], new: tuple[int, int]) 
     return picture.flatten(2).transpose(1, 2)
 
 
+class Linear(nn.Linear):
+    """PyTorch's, multiplied as `ops.linear` does it."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return linear(input, self.weight, self.bias)
+
+
 class Attention(nn.Module):
     """Multi-head self-attention with one fused projection whose rows are query, key, value."""
 
@@ -117,8 +125,8 @@ class Attention(nn.Module):
         super().__init__()
         assert width % heads == 0
         self.heads = heads
-        self.qkv = nn.Linear(width, 3 * width)
-        self.proj = nn.Linear(width, width)
+        self.qkv = Linear(width, 3 * width)
+        self.proj = Linear(width, width)
 
     def forward(self, x: Tensor, attend: Attend | None = None) -> Tensor:
         """[B, L, C] -> [B, L, C]; `attend` replaces plain softmax attention."""
@@ -134,11 +142,11 @@ class MLP(nn.Module):
 
     def __init__(self, width: int, hidden: int) -> None:
         super().__init__()
-        self.fc1 = nn.Linear(width, hidden)
-        self.fc2 = nn.Linear(hidden, width)
+        self.fc1 = Linear(width, hidden)
+        self.fc2 = Linear(hidden, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.fc2(functional.gelu(self.fc1(x)))
+        return self.fc2(gelu_linear(x, self.fc1.weight, self.fc1.bias))
 
 
 class Block(nn.Module):
@@ -163,9 +171,9 @@ class CrossAttention(nn.Module):
         super().__init__()
         assert width % heads == 0
         self.heads = heads
-        self.q = nn.Linear(width, width)
-        self.kv = nn.Linear(width, 2 * width)
-        self.proj = nn.Linear(width, width)
+        self.q = Linear(width, width)
+        self.kv = Linear(width, 2 * width)
+        self.proj = Linear(width, width)
 
     def forward(self, x: Tensor, context: Tensor) -> Tensor:
         """[B, L, C] attending to [B, M, C] -> [B, L, C]."""
@@ -304,13 +312,13 @@ class Decoder(nn.Module):
         learned_grid: tuple[int, int] | None = None,
     ) -> None:
         super().__init__()
-        self.embed = nn.Linear(encoder_width, width)
+        self.embed = Linear(encoder_width, width)
         self.mask_token = nn.Parameter(torch.empty(1, 1, width).normal_(std=0.02))
         self.positions = Positions(width, learned_grid)
         self.frame_embed = FrameEmbeddings(width) if frames == 2 else None
         self.blocks = nn.ModuleList(Block(width, heads) for _ in range(depth))
         self.norm = nn.LayerNorm(width, eps=1e-6)
-        self.pred = nn.Linear(width, patch * patch * 3)
+        self.pred = Linear(width, patch * patch * 3)
         initialize(self)
 
     def places(self, grid: tuple[int, int], frames: int = 1) -> Tensor:
@@ -410,7 +418,7 @@ class ClipDecoder(Decoder):
     def __init__(self, encoder_width: int, width: int, depth: int, heads: int, patch: int, tubelet: int) -> None:
         super().__init__(encoder_width, width, depth, heads, patch)
         self.tubelet = tubelet
-        self.pred = nn.Linear(width, tubelet * patch * patch * 3)
+        self.pred = Linear(width, tubelet * patch * patch * 3)
         initialize(self.pred)
 
     def places(self, grid: tuple[int, int], frames: int = 1) -> Tensor:

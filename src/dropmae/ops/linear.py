@@ -1,0 +1,114 @@
+"""Linear layers of a transformer, and the MLP's first with its GELU, as fast as a CPU in bfloat16 allows.
+
+The meaning is PyTorch's: `functional.linear`, and `functional.gelu` (exact, not the tanh form) of it. Its CPU form in
+bfloat16 writes the bias out before it multiplies, and spends about as long on bias and GELU of a wide layer as on the
+product. In the fast form oneDNN adds the bias within the product, and a compiled kernel (gelu_cpu.cpp) makes the
+activation, and in the backward pass its gradient and the bias's, in one pass over memory. Matrix products are the same.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from dropmae.ops import compiler, switch
+
+_POINTER, _LONG, _INT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """x W^T + b: x [..., K], weight [N, K], bias [N] -> [..., N]."""
+    if not _fast(x, weight) or not _has_onednn():
+        return functional.linear(x, weight, bias)
+    with torch.autocast("cpu", enabled=False):
+        return _Linear.apply(*(tensor.bfloat16() for tensor in (x, weight, bias)))
+
+
+def gelu_linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """gelu(x W^T + b): x [..., K], weight [N, K], bias [N] -> [..., N]."""
+    if not _fast(x, weight) or not _compiles():
+        return functional.gelu(functional.linear(x, weight, bias))
+    with torch.autocast("cpu", enabled=False):
+        return _GeluLinear.apply(x.bfloat16(), weight.bfloat16(), bias.float())
+
+
+def _fast(x: Tensor, weight: Tensor) -> bool:
+    """Whether they would be multiplied in bfloat16 on a CPU, and PyTorch's own compiler does not look after it."""
+    if x.device.type != "cpu" or torch.compiler.is_compiling() or switch.form() != "fast":
+        return False
+    if torch.is_autocast_enabled("cpu"):
+        return torch.get_autocast_dtype("cpu") is torch.bfloat16
+    return x.dtype is torch.bfloat16 and weight.dtype is torch.bfloat16
+
+
+@cache
+def _has_onednn() -> bool:
+    return torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+
+
+@cache
+def _compiles() -> bool:
+    try:
+        library()
+    except compiler.CannotCompile as reason:
+        switch.note(f"GELU on this CPU in PyTorch's form: {reason}")
+        return False
+    return True
+
+
+@cache
+def library() -> ctypes.CDLL:
+    """The compiled kernels; `compiler.CannotCompile` where they cannot be had."""
+    found = compiler.load(Path(__file__).with_name("gelu_cpu.cpp"))
+    found.gelu_forward.argtypes = [_POINTER] * 3 + [_LONG, _LONG, _INT]
+    found.gelu_backward.argtypes = [_POINTER] * 5 + [_LONG, _LONG, _INT]
+    found.gelu_forward.restype = found.gelu_backward.restype = None
+    found.gelu_rows.restype = _LONG
+    return found
+
+
+class _Linear(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight = ctx.saved_tensors
+        above = grads[0].flatten(0, -2)
+        return *_products(ctx, above, x, weight), above.sum(0) if ctx.needs_input_grad[2] else None
+
+
+class _GeluLinear(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        raw = x.flatten(0, -2) @ weight.T
+        ctx.save_for_backward(x, weight, bias, raw)
+        out = torch.empty_like(raw)
+        library().gelu_forward(raw.data_ptr(), bias.data_ptr(), out.data_ptr(), *raw.shape, torch.get_num_threads())
+        return out.view(*x.shape[:-1], len(weight))
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, bias, raw = ctx.saved_tensors
+        grad = grads[0].flatten(0, -2).contiguous()
+        above = torch.empty_like(raw)
+        sums = torch.empty(-(-len(raw) // library().gelu_rows()), raw.shape[1])
+        library().gelu_backward(
+            *(tensor.data_ptr() for tensor in (raw, bias, grad, above, sums)), *raw.shape, torch.get_num_threads()
+        )
+        return *_products(ctx, above, x, weight), sums.sum(0)
+
+
+def _products(ctx: Any, above: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor | None, Tensor | None]:
+    """Gradients of x and weight, where they are asked for, from that of the product [rows, N]."""
+    wanted = ctx.needs_input_grad
+    back = (above @ weight).view(x.shape) if wanted[0] else None
+    return back, above.T @ x.flatten(0, -2) if wanted[1] else None
