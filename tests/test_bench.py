@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import json
+import sys
+from importlib.machinery import ModuleSpec
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 
 import pytest
 import torch
+from rich.console import Console
 
 from dropmae import loadspeed, registry, stepspeed
+from dropmae.bench import LOADING_COLUMNS, NEED_COLUMNS, SCALE_COLUMNS, table
 from dropmae.cli import main
 from dropmae.clips import Sequence
 from dropmae.ops import asad, noise, switch
 from dropmae.stepspeed import TEXTBOOK, textbook
-from dropmae.video import write
+from dropmae.video import Video, write
+
+NEEDS = [name for name, _ in NEED_COLUMNS.values()]
 
 
 def test_every_method_and_form_is_measured(capsys: pytest.CaptureFixture[str]) -> None:
@@ -33,6 +40,33 @@ def test_every_method_and_form_is_measured(capsys: pytest.CaptureFixture[str]) -
     assert set(result["attention"]) == {"plain", "plain, PyTorch's", *switch.FORMS, "textbook"}
     assert {"date", "device", "torch", "commit"} <= result["setting"].keys()
     assert "a training step" in printed.err
+    assert_it_fits(printed.err)
+
+
+def assert_it_fits(tables: str) -> None:
+    """Nothing in tables for 80 columns is broken into two lines or cut off."""
+    assert "…" not in tables
+    rows = [line.strip() for line in tables.splitlines() if line.strip() and set(line.strip()) != {"─"}]
+    assert all(len(line) <= 80 for line in rows)
+    for name in (f"{TEXTBOOK}, fp32 ", "dropmae, reference ops "):
+        assert sum(line.startswith(name) for line in rows) == 1
+        assert next(line for line in rows if line.startswith(name)).split()[-1] == "%"
+
+
+def test_wide_numbers_fit_too(capsys: pytest.CaptureFixture[str]) -> None:
+    console = Console(width=80)
+    longest = {"prepared, --repeats 4": {name: 345.6 for name, _ in LOADING_COLUMNS.values()}}
+    table(console, "loading", longest, LOADING_COLUMNS)
+    scale = {name: 0.123 for name, _ in SCALE_COLUMNS.values()} | {"samples_per_s": 123456, "gpu_hours": 12345}
+    table(console, "scale", {"128 x 8": scale}, SCALE_COLUMNS)
+    table(console, "need", {"128 x 8": dict.fromkeys(NEEDS, 1234.5)}, NEED_COLUMNS)
+    printed = capsys.readouterr().out
+    assert "…" not in printed
+    assert (
+        len([line for line in printed.splitlines() if line.strip().startswith(("prepared, --repeats 4 ", "128 x 8 "))])
+        == 3
+    )
+    assert printed.count("1234.50") + printed.count("12345") >= 3
 
 
 def test_work_of_the_base_model_is_the_published_one() -> None:
@@ -88,6 +122,41 @@ def test_loading(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sequences: lis
     assert rows["prepared, --repeats 4"]["open_ms"] is None
     with pytest.raises(FileNotFoundError, match="holds no video"):
         loadspeed.measure(tmp_path / "none", 32, 1, 0)
+
+
+def test_what_decord_cannot_read_is_named_and_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sequences: list[Sequence], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With a stand-in for decord, which need not be installed; it refuses one file as decord refuses some."""
+
+    class Reader:
+        def __init__(self, path: str, num_threads: int, ctx: object) -> None:
+            if "strange" in path:
+                raise RuntimeError("[00:00:00] src/video/video_reader.cc:151: Check failed\n\nStack trace:\n  [bt] (0)")
+            self.video = Video(path)
+
+        def __len__(self) -> int:
+            return len(self.video)
+
+        def get_batch(self, numbers: list[int]) -> SimpleNamespace:
+            return SimpleNamespace(asnumpy=lambda: self.video[numbers])
+
+    stand_in = ModuleType("decord")
+    stand_in.__spec__ = ModuleSpec("decord", None)
+    vars(stand_in).update(VideoReader=Reader, cpu=lambda number: number)
+    monkeypatch.setitem(sys.modules, "decord", stand_in)
+    monkeypatch.setattr(loadspeed, "SECONDS", 0.1)
+    for sequence, name in zip(sequences[:2], ("plain", "strange")):
+        write(tmp_path / f"{name}.mp4", list(sequence.source), fps=25)
+    rows = loadspeed.measure(tmp_path, 32, 1, 0)
+    assert rows["raw, decord recipe"]["times_decord"] == 1
+    assert rows["raw"]["times_decord"] > 0
+    told = capsys.readouterr().err
+    assert "left out for all, as decord cannot read it: strange.mp4\n" in told
+    assert "video_reader.cc" not in told
+    (tmp_path / "plain.mp4").unlink()
+    with pytest.raises(FileNotFoundError, match="holds no video"):
+        loadspeed.measure(tmp_path, 32, 1, 0)
 
 
 @pytest.mark.parametrize("wrong", [["--batch", "0"], ["--rounds", "0"]])

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -37,6 +38,7 @@ def bench(
     fp32: bool = True,
     memory: bool = True,
     steps: bool = True,
+    compile: bool = False,
     videos: Path | None = None,
     simulate: tuple[str, ...] = (),
     seed: int = 0,
@@ -56,6 +58,7 @@ def bench(
         fp32: beside bfloat16, time the textbook form in float32 too, which is slow.
         memory: measure the peak memory of each step; on a CPU each then runs in a process of its own.
         steps: time training steps and attention; `--no-steps --videos DIR` times loading alone.
+        compile: time DropMAE's step under torch.compile too, which first takes minutes.
         videos: folder of videos: time the loading of pairs from up to eight of them, as they are and prepared.
         simulate: instead of all that, simulate DropMAE's training on a cluster: NAME=VALUE words such as nodes=8 gpus=8
             rate=1500; docs/scaling.md has the names. Without rate and tflops the step is measured on this device.
@@ -73,10 +76,10 @@ def bench(
         allocator.keep_memory()  # as the training loop does, for the yardstick too
     plain = stepspeed.Setting("twinmae", size, image, batch, str(where), half, seed)
     result: dict[str, Any] = {"setting": {**asdict(plain), **environment(where), "rounds": rounds}}
-    for unused in ("method", "form"):
+    for unused in ("method", "form", "compile"):
         del result["setting"][unused]
     if steps:
-        result["steps"] = stepspeed.steps(stepspeed.contenders(plain, fp32), rounds, memory)
+        result["steps"] = stepspeed.steps(stepspeed.contenders(plain, fp32, compile), rounds, memory)
         result["attention"] = stepspeed.operators(plain, max(rounds, 5))
     if videos is not None:
         result["loading"] = loadspeed.measure(Path(videos), image, rounds, seed)
@@ -106,7 +109,7 @@ def simulation(
     console = Console(stderr=True)
     console.print(", ".join(f"{name} {value}" for name, value in result["setting"].items()))
     console.print(", ".join(f"{name}={value}" for name, value in result["cluster"].items()))
-    table(console, "nodes x GPUs: speed, and where the time goes", result["scales"], SCALE_COLUMNS)
+    table(console, "nodes x GPUs: speed, and where the time goes in percent", result["scales"], SCALE_COLUMNS)
     table(console, "what it takes", result["scales"], NEED_COLUMNS)
     return result
 
@@ -161,62 +164,60 @@ def show(result: dict[str, Any]) -> None:
 
 Columns = dict[str, tuple[str, Callable[[Any], str]]]
 STEP_COLUMNS: Columns = {
-    "": ("precision", str),
     "ms": ("seconds", lambda x: f"{1e3 * x:.0f}"),
-    "samples/s": ("samples_per_s", lambda x: f"{x:.2f}"),
-    "times TwinMAE's": ("times_twinmae", lambda x: f"{x:.2f}"),
-    "times DropMAE's": ("times_dropmae", lambda x: f"{x:.2f}"),
-    "GFLOP/sample": ("gigaflop_per_sample", lambda x: f"{x:.1f}"),
-    "utilisation": ("utilisation", lambda x: f"{100 * x:.0f} %"),
-    "peak MB": ("peak_memory_mb", lambda x: "" if x is None else f"{x:.0f}"),
+    "samples\n/s": ("samples_per_s", lambda x: f"{x:.2f}"),
+    "times\nTwinMAE": ("times_twinmae", lambda x: f"{x:.2f}"),
+    "times\nDropMAE": ("times_dropmae", lambda x: f"{x:.2f}"),
+    "of matrix\nrate": ("utilisation", lambda x: f"{100 * x:.0f} %"),
+    "peak\nMB": ("peak_memory_mb", lambda x: "" if x is None else f"{x:.0f}"),
 }
 ATTENTION_COLUMNS: Columns = {
-    "forward ms": ("forward_s", lambda x: f"{1e3 * x:.2f}"),
-    "backward ms": ("backward_s", lambda x: f"{1e3 * x:.2f}"),
-    "times plain": ("times_plain", lambda x: f"{x:.2f}"),
+    "forward\nms": ("forward_s", lambda x: f"{1e3 * x:.2f}"),
+    "backward\nms": ("backward_s", lambda x: f"{1e3 * x:.2f}"),
+    "times\nplain": ("times_plain", lambda x: f"{x:.2f}"),
 }
 LOADING_COLUMNS: Columns = {
-    "pairs/s": ("pairs_per_s", lambda x: f"{x:.1f}"),
-    "times raw": ("times_raw", lambda x: f"{x:.2f}"),
-    "times decord's": ("times_decord", lambda x: "" if x is None else f"{x:.2f}"),
-    "MB a video": ("megabytes", lambda x: f"{x:.1f}"),
-    "ms to open": ("open_ms", lambda x: "" if x is None else f"{x:.1f}"),
-    "table": ("table_ms", lambda x: "" if x is None else f"{x:.1f}"),
-    "frames": ("frames_ms", lambda x: "" if x is None else f"{x:.1f}"),
-    "crop": ("crop_ms", lambda x: "" if x is None else f"{x:.1f}"),
+    "pairs\n/s": ("pairs_per_s", lambda x: f"{x:.1f}"),
+    "times\nraw": ("times_raw", lambda x: f"{x:.2f}"),
+    "times\ndecord": ("times_decord", lambda x: "" if x is None else f"{x:.2f}"),
+    "MB a\nvideo": ("megabytes", lambda x: f"{x:.1f}"),
+    "ms:\nopen": ("open_ms", lambda x: "" if x is None else f"{x:.1f}"),
+    "\ntable": ("table_ms", lambda x: "" if x is None else f"{x:.1f}"),
+    "\nframes": ("frames_ms", lambda x: "" if x is None else f"{x:.1f}"),
+    "\ncrop": ("crop_ms", lambda x: "" if x is None else f"{x:.1f}"),
 }
 
 
 def percent(share: float) -> str:
-    return f"{100 * share:.1f} %"
+    return f"{100 * share:.1f}"
 
 
 SCALE_COLUMNS: Columns = {
-    "samples/s": ("samples_per_s", lambda x: f"{x:.0f}"),
-    "efficiency": ("efficiency", percent),
-    "computing": ("compute", percent),
-    "data": ("data", percent),
-    "network": ("network", percent),
-    "others": ("others", percent),
-    "checkpoints": ("checkpoints", percent),
-    "failures": ("failures", percent),
-    "hours": ("hours", lambda x: f"{x:.1f}"),
-    "GPU hours": ("gpu_hours", lambda x: f"{x:.0f}"),
+    "samples\n/s": ("samples_per_s", lambda x: f"{x:.0f}"),
+    "effi-\nciency": ("efficiency", percent),
+    "comp-\nuting": ("compute", percent),
+    "\ndata": ("data", percent),
+    "net-\nwork": ("network", percent),
+    "\nothers": ("others", percent),
+    "check-\npoints": ("checkpoints", percent),
+    "fail-\nures": ("failures", percent),
+    "\nhours": ("hours", lambda x: f"{x:.1f}"),
+    "GPU\nhours": ("gpu_hours", lambda x: f"{x:.0f}"),
 }
 NEED_COLUMNS: Columns = {
-    "read GB/s": ("read_gb_per_s", lambda x: f"{x:.2f}"),
-    "CPU cores": ("cores", lambda x: f"{x:.0f}"),
-    "GB/s out of a node": ("network_gb_per_s", lambda x: f"{x:.1f}"),
-    "GB a GPU": ("memory_gb", lambda x: f"{x:.1f}"),
-    "GB a checkpoint": ("checkpoint_gb", lambda x: f"{x:.1f}"),
-    "every steps": ("checkpoint_steps", str),
-    "failures in a run": ("failure_count", lambda x: f"{x:.2f}"),
+    "read\nGB/s": ("read_gb_per_s", lambda x: f"{x:.2f}"),
+    "CPU\ncores": ("cores", lambda x: f"{x:.0f}"),
+    "GB/s out\nof a node": ("network_gb_per_s", lambda x: f"{x:.1f}"),
+    "GB\na GPU": ("memory_gb", lambda x: f"{x:.1f}"),
+    "GB a\ncheckpoint": ("checkpoint_gb", lambda x: f"{x:.1f}"),
+    "every\nsteps": ("checkpoint_steps", str),
+    "failures\nin a run": ("failure_count", lambda x: f"{x:.2f}"),
 }
 
 
 def table(console: Console, title: str, rows: dict[str, dict[str, Any]], columns: Columns) -> None:
-    """Rows by name, with the columns given."""
-    made = Table(title=title)
+    """Rows by name, with the columns given; it fits a terminal of 80 columns."""
+    made = Table(title=title, box=box.HORIZONTALS, padding=(0, 0), pad_edge=False)
     made.add_column("")
     for heading in columns:
         made.add_column(heading, justify="right")

@@ -47,18 +47,22 @@ class Setting:
     bf16: bool
     seed: int
     form: str = "fast"
+    compile: bool = False
 
     @property
     def name(self) -> str:
         """Of its row: the method, and what differs from the fast form in bfloat16 where that is the default."""
-        return self.method if self.form == "fast" else f"{self.method}, {self.form} ops"
+        name = self.method if self.form == "fast" else f"{self.method}, {self.form} ops"
+        return f"{name}, torch.compile" if self.compile else name
 
 
-def contenders(plain: Setting, fp32: bool) -> dict[str, Setting]:
+def contenders(plain: Setting, fp32: bool, compiled: bool = False) -> dict[str, Setting]:
     """Every step to be timed, by the name of its row."""
     found = [replace(plain, method=method) for method in registry.names("methods")]
     found += [replace(plain, method="dropmae", form=form) for form in ("torch", "reference")]
     found.append(replace(plain, method=TEXTBOOK))
+    if compiled:
+        found.insert(0, replace(plain, method="dropmae", compile=True))
     named = {setting.name: setting for setting in found}
     if plain.bf16 and fp32:
         named[f"{TEXTBOOK}, fp32"] = replace(plain, method=TEXTBOOK, bf16=False)
@@ -132,6 +136,8 @@ class Step:
             owner, _, leaf = name.rpartition(".")
             setattr(module.get_submodule(owner), leaf, parameter)
         self.module = module
+        if setting.compile:
+            module.compile()
         self.inputs = pictures(module, setting)
 
     def __call__(self, number: int) -> float:
