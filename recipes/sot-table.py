@@ -21,9 +21,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from dropmae import following, registry, weights
+from dropmae import registry, weights
+from dropmae.inference import following
 from dropmae.target import Target
-from dropmae.track import SHIPPED
+from dropmae.verbs.track import SHIPPED
 
 PROTOCOLS = {"otb": "official", "tld": "got10k"}
 

@@ -14,7 +14,7 @@ if not torch.cuda.is_available():
     # torch` does not, but torch._dynamo does, which comes with many a module of ours.
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
-from dropmae.clips import Sequence
+from dropmae.data.clips import Sequence
 
 
 @pytest.fixture(scope="session")

@@ -15,9 +15,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from dropmae.methods.dropmae import DropMAE
+from dropmae.networks.vit import SIZES, Shape
 from dropmae.ops import asad, switch
-from dropmae.stepspeed import textbook
-from dropmae.vit import SIZES, Shape
+from dropmae.speed.stepspeed import textbook
 
 SEEDS, STEPS, BATCH, SIDE, PATCH, RATIO = 3, 200, 8, 48, 8, 0.3
 

@@ -12,12 +12,13 @@ import pytest
 import torch
 from rich.console import Console
 
-from dropmae import loadspeed, registry, stepspeed
-from dropmae.bench import LOADING_COLUMNS, NEED_COLUMNS, SCALE_COLUMNS, table
+from dropmae import registry
 from dropmae.cli import main
-from dropmae.clips import Sequence
+from dropmae.data.clips import Sequence
 from dropmae.ops import asad, noise, switch
-from dropmae.stepspeed import TEXTBOOK, textbook
+from dropmae.speed import loadspeed, stepspeed
+from dropmae.speed.stepspeed import TEXTBOOK, textbook
+from dropmae.verbs.bench import LOADING_COLUMNS, NEED_COLUMNS, SCALE_COLUMNS, table
 from dropmae.video import Video, write
 
 NEEDS = [name for name, _ in NEED_COLUMNS.values()]

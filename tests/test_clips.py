@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dropmae import augment
-from dropmae.clips import Clips, Sequence, frame_pair, generator
+from dropmae.data import augment
+from dropmae.data.clips import Clips, Sequence, frame_pair, generator
 
 MEMORY = """
 import resource, sys
 from dropmae import registry, video
-from dropmae.clips import Clips, Sequence
+from dropmae.data.clips import Clips, Sequence
 paths = [path for folder in sys.argv[2:] for path in video.find(folder)]
 module = registry.load("methods", "dropmae")(size="tiny", image=112)
 clips = Clips([Sequence(path.name, path) for path in paths], module.sample, 0)

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from dropmae import registry
-from dropmae.clips import Clips, Sequence, collate, generator
+from dropmae.data.clips import Clips, Sequence, collate, generator
 
 METHODS = registry.names("methods")
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from dropmae import crops, heads
+from dropmae.networks import crops, heads
 
 NOISE = np.random.RandomState(31).randint(0, 256, (480, 640, 3)).astype(np.uint8)
 

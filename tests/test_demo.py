@@ -14,7 +14,7 @@ from conftest import moving_squares
 from dropmae.cli import main
 from dropmae.video import write_store
 
-DEMO = importlib.import_module("dropmae.demo")
+DEMO = importlib.import_module("dropmae.verbs.demo")
 
 
 @pytest.fixture

@@ -5,7 +5,17 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from dropmae.draw import bright, colour, colour_flow, draw_boxes, draw_mask, draw_points, draw_target, draw_text, tile
+from dropmae.reports.draw import (
+    bright,
+    colour,
+    colour_flow,
+    draw_boxes,
+    draw_mask,
+    draw_points,
+    draw_target,
+    draw_text,
+    tile,
+)
 from dropmae.target import Target, empty
 
 FRAME = np.full((60, 80, 3), 100, np.uint8)

@@ -14,11 +14,11 @@ import torch
 
 import dropmae
 from dropmae import registry, weights
-from dropmae.canvas import canvas, decide
-from dropmae.convert import convert
-from dropmae.layouts import named
-from dropmae.pyramid import aggregate, hard_share, hardest
+from dropmae.networks.canvas import canvas, decide
+from dropmae.networks.pyramid import aggregate, hard_share, hardest
 from dropmae.tasks.vos import VOS, Remembered, State
+from dropmae.verbs.convert import convert
+from dropmae.weights.layouts import named
 from official_files import Tensors, block_shapes, recipe, sincos
 
 

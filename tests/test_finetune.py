@@ -13,15 +13,16 @@ import torch
 from PIL import Image
 
 import dropmae
-from dropmae import registry, selfmade, weights
+from dropmae import registry, weights
 from dropmae.benchmarks.folder import Folder
 from dropmae.cli import main
-from dropmae.clips import Sequence, generator
-from dropmae.finetune import Tuning, finetune, take_over
-from dropmae.fit import plan
-from dropmae.pairs import BoxTracks, causal_pair, jittered, tracks_of
-from dropmae.sources import Joined, Mixture, open_source
+from dropmae.data import selfmade
+from dropmae.data.clips import Sequence, generator
+from dropmae.data.pairs import BoxTracks, causal_pair, jittered, tracks_of
+from dropmae.data.sources import Joined, Mixture, open_source
 from dropmae.target import Target, read_targets, write_targets
+from dropmae.training.fit import plan
+from dropmae.verbs.finetune import Tuning, finetune, take_over
 from dropmae.video import Video, write
 
 TINY: dict[str, Any] = {"size": "tiny", "image": 64, "workers": 0, "global_batch": 4, "steps": 4}
@@ -371,7 +372,7 @@ def test_a_run_and_what_it_leaves(folder: Path, videos: Path, tmp_path: Path) ->
 def test_a_killed_run_goes_on_as_if_it_had_not_been(folder: Path, tmp_path: Path, monkeypatch: Any) -> None:
     """Stopped after two of four steps; batch statistics are in the checkpoint too."""
     finetune("vot", [str(folder)], out=tmp_path / "whole", save_every="2", **TINY)
-    from dropmae import learner
+    from dropmae.training import learner
 
     class Stopped(Exception):
         pass

@@ -11,9 +11,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dropmae import optim
-from dropmae.clips import Clips, Sequence, Share, batches
-from dropmae.fit import Options, fit, plan
+from dropmae.data.clips import Clips, Sequence, Share, batches
+from dropmae.training import optim
+from dropmae.training.fit import Options, fit, plan
 
 
 class Line(nn.Module):

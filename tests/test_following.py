@@ -12,12 +12,12 @@ import torch
 from PIL import Image
 
 from dropmae import registry, weights
-from dropmae.clips import Sequence
-from dropmae.evaluate import evaluate, score
-from dropmae.following import Job, follow, present, prompts, untrained
-from dropmae.labels import read_labels, write_labels
+from dropmae.annotations.labels import read_labels, write_labels
+from dropmae.data.clips import Sequence
+from dropmae.inference.following import Job, follow, present, prompts, untrained
 from dropmae.target import Target
 from dropmae.tasks.propagation import Propagation
+from dropmae.verbs.evaluate import evaluate, score
 
 SMALL: dict[str, Any] = {"resize": "native", "context": 2, "workers": 1}
 

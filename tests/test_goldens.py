@@ -14,8 +14,8 @@ import pytest
 import torch
 
 import dropmae
-from dropmae import masking
-from dropmae.convert import convert
+from dropmae.networks import masking
+from dropmae.verbs.convert import convert
 from official_files import Tensors, dropmae_shapes, recipe, with_sincos
 
 

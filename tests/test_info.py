@@ -12,7 +12,7 @@ import torch
 
 from dropmae import registry, weights
 from dropmae.cli import main
-from dropmae.info import info
+from dropmae.verbs.info import info
 from official_files import (
     put,
     tiny_classifier,

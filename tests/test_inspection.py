@@ -14,13 +14,15 @@ from torch.nn import functional
 
 import dropmae
 from conftest import moving_squares
-from dropmae import masking, registry, watcher, weights
+from dropmae import registry, weights
 from dropmae.cli import main
-from dropmae.clips import Sequence
-from dropmae.inspection import find_sequences, snapshots
+from dropmae.data.clips import Sequence
+from dropmae.networks import masking
+from dropmae.reports import watcher
+from dropmae.reports.views import looked_at, plain, reconstructions
+from dropmae.reports.watcher import Watcher, measure, temporal_maps
+from dropmae.verbs.inspection import find_sequences, snapshots
 from dropmae.video import write_store
-from dropmae.views import looked_at, plain, reconstructions
-from dropmae.watcher import Watcher, measure, temporal_maps
 
 METHODS = registry.names("methods")
 

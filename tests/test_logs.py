@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from dropmae.cli import main
-from dropmae.fit import fit
-from dropmae.logs import Log
+from dropmae.training.fit import fit
+from dropmae.training.logs import Log
 from test_fit import Line, clips, lines, options, save
 
 

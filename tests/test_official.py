@@ -16,9 +16,11 @@ from torch import nn
 from torch.nn import functional
 
 import dropmae
-from dropmae import masking, official, registry, weights
-from dropmae.convert import convert
-from dropmae.layouts import LAYOUTS, named
+from dropmae import registry, weights
+from dropmae.networks import masking
+from dropmae.verbs.convert import convert
+from dropmae.weights import official
+from dropmae.weights.layouts import LAYOUTS, named
 from official_files import (
     Tensors,
     decoder_shapes,

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dropmae.prepare import Form, Job, prepare, run
+from dropmae.verbs.prepare import Form, Job, prepare, run
 from dropmae.video import Video, find, write
 
 

@@ -12,13 +12,15 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional
 
-from dropmae import masking, propagationspeed, registry
+from dropmae import registry
+from dropmae.networks import masking
+from dropmae.networks.vit import sincos_table
 from dropmae.ops import switch
 from dropmae.ops.affinity import Context, Window, propagate, reference
 from dropmae.ops.resampling import hard_labels, input_size, nearest_labels, soft_labels
+from dropmae.speed import propagationspeed
 from dropmae.target import Target
 from dropmae.tasks.propagation import ELSEWHERE, PRESETS, Propagation, State, point_maps, strongest
-from dropmae.vit import sincos_table
 
 PRESET_NAMES = sorted(PRESETS)
 

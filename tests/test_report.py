@@ -13,9 +13,9 @@ import pytest
 
 import dropmae
 from conftest import moving_squares
-from dropmae import figures
-from dropmae.report import command
-from dropmae.runs import Run
+from dropmae.reports import figures
+from dropmae.reports.runs import Run
+from dropmae.verbs.report import command
 from dropmae.video import write_store
 
 SETTINGS: dict[str, Any] = {

@@ -10,10 +10,10 @@ import torch
 from PIL import Image
 
 from dropmae import registry
-from dropmae.augment import crop_clip, crop_frames, postponed, resize
-from dropmae.clips import Clips, Sequence, Share, batches, collate, generator
-from dropmae.pretrain import pretrain
-from dropmae.resample import BITS, COARSE, split, unpack, weights
+from dropmae.data.augment import crop_clip, crop_frames, postponed, resize
+from dropmae.data.clips import Clips, Sequence, Share, batches, collate, generator
+from dropmae.data.resample import BITS, COARSE, split, unpack, weights
+from dropmae.verbs.pretrain import pretrain
 from dropmae.video import Video, write
 
 

@@ -18,10 +18,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from dropmae import checkpoints, distributed, optim
-from dropmae.clips import Clips, Sequence
-from dropmae.fit import Options, fit
-from dropmae.vit import Block
+from dropmae.data.clips import Clips, Sequence
+from dropmae.networks.vit import Block
+from dropmae.training import checkpoints, distributed, optim
+from dropmae.training.fit import Options, fit
 
 
 class Blocks(nn.Module):
@@ -91,7 +91,7 @@ def launch(world: int, work: Callable[..., Any], *arguments: Any) -> list[Any]:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["dropmae.fit", "safetensors.torch"])
+    context.set_forkserver_preload(["dropmae.training.fit", "safetensors.torch"])
     queue = context.Queue()
     ranks = [context.Process(target=_rank, args=(i, world, port, queue, work, arguments)) for i in range(world)]
     for process in ranks:

@@ -18,11 +18,12 @@ import pytest
 import torch
 from fsspec.core import url_to_fs
 
-from dropmae import registry, shards
+from dropmae import registry
 from dropmae.cli import main
-from dropmae.clips import Clips, Share, batches
-from dropmae.prepare import prepare
-from dropmae.pretrain import find_sequences
+from dropmae.data import shards
+from dropmae.data.clips import Clips, Share, batches
+from dropmae.verbs.prepare import prepare
+from dropmae.verbs.pretrain import find_sequences
 from dropmae.video import Video, find, write
 
 

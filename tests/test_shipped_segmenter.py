@@ -12,11 +12,11 @@ from PIL import Image
 
 from dropmae import registry, weights
 from dropmae.cli import main
-from dropmae.synth import Rendering, render
+from dropmae.rendering.synth import Rendering, render
 from dropmae.target import Target, read_targets
 from dropmae.video import write
 
-TRACK = importlib.import_module("dropmae.track")  # the package's attribute of this name is the function
+TRACK = importlib.import_module("dropmae.verbs.track")  # the package's attribute of this name is the function
 
 
 @pytest.fixture

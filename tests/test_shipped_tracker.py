@@ -9,12 +9,12 @@ import pytest
 
 import dropmae
 from dropmae import weights
+from dropmae.data.pairs import tracks_of
 from dropmae.metrics.boxes import iou
-from dropmae.pairs import tracks_of
-from dropmae.synth import Rendering, render
+from dropmae.rendering.synth import Rendering, render
 from dropmae.target import Target
 
-SHIPPED = importlib.import_module("dropmae.track").SHIPPED / "vot.safetensors"
+SHIPPED = importlib.import_module("dropmae.verbs.track").SHIPPED / "vot.safetensors"
 HELD_OUT = 54321
 """Seed of clips that are in no training."""
 

@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dropmae import masking
-from dropmae.clips import Sequence, generator
+from dropmae.data.clips import Sequence, generator
 from dropmae.methods.siammae import PRESETS, SiamMAE, spaced_pair
+from dropmae.networks import masking
+from dropmae.networks.vit import CrossBlock
 from dropmae.ops import noise
-from dropmae.vit import CrossBlock
 
 
 def make(**settings: Any) -> SiamMAE:

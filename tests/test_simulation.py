@@ -9,10 +9,9 @@ from typing import Any
 
 import pytest
 
-from dropmae.bench import parameters
 from dropmae.cli import main
-from dropmae.cluster import Cluster, Model, all_gather, all_reduce, parse
-from dropmae.simulation import (
+from dropmae.speed.cluster import Cluster, Model, all_gather, all_reduce, parse
+from dropmae.speed.simulation import (
     best_interval,
     checkpoint_seconds,
     scales,
@@ -22,7 +21,8 @@ from dropmae.simulation import (
     state_bytes,
     supply,
 )
-from dropmae.stepspeed import Setting, flop
+from dropmae.speed.stepspeed import Setting, flop
+from dropmae.verbs.bench import parameters
 
 MODEL = Model(100_000_000, [8_000_000] * 10)
 

@@ -12,13 +12,13 @@ import pytest
 from PIL import Image
 
 from dropmae import registry
-from dropmae.boxfiles import format_boxes, parse_boxes, read_json
+from dropmae.annotations.boxfiles import format_boxes, parse_boxes, read_json
+from dropmae.annotations.tracks import Result, Track, Truth, boxes_of
 from dropmae.cli import main
-from dropmae.clips import Sequence
+from dropmae.data.clips import Sequence
+from dropmae.metrics.onepass import OnePass
 from dropmae.metrics.plots import draw_plots
-from dropmae.onepass import OnePass
 from dropmae.target import Target
-from dropmae.tracks import Result, Track, Truth, boxes_of
 
 NAMES = ["got10k", "itb", "lasot", "lasot_ext", "nfs", "otb", "tld", "tnl2k", "trackingnet", "uav123"]
 FRAMES = 12

@@ -18,8 +18,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from dropmae.scenes import Scene, Surface
-from dropmae.synth import Rendering, clip_name, frames, render, scene, synth
+from dropmae.rendering.scenes import Scene, Surface
+from dropmae.rendering.synth import Rendering, clip_name, frames, render, scene, synth
 from dropmae.target import mask_boxes, read_targets
 from dropmae.video import Video
 

@@ -15,11 +15,11 @@ from PIL import Image
 
 import dropmae
 from dropmae import registry, weights
+from dropmae.annotations.labels import write_labels
 from dropmae.cli import main
-from dropmae.labels import write_labels
-from dropmae.stream import Follower, pictures
+from dropmae.inference.stream import Follower, pictures
 from dropmae.target import Target, read_targets, write_targets
-from dropmae.track import Tracking
+from dropmae.verbs.track import Tracking
 from dropmae.video import Video, write
 
 BOX = (20.0, 16.0, 24.0, 20.0)

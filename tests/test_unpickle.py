@@ -16,9 +16,9 @@ import torch
 from torch import nn
 
 import dropmae
-from dropmae import unpickle
-from dropmae.convert import convert
-from dropmae.info import info
+from dropmae.verbs.convert import convert
+from dropmae.verbs.info import info
+from dropmae.weights import unpickle
 from official_files import (
     put,
     tiny_classifier,

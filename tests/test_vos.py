@@ -12,8 +12,8 @@ import torch
 
 import dropmae
 from dropmae import registry, weights
-from dropmae.canvas import canvas
-from dropmae.segmentspeed import Forms, growth, measure
+from dropmae.networks.canvas import canvas
+from dropmae.speed.segmentspeed import Forms, growth, measure
 from dropmae.target import Target
 from dropmae.tasks.vos import VOS
 

@@ -13,13 +13,16 @@ import torch
 from torch import Tensor
 
 import dropmae
-from dropmae import crops, heads, official, pairs, registry, weights
-from dropmae.clips import Clips, Sequence, collate, generator
-from dropmae.convert import convert
-from dropmae.layouts import named
-from dropmae.onestream import judges, keep_rate
+from dropmae import registry, weights
+from dropmae.data import pairs
+from dropmae.data.clips import Clips, Sequence, collate, generator
+from dropmae.networks import crops, heads
+from dropmae.networks.onestream import judges, keep_rate
+from dropmae.speed.trackspeed import Forms, measure
 from dropmae.target import Target
-from dropmae.trackspeed import Forms, measure
+from dropmae.verbs.convert import convert
+from dropmae.weights import official
+from dropmae.weights.layouts import named
 from official_files import block_shapes, put
 
 Tensors = dict[str, Tensor]

@@ -12,50 +12,48 @@ Every verb of the command line has the same name here. Nothing heavy is imported
 from __future__ import annotations
 
 import importlib
-import sys
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
 VERBS = {
-    "demo": "demo",
-    "prepare": "prepare",
-    "pretrain": "pretrain",
-    "finetune": "finetune",
-    "track": "track",
-    "evaluate": "evaluate",
-    "score": "evaluate",
-    "reconstruct": "inspection",
-    "attention": "inspection",
-    "report": "report",
-    "info": "info",
-    "convert": "convert",
-    "synth": "synth",
-    "bench": "bench",
+    "demo": "verbs.demo",
+    "prepare": "verbs.prepare",
+    "pretrain": "verbs.pretrain",
+    "finetune": "verbs.finetune",
+    "track": "verbs.track",
+    "evaluate": "verbs.evaluate",
+    "score": "verbs.evaluate",
+    "reconstruct": "verbs.inspection",
+    "attention": "verbs.inspection",
+    "report": "verbs.report",
+    "info": "verbs.info",
+    "convert": "verbs.convert",
+    "synth": "rendering.synth",
+    "bench": "verbs.bench",
 }
-"""Verb -> the module that holds the function of that name."""
+"""Verb -> the module that holds the function of that name; no module here may be called as a verb is."""
 
-_NAMES = {**VERBS, "load": "weights", "Video": "video", "Target": "target", "Sequence": "clips"}
+_NAMES = {**VERBS, "load": "weights", "Video": "video", "Target": "target", "Sequence": "data.clips"}
 
 
 if TYPE_CHECKING:  # what __getattr__ gives, for people's editors
-    from dropmae.bench import bench as bench
-    from dropmae.clips import Sequence as Sequence
-    from dropmae.convert import convert as convert
-    from dropmae.demo import demo as demo
-    from dropmae.evaluate import evaluate as evaluate
-    from dropmae.evaluate import score as score
-    from dropmae.finetune import finetune as finetune
-    from dropmae.info import info as info
-    from dropmae.inspection import attention as attention
-    from dropmae.inspection import reconstruct as reconstruct
-    from dropmae.prepare import prepare as prepare
-    from dropmae.pretrain import pretrain as pretrain
-    from dropmae.report import report as report
-    from dropmae.synth import synth as synth
+    from dropmae.data.clips import Sequence as Sequence
+    from dropmae.rendering.synth import synth as synth
     from dropmae.target import Target as Target
-    from dropmae.track import track as track
+    from dropmae.verbs.bench import bench as bench
+    from dropmae.verbs.convert import convert as convert
+    from dropmae.verbs.demo import demo as demo
+    from dropmae.verbs.evaluate import evaluate as evaluate
+    from dropmae.verbs.evaluate import score as score
+    from dropmae.verbs.finetune import finetune as finetune
+    from dropmae.verbs.info import info as info
+    from dropmae.verbs.inspection import attention as attention
+    from dropmae.verbs.inspection import reconstruct as reconstruct
+    from dropmae.verbs.prepare import prepare as prepare
+    from dropmae.verbs.pretrain import pretrain as pretrain
+    from dropmae.verbs.report import report as report
+    from dropmae.verbs.track import track as track
     from dropmae.video import Video as Video
     from dropmae.weights import load as load
 
@@ -68,14 +66,3 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *_NAMES})
-
-
-class _Package(ModuleType):
-    """Keeps `dropmae.pretrain` the verb although importing the module of that name would put the module there."""
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if not (isinstance(value, ModuleType) and name in VERBS):
-            super().__setattr__(name, value)
-
-
-sys.modules[__name__].__class__ = _Package

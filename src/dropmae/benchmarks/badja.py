@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from PIL import Image
 
-from dropmae.labels import LabelFolder
+from dropmae.annotations.labels import LabelFolder
 from dropmae.metrics.keypoints import within
 from dropmae.storage import write_json
 from dropmae.target import Target
 
 if TYPE_CHECKING:
-    from dropmae.clips import Sequence
+    from dropmae.data.clips import Sequence
 
 JOINTS = 37
 CHIN = 34
@@ -101,7 +101,7 @@ class BADJA:
 
     def sequences(self, root: Path, split: str | None = None) -> list[Sequence]:
         """The animals whose frames are at hand (and, for scale "mask", whose masks are)."""
-        from dropmae.clips import Sequence
+        from dropmae.data.clips import Sequence
 
         root = Path(root)
         found = []

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import numpy as np
 from PIL import Image
 
-from dropmae.labels import LabelFolder, MatchedLabels, label_ids, write_archive, write_folder, write_labels
+from dropmae.annotations.labels import LabelFolder, MatchedLabels, label_ids, write_archive, write_folder, write_labels
 from dropmae.metrics.masks import assign, boundary_f, jaccard, statistics
 from dropmae.target import Target
 
 if TYPE_CHECKING:
-    from dropmae.clips import Sequence
+    from dropmae.data.clips import Sequence
 
 VOID = 255
 MAX_NAMES = 5
@@ -99,7 +99,7 @@ class DAVIS:
 
     def sequences(self, root: Path, split: str | None = None) -> list[Sequence]:
         """The videos of a split with their ground-truth masks; objects are numbered 1..K, 2016 has object 1 only."""
-        from dropmae.clips import Sequence
+        from dropmae.data.clips import Sequence
 
         images, masks = self.folder(root, "JPEGImages"), self.folder(root, "Annotations")
         clean = foreground if self.rules == "2016" else without_void

@@ -14,7 +14,7 @@ from dropmae.metrics.masks import boundary_f, jaccard
 from dropmae.target import Target, empty, mask_boxes, read_targets, write_targets
 
 if TYPE_CHECKING:
-    from dropmae.clips import Sequence
+    from dropmae.data.clips import Sequence
 
 DISTANCES = (1, 2, 4, 8, 16)
 """Pixels within which a tracked point counts as found (Doersch et al., TAP-Vid, NeurIPS 2022), here at the size of the
@@ -39,7 +39,7 @@ class Folder:
 
     def sequences(self, root: Path, split: str | None = None) -> list[Sequence]:
         """The annotated videos, named by their path below `root`; a split is a folder within it."""
-        from dropmae.clips import Sequence
+        from dropmae.data.clips import Sequence
 
         folder = Path(root) / (split or "")
         listed = read_targets(folder / "targets.jsonl")

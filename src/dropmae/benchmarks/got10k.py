@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from dropmae.boxfiles import (
+from dropmae.annotations.boxfiles import (
     format_boxes,
     read_boxes,
     read_names,
@@ -20,11 +20,11 @@ from dropmae.boxfiles import (
     read_text,
     write_zip,
 )
+from dropmae.annotations.tracks import Clip, Result, Track, Truth
 from dropmae.metrics import boxes as bx
 from dropmae.metrics import protocols
+from dropmae.metrics.onepass import OnePass, ProtocolName, Results, timed
 from dropmae.metrics.protocols import Protocol
-from dropmae.onepass import OnePass, ProtocolName, Results, timed
-from dropmae.tracks import Clip, Result, Track, Truth
 
 STEPS = np.linspace(0, 1, 101)
 

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from PIL import Image
 
-from dropmae.arrayfiles import read_array, read_dump, read_mat
+from dropmae.annotations.arrayfiles import read_array, read_dump, read_mat
 from dropmae.metrics.keypoints import joint_errors, mean_pck, pck, person_size
 from dropmae.storage import replacing
 from dropmae.target import Target
 
 if TYPE_CHECKING:
-    from dropmae.clips import Sequence
+    from dropmae.data.clips import Sequence
 
 # fmt: off
 JOINTS = (
@@ -69,7 +69,7 @@ class JHMDB:
 
     def sequences(self, root: Path, split: str | None = None) -> list[Sequence]:
         """The videos with their joints as points, visible where they lie inside the image."""
-        from dropmae.clips import Sequence
+        from dropmae.data.clips import Sequence
 
         found = []
         for name, pose in self.annotations(root, split).items():

@@ -10,11 +10,11 @@ from typing import ClassVar
 
 import numpy as np
 
-from dropmae.boxfiles import read_attributes, read_boxes, read_names, read_numbers
+from dropmae.annotations.boxfiles import read_attributes, read_boxes, read_names, read_numbers
+from dropmae.annotations.tracks import Clip, Track, Truth
 from dropmae.metrics import protocols
+from dropmae.metrics.onepass import OnePass
 from dropmae.metrics.protocols import Protocol
-from dropmae.onepass import OnePass
-from dropmae.tracks import Clip, Track, Truth
 
 ATTRIBUTES = ("IV", "POC", "DEF", "MB", "CM", "ROT", "BC", "VC", "SV", "FOC", "FM", "OV", "LR", "ARC")
 """Illumination variation, partial occlusion, deformation, motion blur, camera motion, rotation, background clutter,

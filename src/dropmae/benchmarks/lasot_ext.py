@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
+from dropmae.annotations.tracks import Clip, Truth
 from dropmae.benchmarks.lasot import find_sequences
 from dropmae.metrics import protocols
+from dropmae.metrics.onepass import OnePass
 from dropmae.metrics.protocols import Protocol
-from dropmae.onepass import OnePass
-from dropmae.tracks import Clip, Truth
 
 CLASSES = (
     *("atv", "badminton", "cosplay", "dancingshoe", "footbag", "frisbee", "jianzi", "lantern", "misc", "opossum"),

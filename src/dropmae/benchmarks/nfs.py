@@ -7,11 +7,11 @@ from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
-from dropmae.boxfiles import read_boxes
+from dropmae.annotations.boxfiles import read_boxes
+from dropmae.annotations.tracks import Clip, Track, Truth
 from dropmae.metrics import protocols
+from dropmae.metrics.onepass import OnePass, ProtocolName
 from dropmae.metrics.protocols import Protocol
-from dropmae.onepass import OnePass, ProtocolName
-from dropmae.tracks import Clip, Track, Truth
 
 
 @dataclass(kw_only=True)

@@ -11,11 +11,11 @@ from typing import ClassVar
 
 import numpy as np
 
-from dropmae.boxfiles import folded, read_attributes, read_boxes, read_text
+from dropmae.annotations.boxfiles import folded, read_attributes, read_boxes, read_text
+from dropmae.annotations.tracks import Clip, Track, Truth, numbered_images
 from dropmae.metrics import protocols
+from dropmae.metrics.onepass import OnePass
 from dropmae.metrics.protocols import Protocol
-from dropmae.onepass import OnePass
-from dropmae.tracks import Clip, Track, Truth, numbered_images
 
 FRAMES = {
     "BlurCar1": (247, 988),

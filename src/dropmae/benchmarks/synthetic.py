@@ -11,7 +11,7 @@ from dropmae.benchmarks.folder import Folder
 from dropmae.target import Target
 
 if TYPE_CHECKING:
-    from dropmae.clips import Sequence
+    from dropmae.data.clips import Sequence
 
 
 @dataclass(kw_only=True)
@@ -34,7 +34,7 @@ class Synthetic(Folder):
 
     def prepare(self, root: Path) -> None:
         """Renders what is missing in `root`; ValueError where it holds other clips or anything else."""
-        from dropmae.synth import synth
+        from dropmae.rendering.synth import synth
 
         settings = {"frames": self.frames, "size": self.size, "objects": self.objects}
         synth(str(root), clips=self.clips, seed=self.seed, **settings)

@@ -9,11 +9,11 @@ from typing import ClassVar
 
 import numpy as np
 
-from dropmae.boxfiles import read_boxes
+from dropmae.annotations.boxfiles import read_boxes
+from dropmae.annotations.tracks import Clip, Track, Truth
 from dropmae.metrics import protocols
+from dropmae.metrics.onepass import OnePass, ProtocolName
 from dropmae.metrics.protocols import Protocol
-from dropmae.onepass import OnePass, ProtocolName
-from dropmae.tracks import Clip, Track, Truth
 
 TEXTS = {".txt", ".md"}
 

@@ -7,11 +7,11 @@ from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
-from dropmae.boxfiles import read_attributes, read_boxes, read_names, read_numbers
+from dropmae.annotations.boxfiles import read_attributes, read_boxes, read_names, read_numbers
+from dropmae.annotations.tracks import Clip, Track, Truth
 from dropmae.metrics import protocols
+from dropmae.metrics.onepass import OnePass
 from dropmae.metrics.protocols import Protocol
-from dropmae.onepass import OnePass
-from dropmae.tracks import Clip, Track, Truth
 
 ATTRIBUTES = (
     *("CM", "ROT", "DEF", "FOC", "IV", "OV", "POC", "VC", "SV", "BC", "MB", "ARC", "LR", "FM"),

@@ -10,11 +10,11 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from dropmae.boxfiles import format_boxes, read_boxes, write_zip
+from dropmae.annotations.boxfiles import format_boxes, read_boxes, write_zip
+from dropmae.annotations.tracks import Clip, Result, Track, Truth
 from dropmae.metrics import protocols
+from dropmae.metrics.onepass import OnePass, ProtocolName, Results
 from dropmae.metrics.protocols import Protocol
-from dropmae.onepass import OnePass, ProtocolName, Results
-from dropmae.tracks import Clip, Result, Track, Truth
 
 
 @dataclass(kw_only=True)

@@ -8,11 +8,11 @@ from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
-from dropmae.boxfiles import read_attributes, read_boxes, read_text
+from dropmae.annotations.boxfiles import read_attributes, read_boxes, read_text
+from dropmae.annotations.tracks import Clip, Track, Truth, numbered_images
 from dropmae.metrics import protocols
+from dropmae.metrics.onepass import OnePass
 from dropmae.metrics.protocols import Protocol
-from dropmae.onepass import OnePass
-from dropmae.tracks import Clip, Track, Truth, numbered_images
 
 ATTRIBUTES = ("SV", "ARC", "LR", "FM", "FOC", "POC", "OV", "BC", "IV", "VC", "CM", "SOB")
 """Scale variation, aspect ratio change, low resolution, fast motion, full and partial occlusion, out of view,

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from dropmae.labels import LabelFolder, write_folder
+from dropmae.annotations.labels import LabelFolder, write_folder
 from dropmae.metrics.masks import class_scores, confusion
 from dropmae.target import Target
 
 if TYPE_CHECKING:
-    from dropmae.clips import Sequence
+    from dropmae.data.clips import Sequence
 
 # fmt: off
 CLASSES = (
@@ -62,7 +62,7 @@ class VIP:
 
     def sequences(self, root: Path, split: str | None = None) -> list[Sequence]:
         """The annotated frames of each video, numbered from 0, with class ids as object ids."""
-        from dropmae.clips import Sequence
+        from dropmae.data.clips import Sequence
 
         found, labels, images = [], self.labels(root), self.home(root) / "Images"
         for name in self.names(root, split):

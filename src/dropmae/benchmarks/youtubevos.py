@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
-from dropmae.labels import LabelFolder, MatchedLabels, label_ids, write_archive, write_folder
+from dropmae.annotations.labels import LabelFolder, MatchedLabels, label_ids, write_archive, write_folder
 from dropmae.metrics.masks import boundary_f, jaccard
 from dropmae.target import Target
 
 if TYPE_CHECKING:
-    from dropmae.clips import Sequence
+    from dropmae.data.clips import Sequence
 
 FPS = {"sampled": 6.0, "all": 30.0}
 """Frames per second of the two sets of images."""
@@ -102,7 +102,7 @@ class YouTubeVOS:
 
     def sequences(self, root: Path, split: str | None = None) -> list[Sequence]:
         """The videos of a split (valid where none is given) with their masks, read when asked for."""
-        from dropmae.clips import Sequence
+        from dropmae.data.clips import Sequence
 
         home = self.home(root, split)
         sampled = images = home / "JPEGImages"

@@ -8,9 +8,9 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from dropmae.autoencoder import PairAutoencoder
+from dropmae.networks.autoencoder import PairAutoencoder
+from dropmae.networks.vit import Attend
 from dropmae.ops import asad, noise
-from dropmae.vit import Attend
 
 
 @dataclass(kw_only=True, eq=False, repr=False)

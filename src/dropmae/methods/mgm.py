@@ -21,14 +21,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from dropmae import masking
-from dropmae.augment import crop_clip
-from dropmae.autoencoder import MaskedAutoencoder
-from dropmae.clips import Sequence
+from dropmae.data.augment import crop_clip
+from dropmae.data.clips import Sequence
+from dropmae.networks import masking
+from dropmae.networks.autoencoder import MaskedAutoencoder
+from dropmae.networks.vit import Attend, ClipDecoder, ClipEncoder, Shape
 from dropmae.ops import noise
 from dropmae.ops.motion import clip_motion
 from dropmae.video import BLOCK
-from dropmae.vit import Attend, ClipDecoder, ClipEncoder, Shape
 
 STILL = 0.05
 """Pixels a frame below which nothing is said to move."""

@@ -16,12 +16,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dropmae import masking
-from dropmae.augment import crop_frames
-from dropmae.autoencoder import PairAutoencoder
-from dropmae.clips import Sequence
+from dropmae.data.augment import crop_frames
+from dropmae.data.clips import Sequence
+from dropmae.networks import masking
+from dropmae.networks.autoencoder import PairAutoencoder
+from dropmae.networks.vit import SIZES, Attend, CrossDecoder, Decoder, Encoder, Shape, Step
 from dropmae.ops import noise
-from dropmae.vit import SIZES, Attend, CrossDecoder, Decoder, Encoder, Shape, Step
 
 Order = Literal["cross-self-mlp", "cross-mlp-self", "self-cross-mlp"]
 ORDERS: dict[str, tuple[Step, ...]] = {

@@ -20,15 +20,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from dropmae import masking, optim
-from dropmae.canvas import Canvas, canvas, decide, prompt_labels
-from dropmae.clips import Sequence
-from dropmae.maskpairs import Changes, mask_sample
-from dropmae.memory import MemoryEncoder, drop_path, sincos
+from dropmae.data.clips import Sequence
+from dropmae.data.maskpairs import Changes, mask_sample
+from dropmae.networks import masking
+from dropmae.networks.canvas import Canvas, canvas, decide, prompt_labels
+from dropmae.networks.memory import MemoryEncoder, drop_path, sincos
+from dropmae.networks.pyramid import MaskDecoder, aggregate, hard_share, hardest
+from dropmae.networks.vit import SIZES, Encoder, Size, resize_positions
 from dropmae.ops import noise
-from dropmae.pyramid import MaskDecoder, aggregate, hard_share, hardest
 from dropmae.target import Target, mask_boxes
-from dropmae.vit import SIZES, Encoder, Size, resize_positions
+from dropmae.training import optim
 
 PRESETS: dict[str, dict[str, Any]] = {
     "dropseg": {"size": "base", "image": 384, "memory": 1, "tell_later": False, "short_side": 0, "limit": 0},

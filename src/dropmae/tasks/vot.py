@@ -12,14 +12,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dropmae import crops, heads, masking
-from dropmae.clips import Sequence
-from dropmae.heads import CentreHead, Maps
-from dropmae.onestream import PRETRAINED_ROWS, Judges, Look, OneStreamEncoder, inside_shares, judges, keep_rate
+from dropmae.data.clips import Sequence
+from dropmae.data.pairs import adjusted, boxes_of, causal_pair, coarsened, jittered, smeared, tracks_of
+from dropmae.networks import crops, heads, masking
+from dropmae.networks.heads import CentreHead, Maps
+from dropmae.networks.onestream import PRETRAINED_ROWS, Judges, Look, OneStreamEncoder, inside_shares, judges, keep_rate
+from dropmae.networks.vit import SIZES, ClipEncoder, Encoder, Size, resize_positions
 from dropmae.ops import noise
-from dropmae.pairs import adjusted, boxes_of, causal_pair, coarsened, jittered, smeared, tracks_of
 from dropmae.target import Target
-from dropmae.vit import SIZES, ClipEncoder, Encoder, Size, resize_positions
 
 TRIES = 20
 """Crops tried for one training sample before another video is taken."""

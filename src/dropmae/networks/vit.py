@@ -1,0 +1,437 @@
+"""A plain vision transformer: pre-norm blocks, sin-cos positions, frames or clips (arXiv 2010.11929, 2111.06377).
+
+Shapes: B samples, N patches of a frame (h x w, row-major), L tokens, C width, H heads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache, partial
+from typing import Literal, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from dropmae.networks import masking
+from dropmae.ops.attention import attention
+from dropmae.ops.linear import gelu_linear, linear
+
+Size = Literal["tiny", "small", "base", "large", "huge"]
+Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""Attention of one layer: query, key, value [B, H, L, C/H] -> [B, H, L, C/H]."""
+
+
+class Shape(NamedTuple):
+    """Width, depth and heads of an encoder and its decoder, and the patch side."""
+
+    width: int
+    depth: int
+    heads: int
+    decoder_width: int
+    decoder_depth: int
+    decoder_heads: int
+    patch: int = 16
+
+
+SIZES: dict[str, Shape] = {
+    "tiny": Shape(192, 12, 3, 192, 4, 6),
+    "small": Shape(384, 12, 6, 256, 8, 8),
+    "base": Shape(768, 12, 12, 512, 8, 16),
+    "large": Shape(1024, 24, 16, 512, 8, 16),
+    "huge": Shape(1280, 32, 16, 512, 8, 16, patch=14),
+}
+
+
+@cache
+def sincos_table(height: int, width: int, channels: int) -> np.ndarray:
+    """Fixed 2-D sin-cos positions float32 [height width, channels]: first half the column, second half the row.
+
+    Each half is [sin, cos] of position / 10000**(k / (channels / 4)), k = 0 .. channels / 4 - 1, in float64.
+    """
+    if channels % 4:
+        raise ValueError(f"sin-cos positions need a width that is a multiple of 4, not {channels}")
+    quarter = channels // 4
+    omega = 10000.0 ** (-np.arange(quarter, dtype=np.float64) / quarter)
+    rows, columns = np.meshgrid(np.arange(height), np.arange(width), indexing="ij")
+    angles = [position.reshape(-1, 1) * omega for position in (columns, rows)]
+    return np.concatenate([f(a) for a in angles for f in (np.sin, np.cos)], axis=1).astype(np.float32)
+
+
+class Positions(nn.Module):
+    """Position embeddings for any grid: fixed sin-cos, computed for the grid at hand, or a learned table, resized.
+
+    A learned table (its grid given) is resized by bicubic interpolation without aligned corners, as ViT code does.
+    Within `stretched` so is the sin-cos table of `home`, the grid of the training pictures, where that is known.
+    """
+
+    def __init__(self, channels: int, learned_grid: tuple[int, int] | None = None) -> None:
+        super().__init__()
+        self.channels = channels
+        self.learned_grid = learned_grid
+        self.table: nn.Parameter | None = None
+        if learned_grid is not None:
+            self.table = nn.Parameter(torch.zeros(1, learned_grid[0] * learned_grid[1], channels))
+            nn.init.trunc_normal_(self.table, std=0.02)
+        self.home: tuple[int, int] | None = None
+        self._stretch = False
+        self._cache: dict[tuple[tuple[int, int], tuple[int, int], torch.device], Tensor] = {}
+
+    @contextmanager
+    def stretched(self, on: bool = True) -> Iterator[None]:
+        """In the block, grids other than `home` have its sin-cos positions, resized, and not ones of their own."""
+        before, self._stretch = self._stretch, on
+        try:
+            yield
+        finally:
+            self._stretch = before
+
+    def forward(self, grid: tuple[int, int], device: torch.device) -> Tensor:
+        """float32 [1, h w, C]."""
+        if self.table is None:
+            source = self.home if self._stretch and self.home else grid
+            found = self._cache.get((source, grid, device))
+            if found is None:
+                found = torch.from_numpy(sincos_table(*source, self.channels)).to(device)[None]
+                found = found if source == grid else resize_positions(found, source, grid)
+                self._cache[(source, grid, device)] = found
+            return found
+        if grid == self.learned_grid:
+            return self.table
+        assert self.learned_grid is not None
+        return resize_positions(self.table, self.learned_grid, grid)
+
+
+def resize_positions(table: Tensor, old: tuple[int, int], new: tuple[int, int]) -> Tensor:
+    """Position table [1, h' w', C] on grid `new` from [1, h w, C] on grid `old`, bicubic, corners not aligned."""
+    picture = table.transpose(1, 2).unflatten(2, old)
+    picture = functional.interpolate(picture.float(), new, mode="bicubic", align_corners=False)
+    return picture.flatten(2).transpose(1, 2)
+
+
+class Linear(nn.Linear):
+    """PyTorch's, multiplied as `ops.linear` does it."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return linear(input, self.weight, self.bias)
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention with one fused projection whose rows are query, key, value."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        assert width % heads == 0
+        self.heads = heads
+        self.qkv = Linear(width, 3 * width)
+        self.proj = Linear(width, width)
+
+    def forward(self, x: Tensor, attend: Attend | None = None) -> Tensor:
+        """[B, L, C] -> [B, L, C]; `attend` replaces plain softmax attention."""
+        b, length, width = x.shape
+        packed = self.qkv(x).view(b, length, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
+        query, key, value = packed.unbind(0)
+        out = (attend or attention)(query, key, value)
+        return self.proj(out.transpose(1, 2).reshape(b, length, width))
+
+
+class MLP(nn.Module):
+    """Two linear layers with an exact GELU between them."""
+
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.fc1 = Linear(width, hidden)
+        self.fc2 = Linear(hidden, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc2(gelu_linear(x, self.fc1.weight, self.fc1.bias))
+
+
+class Block(nn.Module):
+    """Pre-norm transformer block, MLP ratio 4, LayerNorm epsilon 1e-6."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(width, eps=1e-6)
+        self.attn = Attention(width, heads)
+        self.norm2 = nn.LayerNorm(width, eps=1e-6)
+        self.mlp = MLP(width, 4 * width)
+
+    def forward(self, x: Tensor, attend: Attend | None = None) -> Tensor:
+        x = x + self.attn(self.norm1(x), attend)
+        return x + self.mlp(self.norm2(x))
+
+
+class CrossAttention(nn.Module):
+    """Multi-head attention of tokens to the tokens of a context; the rows of `kv` are key, value."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        assert width % heads == 0
+        self.heads = heads
+        self.q = Linear(width, width)
+        self.kv = Linear(width, 2 * width)
+        self.proj = Linear(width, width)
+
+    def forward(self, x: Tensor, context: Tensor) -> Tensor:
+        """[B, L, C] attending to [B, M, C] -> [B, L, C]."""
+        b, length, width = x.shape
+        query = self.q(x).view(b, length, self.heads, -1).transpose(1, 2)
+        key, value = self.kv(context).view(b, context.shape[1], 2, self.heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
+        out = attention(query, key, value)
+        return self.proj(out.transpose(1, 2).reshape(b, length, width))
+
+
+Step = Literal["cross", "self", "mlp"]
+
+
+class CrossBlock(nn.Module):
+    """A block that also attends to a context; `steps` names its parts in order, any of which may be missing.
+
+    Pre-norm, where the context has a norm of its own, or (`post_norm`) each part's norm comes after its residual sum.
+    """
+
+    def __init__(self, width: int, heads: int, steps: tuple[Step, ...], hidden: int, post_norm: bool = False) -> None:
+        super().__init__()
+        self.steps, self.post_norm = steps, post_norm
+        if "cross" in steps:
+            self.norm_cross = nn.LayerNorm(width, eps=1e-6)
+            self.norm_context = nn.Identity() if post_norm else nn.LayerNorm(width, eps=1e-6)
+            self.cross = CrossAttention(width, heads)
+        if "self" in steps:
+            self.norm1 = nn.LayerNorm(width, eps=1e-6)
+            self.attn = Attention(width, heads)
+        if "mlp" in steps:
+            self.norm2 = nn.LayerNorm(width, eps=1e-6)
+            self.mlp = MLP(width, hidden)
+
+    def forward(self, x: Tensor, context: Tensor) -> Tensor:
+        """[B, L, C] with a context [B, M, C] -> [B, L, C]."""
+        for step in self.steps:
+            if step == "cross":
+                norm, part = self.norm_cross, partial(self.cross, context=self.norm_context(context))
+            elif step == "self":
+                norm, part = self.norm1, self.attn
+            else:
+                norm, part = self.norm2, self.mlp
+            x = norm(x + part(x)) if self.post_norm else x + part(norm(x))
+        return x
+
+
+class FrameEmbeddings(nn.Module):
+    """DropMAE's frame identity: one learned vector for frame x (the earlier one) and one for frame z."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.x = nn.Parameter(torch.randn(1, 1, width))
+        self.z = nn.Parameter(torch.randn(1, 1, width))
+
+    def forward(self, frame: int) -> Tensor:
+        return self.z if frame else self.x
+
+
+class Encoder(nn.Module):
+    """ViT encoder of one frame, or of two frames jointly.
+
+    `frames` 2 adds the frame identity embeddings; `cls` puts a class token first; `learned_grid` replaces the sin-cos
+    positions by a learned table. Initialised as MAE and DropMAE are: Xavier-uniform linear layers with zero bias.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        depth: int,
+        heads: int,
+        patch: int,
+        *,
+        frames: int = 1,
+        cls: bool = False,
+        learned_grid: tuple[int, int] | None = None,
+    ) -> None:
+        super().__init__()
+        self.width, self.patch = width, patch
+        self.patch_embed: nn.Conv2d | nn.Conv3d = nn.Conv2d(3, width, patch, patch)
+        self.positions = Positions(width, learned_grid)
+        self.frame_embed = FrameEmbeddings(width) if frames == 2 else None
+        self.cls_token = nn.Parameter(torch.empty(1, 1, width).normal_(std=0.02)) if cls else None
+        self.cls_position = nn.Parameter(torch.zeros(1, 1, width)) if cls and learned_grid else None
+        self.blocks = nn.ModuleList(Block(width, heads) for _ in range(depth))
+        self.norm = nn.LayerNorm(width, eps=1e-6)
+        initialize(self)
+
+    def embed(self, patches: Tensor) -> Tensor:
+        """Tokens [B, K, C] of pixel patches [B, K, p p 3] in `masking.patchify` order, without positions."""
+        weight = self.patch_embed.weight.permute(0, 2, 3, 1).flatten(1)
+        return functional.linear(patches, weight, self.patch_embed.bias)
+
+    def places(self, grid: tuple[int, int], frames: int = 1) -> Tensor:
+        """[1, frames N, C]: position plus frame identity of every token; frame 0 is x, frame 1 is z."""
+        position = self.positions(grid, self.patch_embed.weight.device)
+        if self.frame_embed is None:
+            return position if frames == 1 else position.repeat(1, frames, 1)
+        return torch.cat([position + self.frame_embed(frame) for frame in range(frames)], dim=1)
+
+    def encode(self, tokens: Tensor) -> Tensor:
+        """All blocks and the final norm over tokens [B, L, C]; a class token, if any, is put first and kept."""
+        if self.cls_token is not None:
+            start = self.cls_token if self.cls_position is None else self.cls_token + self.cls_position
+            tokens = torch.cat([start.expand(len(tokens), -1, -1).to(tokens.dtype), tokens], dim=1)
+        for block in self.blocks:
+            tokens = block(tokens)
+        return self.norm(tokens)
+
+    def features(self, frames: Tensor, frame: int = 0) -> Tensor:
+        """Dense features [B, C, h, w] of frames [B, 3, H, W], uint8 RGB or ImageNet-normalised float.
+
+        `frame` is the identity embedding that is added, 0 for x (the default) or 1 for z, where the encoder has them.
+        """
+        grid = masking.grid_of(frames, self.patch)
+        patches = masking.patchify(masking.normalize(frames), self.patch)
+        place = self.positions(grid, frames.device)
+        if self.frame_embed is not None:
+            place = place + self.frame_embed(frame)
+        tokens = self.encode(self.embed(patches) + place)
+        tokens = tokens if self.cls_token is None else tokens[:, 1:]
+        return tokens.transpose(1, 2).unflatten(2, grid)
+
+
+class Decoder(nn.Module):
+    """Light transformer that predicts the pixels of every patch from the encoded visible ones."""
+
+    def __init__(
+        self,
+        encoder_width: int,
+        width: int,
+        depth: int,
+        heads: int,
+        patch: int,
+        *,
+        frames: int = 1,
+        learned_grid: tuple[int, int] | None = None,
+    ) -> None:
+        super().__init__()
+        self.embed = Linear(encoder_width, width)
+        self.mask_token = nn.Parameter(torch.empty(1, 1, width).normal_(std=0.02))
+        self.positions = Positions(width, learned_grid)
+        self.frame_embed = FrameEmbeddings(width) if frames == 2 else None
+        self.blocks = nn.ModuleList(Block(width, heads) for _ in range(depth))
+        self.norm = nn.LayerNorm(width, eps=1e-6)
+        self.pred = Linear(width, patch * patch * 3)
+        initialize(self)
+
+    def places(self, grid: tuple[int, int], frames: int = 1) -> Tensor:
+        """[1, frames N, C]: position plus frame identity of every token."""
+        position = self.positions(grid, self.mask_token.device)
+        if self.frame_embed is None:
+            return position if frames == 1 else position.repeat(1, frames, 1)
+        return torch.cat([position + self.frame_embed(frame) for frame in range(frames)], dim=1)
+
+    def fill(self, latent: Tensor, mask: masking.Mask) -> Tensor:
+        """Tokens [B, L, C'] in their positions: the projected latents [B, K, C], mask tokens elsewhere."""
+        seen = self.embed(latent)
+        hidden = self.mask_token.to(seen.dtype).expand(len(seen), mask.restore.shape[1] - seen.shape[1], -1)
+        return masking.take(torch.cat([seen, hidden], dim=1), mask.restore)
+
+    def decode(self, tokens: Tensor, attends: list[Attend | None] | None = None) -> Tensor:
+        """All blocks, norm and pixel prediction, [B, L, C'] -> [B, L, p p 3]; one `attend` per layer if given."""
+        for layer, block in enumerate(self.blocks):
+            tokens = block(tokens, attends[layer] if attends else None)
+        return self.pred(self.norm(tokens))
+
+
+class CrossDecoder(Decoder):
+    """A decoder whose tokens, those of one frame, also attend to a context: the encoded tokens of another frame."""
+
+    def __init__(
+        self,
+        encoder_width: int,
+        width: int,
+        depth: int,
+        heads: int,
+        patch: int,
+        *,
+        steps: tuple[Step, ...],
+        hidden: int,
+        post_norm: bool = False,
+    ) -> None:
+        super().__init__(encoder_width, width, 0, heads, patch)
+        self.blocks = nn.ModuleList(CrossBlock(width, heads, steps, hidden, post_norm) for _ in range(depth))
+        initialize(self.blocks)
+
+    def decode_beside(self, tokens: Tensor, context: Tensor) -> Tensor:
+        """All blocks, norm and pixel prediction, [B, L, C'] beside a context [B, M, C'] -> [B, L, p p 3]."""
+        for block in self.blocks:
+            tokens = block(tokens, context)
+        return self.pred(self.norm(tokens))
+
+
+@cache
+def sincos_line(length: int, channels: int) -> np.ndarray:
+    """Fixed 1-D sin-cos positions float32 [length, channels]: [sin, cos] of t / 10000**(k / (channels / 2))."""
+    half = channels // 2
+    angles = np.arange(length)[:, None] * 10000.0 ** (-np.arange(half, dtype=np.float64) / half)
+    return np.concatenate([np.sin(angles), np.cos(angles)], axis=1).astype(np.float32)
+
+
+def clip_places(position: Tensor, slots: int) -> Tensor:
+    """[1, slots N, C]: every place [1, N, C] of a frame in each temporal slot, plus the slot's 1-D sin-cos."""
+    time = torch.from_numpy(sincos_line(slots, position.shape[-1])).to(position.device)
+    return (position + time[:, None]).flatten(0, 1)[None]
+
+
+class ClipEncoder(Encoder):
+    """ViT encoder of clips: a token is a tubelet of `tubelet` frames by one patch (VideoMAE, arXiv 2203.12602)."""
+
+    def __init__(self, width: int, depth: int, heads: int, patch: int, tubelet: int, *, cls: bool = False) -> None:
+        super().__init__(width, depth, heads, patch, cls=cls)
+        self.tubelet = tubelet
+        self.patch_embed = nn.Conv3d(3, width, (tubelet, patch, patch), (tubelet, patch, patch))
+        initialize(self.patch_embed)
+
+    def embed(self, patches: Tensor) -> Tensor:
+        """Tokens [B, K, C] of tubelets [B, K, t p p 3], frame after frame in `masking.patchify` order."""
+        weight = self.patch_embed.weight.permute(0, 2, 3, 4, 1).flatten(1)
+        return functional.linear(patches, weight, self.patch_embed.bias)
+
+    def places(self, grid: tuple[int, int], frames: int = 1) -> Tensor:
+        """[1, slots N, C] for a clip of `frames` frames."""
+        return clip_places(self.positions(grid, self.patch_embed.weight.device), frames // self.tubelet)
+
+    def features(self, frames: Tensor, frame: int = 0) -> Tensor:
+        """Dense features [B, C, h, w] of single frames [B, 3, H, W]: each is repeated to fill its tubelet.
+
+        `frame` is the temporal slot whose position is added.
+        """
+        grid = masking.grid_of(frames, self.patch)
+        still = masking.patchify(masking.normalize(frames), self.patch).repeat(1, 1, self.tubelet)
+        place = self.places(grid, (frame + 1) * self.tubelet).unflatten(1, (frame + 1, -1))[:, frame]
+        tokens = self.encode(self.embed(still) + place)
+        tokens = tokens if self.cls_token is None else tokens[:, 1:]
+        return tokens.transpose(1, 2).unflatten(2, grid)
+
+
+class ClipDecoder(Decoder):
+    """A decoder that predicts the pixels of whole tubelets."""
+
+    def __init__(self, encoder_width: int, width: int, depth: int, heads: int, patch: int, tubelet: int) -> None:
+        super().__init__(encoder_width, width, depth, heads, patch)
+        self.tubelet = tubelet
+        self.pred = Linear(width, tubelet * patch * patch * 3)
+        initialize(self.pred)
+
+    def places(self, grid: tuple[int, int], frames: int = 1) -> Tensor:
+        """[1, slots N, C] for a clip of `frames` frames."""
+        return clip_places(self.positions(grid, self.mask_token.device), frames // self.tubelet)
+
+
+def initialize(module: nn.Module) -> None:
+    """MAE's initialisation: Xavier-uniform weights (the patch convolution as a matrix), zero linear biases."""
+    for part in module.modules():
+        if isinstance(part, nn.Linear):
+            nn.init.xavier_uniform_(part.weight)
+            assert part.bias is not None
+            nn.init.zeros_(part.bias)
+        elif isinstance(part, nn.Conv2d | nn.Conv3d):
+            nn.init.xavier_uniform_(part.weight.data.view(part.weight.shape[0], -1))

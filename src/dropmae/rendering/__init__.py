@@ -1,0 +1,1 @@
+"""Rendered clips whose annotation is exact."""

@@ -1,0 +1,1 @@
+"""What people look at: drawings on frames, figures, attention, and what a run left behind."""

@@ -1,0 +1,312 @@
+"""The one training loop.
+
+`fit` knows nothing of methods and tasks beyond `forward(batch) -> {"loss"}` and `groups(options)`. Every random
+choice hashes (seed, sample number), and step s takes samples s G .. (s + 1) G - 1 of the stream, so a run that was
+killed and started again does what an uninterrupted one does.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import signal
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
+from torch.nn.parallel import DistributedDataParallel
+
+from dropmae.data.clips import Clips, Share, batches
+from dropmae.ops import allocator
+from dropmae.progress import Progress, say
+from dropmae.training import distributed, logs, optim
+from dropmae.training.journal import BadFiles, Journal
+from dropmae.training.learner import Learner
+
+
+@dataclass(kw_only=True)
+class Options:
+    """How to train. Durations are written 1000 (steps), 40ep (epochs) or 5% (of the run)."""
+
+    epochs: float = 400
+    """Passes over the videos; not used where --steps is given."""
+    steps: int = 0
+    """Optimizer steps; 0 lets --epochs decide."""
+    global_batch: int = 4096
+    """Samples per optimizer step, over all processes and micro-batches together."""
+    lr: float = 1.5e-4
+    """Base learning rate per 256 samples; the peak is lr * global_batch / 256."""
+    min_lr: float = 0.0
+    """Learning rate at the end, as a base rate per 256 samples."""
+    warmup: str = "10%"
+    """Duration of the linear warm-up from zero."""
+    weight_decay: float = 0.05
+    """AdamW's decay of matrices and embeddings; vectors and biases have none."""
+    betas: tuple[float, float] = (0.9, 0.95)
+    """AdamW's moment decay rates."""
+    clip: float = 0.0
+    """Largest gradient norm; 0 does not clip."""
+    seed: int = 0
+    """Decides the initial weights and, hashed with the sample number, every later random choice."""
+    repeats: int = 1
+    """Samples made in a row from each opened video; an epoch grows by as much."""
+    micro_batch: int = 0
+    """Samples per forward pass and process; 0 takes the largest divisor up to 64."""
+    workers: int = -1
+    """Data processes per rank; -1 takes the machine's cores shared among its ranks, at most 16."""
+    precision: Literal["auto", "bf16", "fp32"] = "auto"
+    """bf16 is autocast with float32 weights; auto takes it where the hardware multiplies bf16."""
+    device: str = "auto"
+    """auto, cpu, cuda or cuda:N."""
+    compile: bool = False
+    """Run the model through torch.compile."""
+    shard: bool = False
+    """Share weights, gradients and moments among all processes (FSDP2) instead of keeping them whole in each."""
+    save_every: str = "5%"
+    """Duration between checkpoints."""
+    validate_every: str = "10%"
+    """Duration between validations."""
+    log: logs.Name = "none"
+    """Where else to send what metrics.jsonl and validation.jsonl hold; needs the extra `log`."""
+
+    def __post_init__(self) -> None:
+        self.betas = (float(self.betas[0]), float(self.betas[1]))
+        for name in ("global_batch", "lr", "epochs", "repeats"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name.replace('_', '-')} must be positive, not {getattr(self, name)}")
+        if self.steps < 0 or self.micro_batch < 0 or self.seed < 0:
+            raise ValueError("steps, micro-batch and seed must not be negative")
+
+    def rate(self, step: int, how: Plan) -> float:
+        """The learning rate at a step: a linear warm-up, then half a cosine."""
+        return optim.cosine(step, how.steps, how.warmup, how.peak, how.floor)
+
+
+FREE = ("micro_batch", "workers", "precision", "device", "compile", "shard", "save_every", "validate_every", "log")
+"""Options that may differ when a run is continued: they do not say what is learned."""
+
+
+@dataclass
+class Plan:
+    """What the options come to for this data set and this number of processes."""
+
+    options: Options
+    epoch: float
+    """Steps per epoch."""
+    steps: int
+    warmup: int
+    peak: float
+    floor: float
+    save_every: int
+    validate_every: int
+    share: Share
+    workers: int
+    device: torch.device
+    bf16: bool
+
+    def lr(self, step: int) -> float:
+        return self.options.rate(step, self)
+
+
+def plan(options: Options, epoch_samples: int) -> Plan:
+    """Turns options into numbers of steps, micro-batches and rates; ValueError where they cannot be met."""
+    world, batch = distributed.world(), options.global_batch
+    if batch % world:
+        raise ValueError(f"a global batch of {batch} cannot be shared by {world} processes: use a multiple")
+    if options.shard and world == 1:
+        raise ValueError(
+            "--shard needs several processes: start them with torchrun, or leave it out to continue with one"
+        )
+    own = batch // world
+    micro = options.micro_batch or max(size for size in range(1, min(own, 64) + 1) if own % size == 0)
+    if own % micro:
+        raise ValueError(f"micro-batch {micro} does not divide the {own} samples of each process")
+    epoch = epoch_samples / batch
+    steps = options.steps or max(1, math.floor(options.epochs * epoch))
+    device = distributed.pick_device(options.device)
+    able = distributed.supports_bf16(device)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return Plan(
+        options=options,
+        epoch=epoch,
+        steps=steps,
+        warmup=optim.duration(options.warmup, epoch, steps),
+        peak=options.lr * batch / 256,
+        floor=options.min_lr * batch / 256,
+        save_every=max(1, optim.duration(options.save_every, epoch, steps)),
+        validate_every=max(1, optim.duration(options.validate_every, epoch, steps)),
+        share=Share(batch, micro, distributed.rank(), world),
+        workers=max(1, min(16, cores // local)) if options.workers < 0 else options.workers,
+        device=device,
+        bf16=options.precision == "bf16" or (options.precision == "auto" and able),
+    )
+
+
+Validate = Callable[[nn.Module, int], dict[str, Any]]
+
+
+def fit(
+    module: nn.Module,
+    clips: Clips,
+    options: Options,
+    out: Path,
+    *,
+    save: Callable[[nn.Module, Path], None],
+    validate: Validate | None = None,
+) -> dict[str, Any]:
+    """Trains `module` on `clips` into the run folder `out`, continuing what is there; returns a summary.
+
+    `save` writes the weights (last.safetensors); `validate(module, step)` returns numbers for validation.jsonl. OSError
+    where nothing can be read or written, FloatingPointError after three non-finite steps in a row.
+    """
+    how = plan(options, clips.epoch)
+    distributed.start(how.device)
+    if how.device.type == "cpu":
+        allocator.keep_memory()
+    out.mkdir(parents=True, exist_ok=True)
+    learner = Learner(module, options, how.device, how.bf16)
+    done = learner.load(out)
+    journal = Journal(out, done, options.log)
+    bad = BadFiles(out)
+    autocast = _autocast(how)
+    model: Any = learner.trained
+    if options.compile:
+        model.compile()
+    if distributed.world() > 1 and not options.shard:
+        model = DistributedDataParallel(model, device_ids=[how.device.index] if how.device.type == "cuda" else None)
+    if distributed.is_main():
+        say(_headline(how, options, clips, done) if done < how.steps else f"{out}: finished, {done} steps")
+    progress = Progress(how.steps, done, enabled=distributed.is_main())
+
+    def checkpoint(step: int) -> None:
+        bad.merge()
+        journal.flush()
+        learner.save(out, step)
+        learner.collect()
+        if distributed.is_main():
+            save(learner.module, out / "last.safetensors")
+        distributed.barrier()
+
+    def check(step: int) -> None:
+        if validate is not None:
+            learner.collect()
+        if validate is not None and distributed.is_main():
+            learner.module.eval()
+            with torch.no_grad(), autocast():
+                journal.validated(step, validate(learner.module, step))
+            learner.module.train()
+        distributed.barrier()
+
+    stop = _StopSignal(distributed.world() == 1)
+    try:
+        if done == 0:
+            check(0)
+        stream = batches(clips, how.share, done, how.steps, how.workers)
+        learner.trained.train()
+        ended, waited = time.perf_counter(), 0.0
+        for step in range(done, how.steps):
+            rate = how.lr(step)
+            loss = torch.zeros((), device=how.device)
+            for part in range(how.share.micros):
+                asked = time.perf_counter()
+                batch = next(stream)
+                waited += time.perf_counter() - asked
+                bad.add(batch.pop("reports"))
+                batch = {k: v.to(how.device, non_blocking=True) for k, v in batch.items() if isinstance(v, Tensor)}
+                batch |= {"seed": options.seed, "step": step, "progress": step / how.steps}
+                with _averaging(model, part == how.share.micros - 1):
+                    with autocast():
+                        part_loss = model(batch)["loss"]
+                    (part_loss / how.share.micros).backward()
+                loss += part_loss.detach() / how.share.micros
+            loss = distributed.mean(loss)
+            norm, finite = learner.step(rate, loss)
+            now = time.perf_counter()
+            journal.add(step + 1, loss, norm, finite, rate, now - ended, waited, how.share.batch, how.device)
+            ended, waited = now, 0.0
+            if journal.due(step + 1) or step + 1 == how.steps:
+                journal.flush()
+                progress.show(step + 1, journal.last, options.global_batch)
+            asked = stop.asked  # read once: a signal that comes later waits for the next step
+            final = step + 1 == how.steps or asked
+            if final or (step + 1) % how.validate_every == 0:
+                check(step + 1)
+            if final or (step + 1) % how.save_every == 0:
+                checkpoint(step + 1)
+            if asked and step + 1 < how.steps:
+                raise KeyboardInterrupt
+        if done == how.steps:
+            learner.collect()
+    finally:
+        progress.close()
+        journal.close()
+        stop.restore()
+    return {
+        "steps": how.steps,
+        "samples": how.steps * options.global_batch,
+        "loss": journal.last.get("loss"),
+        "out": str(out),
+        "bad_files": len(bad.known),
+        "samples_replaced": sum(entry["samples"] for entry in bad.known.values()),
+    }
+
+
+class _StopSignal:
+    """SIGTERM and SIGINT end the run after the current step, with a checkpoint; a second one at once."""
+
+    def __init__(self, enabled: bool) -> None:
+        self.asked = False
+        self.old: dict[int, Any] = {}
+        try:
+            if enabled:
+                for number in (signal.SIGTERM, signal.SIGINT):
+                    self.old[number] = signal.signal(number, self._ask)
+        except ValueError:
+            pass  # not the main thread: signals stay with whoever owns it
+
+    def _ask(self, number: int, frame: Any) -> None:
+        self.asked = True
+        self.restore()
+
+    def restore(self) -> None:
+        for number, handler in self.old.items():
+            signal.signal(number, handler)
+        self.old = {}
+
+
+def _autocast(how: Plan) -> Callable[[], AbstractContextManager[Any]]:
+    if not how.bf16:
+        return nullcontext
+    return lambda: torch.autocast(how.device.type, torch.bfloat16)
+
+
+def _averaging(model: Any, last: bool) -> AbstractContextManager[Any]:
+    """Gradients are averaged over processes in the last micro-batch of a step and only added up before."""
+    if isinstance(model, DistributedDataParallel):
+        return nullcontext() if last else model.no_sync()
+    if isinstance(model, FSDPModule):
+        model.set_requires_gradient_sync(last)
+    return nullcontext()
+
+
+def _headline(how: Plan, options: Options, clips: Clips, done: int) -> str:
+    samples = how.steps * options.global_batch
+    head = f"step {done} of {how.steps}" if done else f"{how.steps} steps"
+    lines = [
+        f"{head}: {len(clips.sequences)} videos, {samples} samples ({samples / clips.epoch:.1f} epochs), "
+        f"global batch {options.global_batch} = {how.share.world} processes x {how.share.micros} x {how.share.micro}, "
+        f"peak lr {how.peak:.2e}, warm-up {how.warmup} steps, {'bf16' if how.bf16 else 'fp32'} on {how.device}, "
+        f"{how.workers} data workers"
+    ]
+    if how.steps < 200:
+        lines.append(
+            f"note: {how.steps} steps is very short; a smaller --global-batch or more --epochs gives more of them"
+        )
+    return "\n".join(lines)

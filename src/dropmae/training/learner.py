@@ -1,0 +1,103 @@
+"""What learns: a module, whole in each process or sharded among them, and its optimizer."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dropmae.training import checkpoints, distributed, sharding
+
+
+class Learner:
+    """Module and optimizer: one step, and an exact checkpoint of both.
+
+    `module` is whole: the one that was given, on the first process as it was at the last `collect`. `trained` is what
+    learns, the same one or its sharded twin; the optimizer works on `held`, this process's share of its parameters.
+    """
+
+    def __init__(self, module: Any, options: Any, device: torch.device, bf16: bool) -> None:
+        self.module: nn.Module = module
+        self.sharded = options.shard
+        self.trained: Any = module
+        if self.sharded:
+            self.trained = sharding.shard(copy.deepcopy(module), device, bf16)
+        if distributed.is_main() or not self.sharded:
+            module.to(device)
+        self.parameters: dict[str, nn.Parameter] = dict(self.trained.named_parameters())
+        self.held = {name: sharding.hold(parameter) for name, parameter in self.parameters.items()}
+        groups = [
+            {
+                "params": [self.held[name] for name in group["names"]],
+                "factor": group["lr"],
+                "weight_decay": options.weight_decay * group["decay"],
+            }
+            for group in module.groups(options)
+        ]
+        self.clip = options.clip
+        # lr 0 at the start: each step sets its own
+        self.optimizer = torch.optim.AdamW(groups, lr=0.0, betas=options.betas, eps=1e-8, fused=True)
+
+    def step(self, rate: float, loss: Tensor) -> tuple[Tensor, Tensor]:
+        """One optimizer step, left out on the device where loss or gradient is not finite; (norm, finite)."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate * group["factor"]
+        gradients = []
+        for name, parameter in self.parameters.items():
+            if parameter.grad is not None:
+                gradients.append(sharding.share(parameter.grad))
+                self.held[name].grad = gradients[-1]
+        norm = sharding.total_norm(gradients) if self.sharded else torch.nn.utils.get_total_norm(gradients)
+        finite = torch.isfinite(norm) & torch.isfinite(loss)
+        if self.clip:
+            scale = (self.clip / (norm + 1e-6)).clamp(max=1.0)
+            torch._foreach_mul_(gradients, torch.where(finite, scale, 1.0))
+        setattr(self.optimizer, "found_inf", (~finite).float())  # noqa: B010 (the fused kernels read it)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.trained.zero_grad(set_to_none=True)
+        return norm, finite
+
+    def collect(self) -> None:
+        """Makes `module` what has been learned so far, on the first process; every process takes part."""
+        if self.sharded:
+            sharding.collect(self.trained, self.module)
+
+    def save(self, out: Path, step: int) -> None:
+        """Writes everything a continued run needs, whole or not at all; every process takes part."""
+        if self.sharded:
+            sharding.settle(self.trained)
+        tensors = {f"module.{name}": value for name, value in self.trained.state_dict().items()}
+        for name, held in self.held.items():
+            for key, value in self.optimizer.state[held].items() if held in self.optimizer.state else ():
+                spread = sharding.spread_as(value, self.parameters[name]) if value.ndim else value
+                tensors[f"optimizer.{name}.{key}"] = spread
+        checkpoints.write(out, step, tensors)
+
+    def load(self, out: Path) -> int:
+        """Takes up the checkpoint in run folder `out`, if there is one; the number of finished steps."""
+        path = distributed.gather(checkpoints.newest(out))[0]  # file systems of many nodes may not agree at once
+        if path is None:
+            return 0
+        own = {f"module.{name}": value for name, value in self.trained.state_dict().items()}
+
+        def form(name: str) -> Tensor | None:
+            if name in own:
+                return own[name]
+            parameter, _, key = name.removeprefix("optimizer.").rpartition(".")
+            if parameter not in self.parameters:
+                raise ValueError(f"nothing here is named {name}")
+            return self.parameters[parameter] if key != "step" else torch.zeros((), device=self.held[parameter].device)
+
+        with torch.no_grad():
+            tensors = checkpoints.read(path, form)
+            for name, tensor in own.items():
+                sharding.share(tensor).copy_(sharding.share(tensors.pop(name)))
+        for name, tensor in tensors.items():
+            parameter, _, key = name.removeprefix("optimizer.").rpartition(".")
+            kept = sharding.share(tensor).detach()
+            self.optimizer.state[self.held[parameter]][key] = kept
+        return checkpoints.step_of(path)

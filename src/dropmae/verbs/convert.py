@@ -1,0 +1,149 @@
+"""`dropmae convert`: public checkpoints to our weight files, and back."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from dropmae import registry, weights
+from dropmae.inference import export
+from dropmae.progress import say
+from dropmae.storage import replacing
+from dropmae.weights import official
+from dropmae.weights.layouts import LAYOUTS, named
+from dropmae.weights.official import Image
+
+OURS = "dropmae weights"
+"""What a report calls our own files."""
+
+
+def convert(
+    source: Path,
+    out: Path,
+    *,
+    to: str | None = None,
+    layout: str | None = None,
+    entry: str | None = None,
+    image: Image | None = None,
+    encoder_only: bool = False,
+    half: bool = False,
+    objects: int = 1,
+) -> dict[str, Any]:
+    """Turn a public checkpoint into a weight file of ours, any weights into a public layout, a tracker into a graph.
+
+    Reads DropMAE, MAE, CropMAE, DINO, DeiT and timm files (.pth, .pt, .tar, .safetensors), with or without decoder,
+    OSTrack and DropTrack trackers, DropSeg, and our own files and run folders. Nothing that is pickled in a file is
+    executed. Returns what was found and done.
+
+    Args:
+        source: a checkpoint, or a weight file or run folder of ours.
+        out: the file to write; what is there is replaced once the new one is complete. OUT.onnx and OUT.pt2 (of
+            torch.export) hold a tracker's step as a graph of fixed shapes, checked against PyTorch.
+        to: public layout to write: dropmae, mae, timm, dino, cropmae, ostrack, droptrack or dropseg. Ours where it is
+          not given.
+        layout: layout of the source, where its names do not tell.
+        entry: which entry of the source, where it holds several encoders (DINO's student and teacher, averages).
+        image: side of the pictures in pixels, or height and width; position tables are written for it.
+        encoder_only: leave the decoder out.
+        half: store float16, half the size.
+        objects: how many objects the graph in OUT.onnx or OUT.pt2 follows at once.
+    """
+    source, out = Path(source), Path(out)
+    target = None if to is None else named(to)
+    if target is None and out.suffix in (".pth", ".pt", ".tar"):
+        raise ValueError(f"{out}: weight files of ours end in .safetensors; --to writes one of {', '.join(LAYOUTS)}")
+    if out.is_dir():
+        raise ValueError(f"{out} is a folder: name the file to write")
+    if source.resolve() == out.resolve():
+        raise ValueError(f"{source}: source and result are the same file")
+    module, report, extra = _read(source, layout, entry, image, encoder_only)
+    left_out: list[str] = []
+    if out.suffix in export.SUFFIXES:
+        if to is not None or half:
+            raise ValueError(f"{out} is a graph in float32: leave --to and --half out")
+        report |= export.export(module, out, objects)
+    elif target is None:
+        weights.save(module, out, extra, half=half)
+    else:
+        tensors, left_out = official.from_module(module, target, image)
+        _write(tensors, out, target.entry, half)
+        report["written"] = len(tensors)
+    report |= {
+        "to": to or (out.suffix[1:] if out.suffix in export.SUFFIXES else OURS),
+        "out": str(out),
+        "bytes": out.stat().st_size,
+        "left_out": left_out,
+    }
+    _print(report)
+    return report
+
+
+def _read(
+    source: Path, layout: str | None, entry: str | None, image: Image | None, encoder_only: bool
+) -> tuple[nn.Module, dict[str, Any], dict[str, Any]]:
+    """The module in `source`, a report on it, and what belongs into the header of a file made of it."""
+    report: dict[str, Any] = {"source": str(source)}
+    if source.is_dir() or weights.is_ours(source):
+        header = weights.read_header(source)
+        module: Any = weights.load(source)
+        if image is not None:
+            official.grid_of(image, module.patch)
+            if hasattr(module, "resize"):  # a task, whose position tables are learned
+                module.resize(image)
+            else:
+                module.image = image
+        extra = {name: value for name, value in header.items() if name not in weights.OWN}
+        report |= {"layout": OURS, "class": header["name"], "unexpected": [], "notes": []}
+    else:
+        found = official.examine(source, layout, entry, image)
+        module = official.to_module(found, encoder_only=encoder_only, image=image)
+        extra = {
+            "licence": found.layout.licence,
+            "source": {"file": source.name, "layout": found.layout.name, "entry": found.entry},
+            "training": found.training,
+        }
+        report |= {"layout": found.layout.name, "entry": found.entry, "class": found.layout.module}
+        report |= {"unexpected": found.unused, "notes": found.notes}
+    if encoder_only and hasattr(module, "decoder"):
+        module.decoder = weights.Missing("decoder", str(source))
+    parts = {name: part for name, part in module.named_children() if name in ("encoder", "decoder", "head")}
+    report["fields"] = registry.settings(module)
+    report["missing"] = [name for name, part in parts.items() if isinstance(part, weights.Missing)]
+    report["parameters"] = {name: sum(p.numel() for p in part.parameters()) for name, part in parts.items()}
+    report["licence"] = extra.get("licence")
+    return module, report, extra
+
+
+def _write(tensors: dict[str, torch.Tensor], out: Path, entry: str | None, half: bool) -> None:
+    """A public file: safetensors where the name says so, else what `torch.load(weights_only=True)` reads."""
+    if out.suffix == ".safetensors":
+        weights.write_tensors(tensors, out, half=half)
+        return
+    plain = OrderedDict((name, tensor.half() if half else tensor.contiguous()) for name, tensor in tensors.items())
+    try:
+        with replacing(out) as partial:
+            torch.save(plain if entry is None else {entry: plain}, partial)
+    except RuntimeError as error:  # how `torch.save` reports a failed write
+        raise OSError(f"{out} could not be written: {error}") from error
+
+
+def _print(report: dict[str, Any]) -> None:
+    """The report for people, on stderr."""
+    lines = [f"{report['source']}: {report['layout']}" + (f", under {report['entry']}" if report.get("entry") else "")]
+    fields = report["fields"]
+    shown = ("size", "image", "patch", "cls", "learned_positions")
+    lines.append("  " + ", ".join([report["class"], *(f"{name} {fields[name]}" for name in shown if name in fields)]))
+    lines += [f"  {part}: {count:,} parameters" for part, count in report["parameters"].items() if count]
+    lines += [f"  missing: {part}" for part in report["missing"]]
+    if report["unexpected"]:
+        lines.append(f"  unexpected, not used: {weights.listed(report['unexpected'])}")
+    if report["left_out"]:
+        lines.append(f"  left out, no place in that layout: {weights.listed(report['left_out'])}")
+    lines += [f"  {note}" for note in report["notes"]]
+    lines.append(f"  licence of the weights: {report['licence'] or 'not stated'}")
+    lines.append(f"  -> {report['out']} ({report['to']}, {report['bytes'] / 1e6:.1f} MB)")
+    say("\n".join(lines))

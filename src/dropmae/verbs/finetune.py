@@ -1,0 +1,229 @@
+"""The verb `finetune`: a task, labelled data, an encoder to start from, a run folder."""
+
+from __future__ import annotations
+
+import dataclasses
+import platform
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+
+import dropmae
+from dropmae import registry, weights
+from dropmae.data.clips import collate
+from dropmae.data.sources import Joined, Mixture, Source, open_source
+from dropmae.progress import say
+from dropmae.training import checkpoints, distributed, optim
+from dropmae.training.fit import Options, Plan, fit
+from dropmae.verbs.pretrain import claim
+
+PROBES, PORTION = 64, 8
+"""Samples of a validation, and how many of them go through the network at once."""
+
+if TYPE_CHECKING:
+    Entries = Any
+else:
+    Entries = tuple[str, ...]
+
+
+@dataclass(kw_only=True)
+class Tuning(Options):
+    """How to train a task. The defaults are DropTrack's recipe for GOT-10k; durations as in pretrain."""
+
+    epochs: float = 100
+    """Epochs of --epoch-samples samples; not used where --steps is given."""
+    epoch_samples: int = 60_000
+    """Samples per epoch, drawn from the data by their ratios."""
+    global_batch: int = 128
+    """Samples per optimizer step, over all processes and micro-batches together."""
+    lr: float = 5e-4
+    """Base learning rate per 256 samples: 2.5e-4 at a batch of 128, and a tenth of it for a tracker's encoder."""
+    warmup: str = "0"
+    """Duration of the linear warm-up from zero."""
+    weight_decay: float = 1e-4
+    """AdamW's decay, for the parameters that the task lets decay."""
+    betas: tuple[float, float] = (0.9, 0.999)
+    """AdamW's moment decay rates."""
+    clip: float = 0.1
+    """Largest gradient norm; 0 does not clip."""
+    schedule: Literal["step", "cosine"] = "step"
+    """One rate, and from --drop on a tenth of it; or half a cosine down to --min-lr."""
+    drop: str = "80%"
+    """When the rate drops."""
+    validation: tuple[str, ...] = ()
+    """Data of which fixed samples are probed, written as DATA; by default that of the training."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.epoch_samples < 1:
+            raise ValueError(f"epoch-samples must be at least 1, not {self.epoch_samples}")
+        self.validation = tuple(self.validation)
+
+    def rate(self, step: int, how: Plan) -> float:
+        """The learning rate at a step."""
+        if self.schedule == "cosine":
+            return super().rate(step, how)
+        if step < how.warmup:
+            return how.peak * step / how.warmup
+        return how.peak * (0.1 if step >= optim.duration(self.drop, how.epoch, how.steps) else 1.0)
+
+
+OPTIONS = Tuning
+
+
+def finetune(task: str, data: Entries, *, init: Path | None = None, out: Path, **settings: Any) -> dict[str, Any]:
+    """Trains TASK on labelled data, from the encoder of a pre-trained run or from nothing.
+
+    DATA entries are [NAME[:SPLIT]=]PATH[*RATIO]: a folder with a targets.jsonl; a data set in its own layout
+    (got10k=DIR lasot=DIR trackingnet=DIR coco=DIR; with masks davis=DIR youtubevos=DIR); images with masks
+    (stills=DIR); or unlabelled videos of which labels are made (selfmade=DIR, or its parts paste=DIR, the only one with
+    masks, warp=DIR, cycle=DIR). Samples are drawn by the ratios. The same command on the same run folder continues it.
+
+    Args:
+        task: name of a task, or the path of a .py file that holds one.
+        data: training data.
+        init: run folder or weight file whose encoder is taken over, of any method or task; None starts at random.
+        out: run folder, made if needed: config.json, metrics.jsonl, validation.jsonl, last.safetensors, resume/.
+    """
+    cls = registry.load("tasks", task)
+    mine = {name for name, _, _ in registry.fields(cls)}
+    theirs = {field.name for field in dataclasses.fields(Tuning)}
+    if unknown := settings.keys() - mine - theirs:
+        raise ValueError(
+            f"{task} has no setting {', '.join(sorted(unknown))}; it has {', '.join(sorted(mine | theirs))}"
+        )
+    if not hasattr(cls, "forward") or cls.forward is torch.nn.Module.forward:
+        raise ValueError(f"{task} has nothing to train: use it with a pre-trained encoder as it is")
+    options = Tuning(**{name: value for name, value in settings.items() if name in theirs})
+    torch.manual_seed(options.seed)
+    module = cls(**{name: value for name, value in settings.items() if name in mine})
+    entries = [data] if isinstance(data, (str, Path)) else list(data)
+    if not entries:
+        raise ValueError("there is nothing to learn from: name data, a folder with a targets.jsonl for one")
+    sources, held = ([open_source(str(entry)) for entry in some] for some in (entries, options.validation))
+    out = Path(out)
+    config = describe(task, module, options, sources, held, init)
+    claim(out, config, {"fields": registry.defaults(cls), "options": registry.defaults(Tuning)})
+    taken = None
+    if init is not None and checkpoints.newest(out) is None:
+        taken = take_over(module, Path(init))
+        if distributed.is_main():
+            say(taken.text(init))
+    clips = mixture(sources, module, options, options.seed)
+    probe = _validation(mixture(held or sources, module, options, options.seed + 1), options.seed)
+    extra = {"training": {"options": config["options"], "data": config["data"]}}
+    try:
+        summary = fit(module, clips, options, out, save=partial(weights.save, extra=extra), validate=probe)
+    finally:
+        distributed.stop()
+    return summary if taken is None else {**summary, "fresh": taken.fresh, "unused": taken.unused}
+
+
+def mixture(sources: list[Source], module: Any, options: Tuning, seed: int) -> Mixture:
+    return Mixture(Joined(sources), module.sample, seed, options.repeats, samples=options.epoch_samples)
+
+
+def describe(
+    task: str, module: Any, options: Tuning, sources: list[Source], held: list[Source], init: Path | None
+) -> dict[str, Any]:
+    """What a run is: its task, settings and data, and, for the record, where it was made."""
+    return {
+        "method": task,
+        "fields": registry.settings(module),
+        "options": dataclasses.asdict(options),
+        "data": {
+            "sources": [source.describe() for source in sources],
+            "validation": [source.describe() for source in held],
+            "init": None if init is None else str(init),
+        },
+        "environment": {
+            "dropmae": dropmae.__version__,
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+            "machine": f"{platform.system()} {platform.machine()}",
+            "processes": distributed.world(),
+        },
+    }
+
+
+@dataclass
+class Taken:
+    """What was taken over from other weights."""
+
+    kind: str
+    count: int
+    fresh: list[str]
+    """Names of the task that keep their initial values."""
+    unused: list[str]
+    """Names of the source's encoder for which the task has no use."""
+
+    def text(self, init: Path) -> str:
+        head = [name for name in self.fresh if not name.startswith("encoder.")]
+        encoder = [name for name in self.fresh if name.startswith("encoder.")]
+        lines = [f"{init} ({self.kind}): {self.count} tensors taken over"]
+        lines += [f"  not in it, so as initialised: {weights.listed(encoder)}"] if encoder else []
+        lines += [f"  the head is new, {len(head)} tensors"] if head else []
+        lines += [f"  no use for: {weights.listed(self.unused)}"] if self.unused else []
+        return "\n".join(lines)
+
+
+@torch.no_grad()
+def take_over(module: Any, init: Path) -> Taken:
+    """Copies the encoder in a weight file or run folder, of any method or task; of the same task also the rest.
+
+    What the encoder holds in another form (position tables, embeddings of whole tubelets) is translated by the task's
+    `adopt`. ValueError where the encoders differ in width, depth or patch.
+    """
+    header = weights.read_header(init)
+    source: Any = weights.load(init)
+    own = module.state_dict()
+    trunk = [name for name in own if name.startswith(("encoder.blocks.", "encoder.norm."))]
+    shapes = [{name: state[name].shape for name in trunk if name in state} for state in (own, source.state_dict())]
+    if shapes[0] != shapes[1] or source.patch != module.patch:
+        has, wants = (f"size {part['size']}, patch {part['patch']}" for part in (header["fields"], vars(module)))
+        raise ValueError(f"the encoder in {init} has {has}, and this task {wants}: give --size and --patch")
+    if type(source) is type(module):
+        if source.image != module.image:
+            source.resize(module.image)
+        given, settled = dict(source.state_dict()), set()
+    else:
+        given = {f"encoder.{name}": tensor for name, tensor in source.encoder.state_dict().items()}
+        settled = module.adopt(source.encoder, source.grid)
+    patches = "encoder.patch_embed.weight"
+    if given[patches].ndim == 5:  # tubelets: a frame that repeats itself is embedded by the sum over time
+        given[patches] = given[patches].sum(2)
+    copied = []
+    for name, tensor in own.items():
+        if name in given and name not in settled and given[name].shape == tensor.shape:
+            tensor.copy_(given[name])
+            copied.append(name)
+    filled = {*copied, *settled}
+    return Taken(
+        kind=header["name"],
+        count=len(filled),
+        fresh=[name for name in own if name not in filled],
+        unused=[name for name in given if name not in own and not name.endswith("positions.table")],
+    )
+
+
+def _validation(clips: Mixture, seed: int) -> Any:
+    """Probes the module on fixed samples."""
+    found: list[dict[str, Any]] = []
+
+    def validate(module: Any, step: int) -> dict[str, Any]:
+        if not found:
+            found.extend(clips[index] for index in range(PROBES))
+        device = next(module.parameters()).device
+        totals: dict[str, float] = {}
+        for start in range(0, len(found), PORTION):
+            batch = collate([dict(sample) for sample in found[start : start + PORTION]])
+            batch = {name: value.to(device) for name, value in batch.items() if isinstance(value, torch.Tensor)}
+            values = module.probe({**batch, "seed": seed, "step": step, "progress": 1.0})
+            for name, value in values.items():
+                totals[name] = totals.get(name, 0.0) + value * len(batch["index"]) / len(found)
+        return totals
+
+    return validate
