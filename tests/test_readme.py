@@ -55,6 +55,12 @@ def test_links_lead_somewhere(page: Path) -> None:
             assert (page.parent / target).exists(), f"{page.name} links to {target}"
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_nothing_is_left_to_fill_in(page: Path) -> None:
+    text = BLOCK.sub("", page.read_text())
+    assert not re.findall(r"^[A-Z_]{4,}$|\bTODO\b|\bTBD\b", text, re.M)
+
+
 def test_the_readme_says_the_two_commands_first() -> None:
     screen = (ROOT / "README.md").read_text().split("\n## ")[0] + (ROOT / "README.md").read_text()[:2500]
     assert "make demo" in screen
