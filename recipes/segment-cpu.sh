@@ -2,12 +2,12 @@
 # What:     a tiny segmenter for CPUs, as the one that comes with the package: the first and the previous frame as memory,
 #           trained on rendered clips and on pieces of unlabelled videos pasted into others; large objects in 128-pixel
 #           crops first, then whole frames
-# Expected: see src/dropmae/shipped/vos.md; the J of the validation samples rises within the first 2,000 samples and
+# Expected: see src/dropmae/shipped/vos.md; the J of the validation samples rises after the first 2,000 samples and
 #           passes 0.6 at 12,000
-# Hours:    0.4 for 14,400 samples on one CPU core with AVX512-BF16, and 0.5 for rendering
-# Use:      recipes/segment-cpu.sh VIDEOS INIT OUT, INIT a pre-trained run of size tiny; SAMPLES=12000, SEED=0
+# Hours:    1.4 for 28,800 samples on one CPU core with AVX512-BF16, and 0.5 for rendering
+# Use:      recipes/segment-cpu.sh VIDEOS INIT OUT, INIT a pre-trained run of size tiny; SAMPLES=24000, SEED=0
 set -euo pipefail
-videos=$1 init=$2 out=$3 batch=8 samples=${SAMPLES:-12000}
+videos=$1 init=$2 out=$3 batch=8 samples=${SAMPLES:-24000}
 dropmae prepare "$videos" "$out/frames" --frames --short-side 200
 dropmae synth "$out/clips" --clips 1000 --frames 24 --size 200 240 --points 0 --no-flow
 train() { # INIT OUT STEPS and flags
@@ -15,7 +15,7 @@ train() { # INIT OUT STEPS and flags
     --short-side 320 --turn 4 --shear 3 --drop-path 0 --hard-share 0.25 --global-batch $batch --schedule cosine \
     --weight-decay 0.05 --clip 1 --encoder-rate 0.6 --seed "${SEED:-0}" --validate-every 10% "${@:4}"
 }
-train "$init" "$out/crops" $((samples / batch)) --image 128 --scale 0.12 0.7 --lr 1.6e-2 --warmup 5% --hard-from 0.02 0.2
+train "$init" "$out/crops" $((samples / batch)) --image 128 --scale 0.12 0.9 --lr 1.6e-2 --warmup 5% --hard-from 0.02 0.2
 train "$out/crops" "$out/segmenter" $((samples / batch / 5)) --image 160 192 --scale 0.2 1 --lr 8e-3 --warmup 3% \
   --hard-from 0 0.001
 dropmae convert "$out/segmenter" "$out/vos.safetensors" --half

@@ -1,14 +1,13 @@
 #!/usr/bin/env bash
 # What:     the tiny tracker that comes with the package: search crops of 128 pixels, for CPUs. A DropMAE encoder and the
-#           tracker learn from rendered clips, from labels made of unlabelled videos (pieces pasted into other videos,
-#           warped frames), and from some labelled clips
+#           tracker learn from rendered clips and from labels made of unlabelled videos (pieces pasted into other videos,
+#           warped frames); no video was labelled by hand
 # Expected: see src/dropmae/shipped/vot.md and docs/numbers.md
-# Hours:    0.5 for rendering, 0.4 for the encoder and about 1.2 for the tracker on one CPU core with AVX512-BF16, and
-#           half a core more for the data
-# Use:      recipes/track-cpu.sh VIDEOS LABELLED OUT, LABELLED an entry of training data, davis=DIR say;
-#           INIT=RUN takes that encoder; STEPS=2400, SEED=0
+# Hours:    0.5 for rendering, 0.4 for the encoder and about 0.6 for the tracker on one CPU core with AVX512-BF16, and
+#           a quarter of a core more for the data
+# Use:      recipes/track-cpu.sh VIDEOS OUT; INIT=RUN takes that encoder; STEPS=2400, SEED=0
 set -euo pipefail
-videos=$1 labelled=$2 out=$3 init=${INIT:-$3/encoder}
+videos=$1 out=$2 init=${INIT:-$2/encoder}
 dropmae prepare "$videos" "$out/frames/real" --frames --short-side 200
 dropmae synth "$out/clips" --clips 1000 --frames 24 --size 200 240 --points 0 --no-flow
 if [ -z "${INIT:-}" ]; then
@@ -19,7 +18,8 @@ if [ -z "${INIT:-}" ]; then
   dropmae pretrain dropmae "$out/frames/all" --out "$init" --size tiny --image 112 --crop shared --scale 0.5 1 \
     --steps 700 --global-batch 64 --lr 4e-3 --warmup 5% --validate-every 5% --seed "${SEED:-0}"
 fi
-dropmae finetune vot "$out/clips*0.3" "paste=$out/frames/real*0.4" "warp=$out/frames/real*0.15" "$labelled*0.15" \
+dropmae finetune vot "$out/clips*0.35" "paste=$out/frames/real*0.45" "warp=$out/frames/real*0.2" \
   --init "$init" --out "$out/tracker" --size tiny --image 128 --search-factor 3.5 --template-factor 1.75 --keep 1 \
-  --centre-jitter 2.6 --scale-jitter 0.5 --inertia 1 --augment joint --steps "${STEPS:-2400}" --global-batch 32 --lr 8e-3 --schedule cosine \
-  --warmup 2% --clip 1 --encoder-rate 0.5 --repeats 2 --validate-every 5% --seed "${SEED:-0}"
+  --centre-jitter 2.6 --scale-jitter 0.35 --coarse 0.5 --smear 0.25 --inertia 0.9 --augment joint --steps "${STEPS:-2400}" \
+  --global-batch 32 --lr 1.2e-2 --schedule cosine --warmup 4% --clip 1 --encoder-rate 0.5 --repeats 2 \
+  --validate-every 10% --seed "${SEED:-0}"
