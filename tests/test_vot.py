@@ -462,6 +462,26 @@ def test_inertia_keeps_part_of_the_size(oracle: Any) -> None:
         np.testing.assert_allclose(found[1].boxes, [[52 - width / 2, 40, width, 20]], atol=1.5)
 
 
+def test_a_box_around_part_of_a_thing_stays_around_that_part(oracle: Any) -> None:
+    part = (46, 42, 20, 24)
+    first, second, grown = (
+        scene(0, (RED, (*box, 0, 0))) for box in ((40, 40, 40, 30), (52, 44, 40, 30), (52, 44, 60, 45))
+    )
+    others = target_of(part, (100, 80, 10, 10), ids=[7, 9])
+    for calibrate, box in ((False, [52, 44, 40, 30]), (True, [58, 46, 20, 24])):
+        oracle.calibrate = calibrate
+        state = oracle.start(first, target_of(part, ids=[7]))
+        assert state.errors.any() == calibrate
+        state, found = oracle.step(state, second)
+        np.testing.assert_allclose(found[1].boxes, [box], atol=2)
+    state, found = oracle.step(state, grown)
+    np.testing.assert_allclose(found[2].boxes, [[61, 47, 30, 36]], atol=3)
+    added, _ = oracle.step(state, first, prompt=target_of((100, 80, 10, 10), ids=[9]))
+    assert added.errors.shape == (2, 4)
+    np.testing.assert_array_equal(added.errors[0], state.errors[0])
+    assert np.abs(oracle.start(first, others).errors).max() <= 0.7
+
+
 def test_boxes_that_reach_beyond_the_frame(oracle: Any) -> None:
     """A box larger than the frame, and one of which only a corner is inside, are followed."""
     frame = np.full((60, 80, 3), RED, np.uint8)

@@ -23,6 +23,10 @@ from dropmae.target import Target
 
 TRIES = 20
 """Crops tried for one training sample before another video is taken."""
+ZOOMS = (0.85, 1.0, 1.18)
+"""Scales of the box around which an object is looked for in its first frame, see `VOT.calibrate`."""
+WORST = np.array([0.5, 0.5, 0.7, 0.7])
+"""Largest error of each kind that is made up for, see `State.errors`."""
 COARSEST = 4.0
 """Most by which the sides of a crop shrink and grow again, see `VOT.coarse`."""
 LONGEST = 0.1
@@ -51,6 +55,9 @@ class State:
     """[N, M, C]: the template tokens, embedded once."""
     weights: Tensor
     """float32 [N, R]: which of them candidate elimination goes by."""
+    errors: np.ndarray
+    """float64 [N, 4]: how far what is found of each object lies from its box: of the centre, in sides of the box that
+    was searched around, and of the log of both sides. 0 but for `VOT.calibrate`."""
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -90,6 +97,10 @@ class VOT(nn.Module):
     inertia: float = 0.0
     """Share of an object's last width and height in its new ones, against boxes that flicker; the official code has
     none."""
+    calibrate: bool = False
+    """Look for each object once in the frame in which it is given, and take what is found there too large, too small or
+    to one side of the given box for a constant error: boxes need not end where a network sees things end. The
+    official code has nothing like it."""
     margin: int = 10
     """Pixels: least side of a box, and how much of one stays within the frame."""
     lost_below: float = 0.0
@@ -304,6 +315,7 @@ class VOT(nn.Module):
             lost=np.zeros(0, bool),
             template=torch.zeros(0),
             weights=torch.zeros(0),
+            errors=np.zeros((0, 4)),
         )
         state = self.renew(nothing, frame, target)
         if not len(state.ids):
@@ -324,6 +336,7 @@ class VOT(nn.Module):
         inner = [crops.into_crop(b, b, self.template / p.side, self.template) for b, p in zip(boxes, places)]
         template = self.encoder.tokens(self.pictures(frame, places, self.template), 1)
         weights = self.weigh(torch.tensor(np.stack(inner), dtype=torch.float32, device=template.device))
+        errors = self.measure(template, weights, frame, boxes) if self.calibrate else np.zeros((len(ids), 4))
         old = ~np.isin(state.ids, ids)
         stay = torch.from_numpy(np.flatnonzero(old))
         kept = len(stay) > 0
@@ -333,6 +346,7 @@ class VOT(nn.Module):
             boxes=np.concatenate([state.boxes[old], boxes]),
             scores=np.concatenate([state.scores[old], np.ones(len(ids))]),
             lost=np.concatenate([state.lost[old], np.zeros(len(ids), bool)]),
+            errors=np.concatenate([state.errors[old], errors]),
             template=torch.cat([state.template[stay.to(template.device)], template]) if kept else template,
             weights=torch.cat([state.weights[stay.to(template.device)], weights]) if kept else weights,
         )
@@ -372,19 +386,38 @@ class VOT(nn.Module):
         self, state: State, frame: np.ndarray, boxes: np.ndarray, rows: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
         """Boxes [n, 4] and confidences [n] in `frame` of the objects in `rows` [n], which were last at `boxes`."""
+        chosen = torch.from_numpy(rows).to(state.template.device)
+        located, confidence = self.locate(state.template[chosen], state.weights[chosen], frame, boxes[rows])
+        centre = located[:, :2] + located[:, 2:] / 2 - state.errors[rows, :2] * boxes[rows, 2:]
+        size = located[:, 2:] * np.exp(-state.errors[rows, 2:])
+        size = self.inertia * boxes[rows, 2:] + (1 - self.inertia) * size
+        located = np.concatenate([centre - size / 2, size], 1)
+        return crops.clip_boxes(located, (frame.shape[0], frame.shape[1]), self.margin), confidence
+
+    def locate(
+        self, template: Tensor, weights: Tensor, frame: np.ndarray, boxes: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Boxes [n, 4] and confidences [n] as the network has them, from crops around `boxes` [n, 4]."""
         assert self.search_factor is not None
-        places = [crops.region(box, self.search_factor) for box in boxes[rows]]
+        places = [crops.region(box, self.search_factor) for box in boxes]
         pictures = self.pictures(frame, places, self.image)
-        chosen = torch.from_numpy(rows).to(pictures.device)
-        maps = self.respond(state.template[chosen], state.weights[chosen], pictures, self.keep, None)
+        maps = self.respond(template, weights, pictures, self.keep, None)
         response = maps.score * heads.hann(self.grid[0]).to(pictures.device) if self.window else None
         found, confidence = heads.decode(maps, response)
         scale = self.image / np.array([place.side for place in places], np.float64)
-        located = crops.from_crop(found.cpu().numpy().astype(np.float64), boxes[rows], scale, self.image)
-        if self.inertia:
-            size = self.inertia * boxes[rows, 2:] + (1 - self.inertia) * located[:, 2:]
-            located = np.concatenate([located[:, :2] + (located[:, 2:] - size) / 2, size], 1)
-        return crops.clip_boxes(located, (frame.shape[0], frame.shape[1]), self.margin), confidence.cpu().numpy()
+        located = crops.from_crop(found.cpu().numpy().astype(np.float64), boxes, scale, self.image)
+        return located, confidence.cpu().numpy()
+
+    def measure(self, template: Tensor, weights: Tensor, frame: np.ndarray, boxes: np.ndarray) -> np.ndarray:
+        """float64 [n, 4]: `State.errors` of the objects at `boxes` [n, 4] of this frame, means over ZOOMS."""
+        found = []
+        for zoom in ZOOMS:
+            size = zoom * boxes[:, 2:]
+            around = np.concatenate([boxes[:, :2] + (boxes[:, 2:] - size) / 2, size], 1)
+            located = self.locate(template, weights, frame, around)[0]
+            away = located[:, :2] + located[:, 2:] / 2 - boxes[:, :2] - boxes[:, 2:] / 2
+            found.append(np.concatenate([away / boxes[:, 2:], np.log(located[:, 2:] / boxes[:, 2:])], 1))
+        return np.clip(np.mean(found, 0), -WORST, WORST)
 
     def pictures(self, frame: np.ndarray, places: list[crops.Region], out: int) -> Tensor:
         """uint8 [N, 3, out, out]: regions of a frame, on the module's device."""
