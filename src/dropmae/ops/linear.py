@@ -35,7 +35,7 @@ def gelu_linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     if not _fast(x, weight) or not _compiles():
         return functional.gelu(functional.linear(x, weight, bias))
     with torch.autocast("cpu", enabled=False):
-        return _GeluLinear.apply(x.bfloat16(), weight.bfloat16(), bias.float())
+        return _GeluLinear.apply(x.bfloat16(), weight.bfloat16(), bias.bfloat16().float())
 
 
 def _fast(x: Tensor, weight: Tensor) -> bool:
