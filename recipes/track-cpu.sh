@@ -20,6 +20,6 @@ if [ -z "${INIT:-}" ]; then
 fi
 dropmae finetune vot "$out/clips*0.35" "paste=$out/frames/real*0.45" "warp=$out/frames/real*0.2" \
   --init "$init" --out "$out/tracker" --size tiny --image 128 --search-factor 3.5 --template-factor 1.75 --keep 1 \
-  --centre-jitter 2.6 --scale-jitter 0.35 --coarse 0.5 --smear 0.25 --inertia 0.9 --augment joint --steps "${STEPS:-2400}" \
-  --global-batch 32 --lr 1.2e-2 --schedule cosine --warmup 4% --clip 1 --encoder-rate 0.5 --repeats 2 \
+  --centre-jitter 2.6 --scale-jitter 0.35 --coarse 0.5 --smear 0.25 --inertia 0.85 --calibrate --augment joint \
+  --steps "${STEPS:-2400}" --global-batch 32 --lr 1.2e-2 --schedule cosine --warmup 4% --clip 1 --encoder-rate 0.5 --repeats 2 \
   --validate-every 10% --seed "${SEED:-0}"
