@@ -119,6 +119,21 @@ def test_bfloat16_is_as_exact_as_its_output_allows(form: str) -> None:
     torch.testing.assert_close(out.double(), exact, atol=0.01, rtol=0.02)
 
 
+@pytest.mark.parametrize("shape", SHAPES)
+def test_bfloat16_gradients_are_off_by_a_rounding(form: str, shape: tuple[int, ...]) -> None:
+    query, key, value = triple(shape, 1.0, torch.bfloat16)
+    stream = noise.keys(3, torch.arange(shape[0]))
+    count = asad.drop_count(0.3, shape[2] // 2)
+    dropped = asad.spread(pairs_of(form, query, key, count, head_keys(stream, shape[1])))
+    exact = [t.detach().double().requires_grad_() for t in (query, key, value)]
+    logits = exact[0] @ exact[1].transpose(-1, -2) * shape[3] ** -0.5
+    expected = torch.softmax(logits.masked_fill(dropped, float("-inf")), -1) @ exact[2]
+    upstream = torch.randn(shape, generator=torch.Generator().manual_seed(1)).bfloat16()
+    ours = torch.autograd.grad(asad.attention(query, key, value, count, stream), (query, key, value), upstream)
+    for gradient, right in zip(ours, torch.autograd.grad(expected, exact, upstream.double())):
+        assert (gradient.double() - right).norm() <= 0.01 * right.norm()
+
+
 def test_reference_passes_gradcheck() -> None:
     generator = torch.Generator().manual_seed(0)
     tensors = torch.randn(3, 1, 2, 8, 3, generator=generator, dtype=torch.float64).unbind(0)

@@ -43,6 +43,15 @@ def test_compiled_once_for_each_source(cache: Path, tmp_path: Path) -> None:
 
 
 @needs_compiler
+def test_compiled_anew_where_a_header_changes(cache: Path, tmp_path: Path) -> None:
+    header, path = tmp_path / "number.hpp", source(tmp_path, '#include "number.hpp"\n' + SOURCE.replace("42", "NUMBER"))
+    for number in (42, 43):
+        header.write_text(f"#define NUMBER {number}\n")
+        compiler._attempt.cache_clear()
+        assert compiler.load(path).answer() == number
+
+
+@needs_compiler
 def test_a_source_that_fails_is_one_line_and_leaves_nothing(cache: Path, tmp_path: Path) -> None:
     with pytest.raises(compiler.CannotCompile, match=r"answer\.cpp") as caught:
         compiler.load(source(tmp_path, "nonsense\n"))

@@ -5,9 +5,12 @@
 // head (at F = 196 some 1.3 MB) stays in the core's own cache from the logits to the output; nothing of size L x L
 // reaches memory but one bit for each within-frame pair, which the backward pass needs.
 //
-// All arithmetic is float32, whatever the tensors hold. Heads are independent and each is computed in one fixed order,
-// so results do not depend on the number of threads. Plain C++17 with GCC/Clang vector extensions, no other header: it
-// is compiled at first use (compiler.py) for the processor at hand.
+// Sums are float32, and so is all arithmetic on float32 tensors. On bfloat16 tensors, where the processor multiplies
+// pairs of bfloat16 (AVX512-BF16), products take their factors in bfloat16: queries, keys, values and the gradient are
+// that already, so logits lose nothing; shares, and in the backward pass their slopes, are rounded. Elsewhere bfloat16
+// is widened. Heads are independent and each is computed in one fixed order, so results do not depend on the number of
+// threads. Plain C++17 with GCC/Clang vector extensions: it is compiled at first use (compiler.py) for the processor at
+// hand.
 
 #include <algorithm>
 #include <cmath>
@@ -16,100 +19,17 @@
 #include <limits>
 #include <vector>
 
+#include "products.hpp"
+#include "vectors.hpp"
+
 namespace {
 
-// Numbers in a vector, and the tile of ROWS x TILE vectors that fits the registers.
-#if defined(__AVX512F__)
-constexpr int LANES = 16, ROWS = 8, TILE = 2;
-#elif defined(__AVX__)
-constexpr int LANES = 8, ROWS = 6, TILE = 2;
-#elif defined(__ARM_NEON)
-constexpr int LANES = 4, ROWS = 8, TILE = 2;
-#else
-constexpr int LANES = 4, ROWS = 6, TILE = 2;
-#endif
 constexpr int PADDING = 16;  // keys of a frame are padded to multiples of it on every processor
+constexpr int BLOCK = 8 * ROWS;  // queries whose gradients reach keys and values together
 constexpr int BINS = 1 << 11, BIN_SHIFT = 20;  // the histogram's bins: exponent and three bits of the mantissa
 constexpr float EPSILON = 1e-6f;
 constexpr float FAINT = 1e-18f;  // below it a row's kept sum is computed anew from the kept maximum
 
-typedef float Floats __attribute__((vector_size(4 * LANES)));
-typedef int32_t Ints __attribute__((vector_size(4 * LANES)));
-typedef uint32_t Words __attribute__((vector_size(4 * LANES)));
-typedef uint8_t Bytes __attribute__((vector_size(LANES)));
-
-template <class V, class T>
-inline V load(const T* from) {
-    V v;
-    std::memcpy(&v, from, sizeof v);
-    return v;
-}
-template <class V, class T>
-inline void store(T* to, V v) {
-    std::memcpy(to, &v, sizeof v);
-}
-inline Floats all(float x) { return Floats{} + x; }
-
-inline Ints lane_numbers() {
-    Ints v;
-    for (int i = 0; i < LANES; i++) v[i] = i;
-    return v;
-}
-
-inline float sum(Floats v) {
-    float part[LANES];
-    store(part, v);
-    for (int width = LANES / 2; width; width /= 2)
-        for (int i = 0; i < width; i++) part[i] += part[i + width];
-    return part[0];
-}
-
-inline float largest(Floats v) {
-    float part[LANES];
-    store(part, v);
-    for (int width = LANES / 2; width; width /= 2)
-        for (int i = 0; i < width; i++) part[i] = std::max(part[i], part[i + width]);
-    return part[0];
-}
-
-// exp(x) to about 1 unit in the last place; 0 below -87, and held at exp(88) above.
-inline Floats exponential(Floats x) {
-    const Floats shifter = all(12582912.f);  // 1.5 * 2^23: adding it rounds to an integer
-    Ints none = x < -87.f;
-    x = x > 88.f ? all(88.f) : x;
-    x = none ? all(-87.f) : x;
-    Floats shifted = x * 1.44269504f + shifter;
-    Floats n = shifted - shifter;
-    Floats r = x - n * 0.693359375f + n * 2.12194440e-4f;
-    Floats p = r * 1.9875691500e-4f + 1.3981999507e-3f;
-    p = p * r + 8.3334519073e-3f;
-    p = p * r + 4.1665795894e-2f;
-    p = p * r + 1.6666665459e-1f;
-    p = p * r + 5.0000001201e-1f;
-    p = p * (r * r) + r + 1.f;
-    Floats power = (Floats)(((Ints)shifted << 23) + (127 << 23));
-    Floats y = p * power;
-    return none ? all(0.f) : y;
-}
-
-// log(x) of normal positive x, to about 1 unit in the last place, near 1 too.
-inline Floats logarithm(Floats x) {
-    Ints bits = (Ints)x;
-    Ints e = (bits - 0x3f3504f3) >> 23;  // the mantissa lands in [sqrt(1/2), sqrt(2))
-    Floats f = (Floats)(bits - (e << 23)) - 1.f;
-    Floats n = __builtin_convertvector(e, Floats);
-    Floats p = f * 7.0376836292e-2f - 1.1514610310e-1f;
-    p = p * f + 1.1676998740e-1f;
-    p = p * f - 1.2420140846e-1f;
-    p = p * f + 1.4249322787e-1f;
-    p = p * f - 1.6668057665e-1f;
-    p = p * f + 2.0000714765e-1f;
-    p = p * f - 2.4999993993e-1f;
-    p = p * f + 3.3333331174e-1f;
-    Floats square = f * f;
-    Floats y = p * f * square + n * -2.12194440e-4f - square * 0.5f;
-    return f + y + n * 0.693359375f;
-}
 
 // noise.py: mix and uniform. A number is a hash of its key and its position, the same on every device.
 inline Words mix(Words x) {
@@ -122,20 +42,6 @@ inline Words mix(Words x) {
 inline Floats uniform(uint32_t key, Words position) {
     Words bits = mix(key ^ (position * 0x9e3779b9u));
     return (__builtin_convertvector((Ints)(bits >> 9), Floats) + 0.5f) * 0x1p-23f;
-}
-
-inline float read(const float* x) { return *x; }
-inline float read(const uint16_t* x) {  // bfloat16
-    uint32_t bits = uint32_t(*x) << 16;
-    float y;
-    std::memcpy(&y, &bits, 4);
-    return y;
-}
-inline void write(float* to, float x) { *to = x; }
-inline void write(uint16_t* to, float x) {
-    uint32_t bits;
-    std::memcpy(&bits, &x, 4);
-    *to = x != x ? 0x7fc0 : uint16_t((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
 }
 
 // A [B, H, L, D] tensor whose last dimension is contiguous.
@@ -163,86 +69,42 @@ struct Sizes {
     int tile(int i) const { return std::min(ROWS, queries - i); }  // queries from the i-th on, at most ROWS
 };
 
-// Rows of all tokens [width, deep], and transposed [depth, width]; padding stays zero.
-template <class T>
-void gather(const Sizes& s, const Tensor<const T>& from, int64_t b, int64_t h, float* rows, float* across) {
-    for (int token = 0; token < s.frames * s.frame; token++) {
-        const T* x = from.row(b, h, token);
-        const int place = s.column(token);
-        if (rows)
-            for (int d = 0; d < s.depth; d++) rows[place * s.deep + d] = read(x + d);
-        if (across)
-            for (int d = 0; d < s.depth; d++) across[d * s.width + place] = read(x + d);
-    }
+// All tokens as the second matrix of a product: of one that sums over tokens, with columns [deep] (`rows`), and of one
+// that sums over the depth, with columns [width] (`across`); padding stays zero.
+template <class P, class T>
+void gather(const Sizes& s, const Tensor<const T>& from, int64_t b, int64_t h, typename P::Number* rows,
+            typename P::Number* across) {
+    for (int frame = 0; frame < s.frames; frame++)
+        for (int i = 0; i < s.frame; i++) {
+            const T* x = from.row(b, h, frame * s.frame + i);
+            const int place = frame * s.columns + i;
+            if (rows && i % P::STEP == 0)
+                weave(x, i + 1 < s.frame ? from.row(b, h, frame * s.frame + i + 1) : nullptr, s.depth,
+                      rows + int64_t(place) * s.deep);
+            if (!across) continue;
+            auto* to = across + place * P::STEP;
+            int d = 0;
+            for (; d + P::STEP <= s.depth; d += P::STEP) take(to + int64_t(d) * s.width, x + d, P::STEP);
+            for (; d < s.depth; d++) take(to + int64_t(d) * s.width, x + d, 1);
+        }
 }
 
 // ROWS query rows [ROWS, deep] from row i of a frame on; those beyond its end are zero.
-template <class T>
-void gather_tile(const Sizes& s, const Tensor<const T>& from, int64_t b, int64_t h, int frame, int i, float factor,
-                 float* tile) {
-    std::memset(tile, 0, sizeof(float) * ROWS * s.deep);
+template <class P, class T>
+void gather_tile(const Sizes& s, const Tensor<const T>& from, int64_t b, int64_t h, int frame, int i,
+                 typename P::Number* tile) {
+    if (s.tile(i) < ROWS || s.depth < s.deep) std::memset(tile, 0, sizeof(*tile) * ROWS * s.deep);
     for (int r = 0; r < s.tile(i); r++) {
         const T* x = from.row(b, h, frame * s.queries + i + r);
-        for (int d = 0; d < s.depth; d++) tile[r * s.deep + d] = read(x + d) * factor;
+        take(tile + r * s.deep, x, s.depth);
     }
 }
 
-// out[r][c] = sum over d of tile[r][d] across[d][c], for every column.
-template <int N>
-inline void products_tile(const Sizes& s, const float* tile, const float* across, float* out) {
-    Floats total[ROWS][N] = {};
-    for (int d = 0; d < s.depth; d++) {
-        Floats x[N];
-        for (int n = 0; n < N; n++) x[n] = load<Floats>(across + d * s.width + n * LANES);
-        for (int r = 0; r < ROWS; r++)
-            for (int n = 0; n < N; n++) total[r][n] += tile[r * s.deep + d] * x[n];
-    }
-    for (int r = 0; r < ROWS; r++)
-        for (int n = 0; n < N; n++) store(out + r * s.width + n * LANES, total[r][n]);
-}
-void products(const Sizes& s, const float* tile, const float* across, float* out) {
-    int c = 0;
-    for (; c + TILE * LANES <= s.width; c += TILE * LANES) products_tile<TILE>(s, tile, across + c, out + c);
-    for (; c < s.width; c += LANES) products_tile<1>(s, tile, across + c, out + c);
-}
-
-// out[r][d] = sum over columns c of weights[r][c] rows[c][d].
-template <int N>
-inline void combine_tile(const Sizes& s, const float* weights, const float* rows, float* out) {
-    Floats total[ROWS][N] = {};
-    for (int c = 0; c < s.width; c++) {
-        Floats x[N];
-        for (int n = 0; n < N; n++) x[n] = load<Floats>(rows + c * s.deep + n * LANES);
-        for (int r = 0; r < ROWS; r++)
-            for (int n = 0; n < N; n++) total[r][n] += weights[r * s.width + c] * x[n];
-    }
-    for (int r = 0; r < ROWS; r++)
-        for (int n = 0; n < N; n++) store(out + r * s.deep + n * LANES, total[r][n]);
-}
-void combine(const Sizes& s, const float* weights, const float* rows, float* out) {
-    int d = 0;
-    for (; d + TILE * LANES <= s.deep; d += TILE * LANES) combine_tile<TILE>(s, weights, rows + d, out + d);
-    for (; d < s.deep; d += LANES) combine_tile<1>(s, weights, rows + d, out + d);
-}
-
-// rows[c][d] += sum over r of weights[r][c] tile[r][d].
-template <int N>
-inline void scatter_tile(const Sizes& s, const float* weights, const float* tile, float* rows) {
-    Floats x[ROWS][N];
-    for (int r = 0; r < ROWS; r++)
-        for (int n = 0; n < N; n++) x[r][n] = load<Floats>(tile + r * s.deep + n * LANES);
-    for (int c = 0; c < s.width; c++) {
-        Floats total[N];
-        for (int n = 0; n < N; n++) total[n] = load<Floats>(rows + c * s.deep + n * LANES);
-        for (int r = 0; r < ROWS; r++)
-            for (int n = 0; n < N; n++) total[n] += weights[r * s.width + c] * x[r][n];
-        for (int n = 0; n < N; n++) store(rows + c * s.deep + n * LANES, total[n]);
-    }
-}
-void scatter(const Sizes& s, const float* weights, const float* tile, float* rows) {
-    int d = 0;
-    for (; d + TILE * LANES <= s.deep; d += TILE * LANES) scatter_tile<TILE>(s, weights, tile + d, rows + d);
-    for (; d < s.deep; d += LANES) scatter_tile<1>(s, weights, tile + d, rows + d);
+// out[r][c] = scale * sum over d of tile[r][d] across[d][c], for every column.
+template <class P>
+void products(const Sizes& s, const typename P::Number* tile, const typename P::Number* across, float scale,
+              float* out) {
+    multiply<P, ROWS, false>(tile, s.deep, P::STEP, across, s.width, (s.depth + P::STEP - 1) / P::STEP, scale, out);
 }
 
 // The threshold of a head: pairs above `bits` are dropped, and those equal to it up to position `last`.
@@ -250,8 +112,12 @@ struct Threshold {
     int32_t bits = 0, last = -1;
 };
 
+template <class P>
 struct Workspace {
-    std::vector<float> keys, values, across, across_values, tile, outputs, scores, second, key_grads, value_grads;
+    using Number = typename P::Number;
+    std::vector<Number> keys, values, across, across_values;  // second matrices of products
+    std::vector<Number> tile, grads, woven, rounded;
+    std::vector<float> outputs, scores, slopes, key_grads, value_grads;
     std::vector<float> peaks;           // row maxima
     std::vector<int32_t> race, nearby;  // W / E as the bits of a positive float, which order as integers do
     std::vector<uint32_t> bins;
@@ -382,17 +248,18 @@ float drop_row(const Sizes& s, float* row, int same, const int32_t* race, int32_
 }
 
 // A row whose kept part is faint beside what was dropped: softmax over the kept logits anew. Returns its maximum.
-float redo_row(const Sizes& s, const float* query, const float* across, int same, const uint8_t* dropped, float* row,
-               float* total) {
+template <class P>
+float redo_row(const Sizes& s, const typename P::Number* query, const typename P::Number* across, float scale, int same,
+               const uint8_t* dropped, float* row, float* total) {
     std::vector<float> logits(s.width, -std::numeric_limits<float>::infinity());
     float peak = -std::numeric_limits<float>::infinity();
     for (int token = 0; token < 2 * s.frame; token++) {
         const int c = s.column(token), j = c - same;
         if (j >= 0 && j < s.columns && (dropped[j / 8] >> (j % 8) & 1)) continue;
         float dot = 0;
-        for (int d = 0; d < s.depth; d++) dot += query[d] * across[d * s.width + c];
-        logits[c] = dot;
-        peak = std::max(peak, dot);
+        for (int d = 0; d < s.depth; d++) dot += read(query + d) * read(across + (d - d % P::STEP) * s.width + c * P::STEP + d % P::STEP);
+        logits[c] = dot * scale;
+        peak = std::max(peak, logits[c]);
     }
     *total = 0;
     for (int c = 0; c < s.width; c++) *total += row[c] = std::exp(logits[c] - peak);
@@ -400,23 +267,30 @@ float redo_row(const Sizes& s, const float* query, const float* across, int same
 }
 
 // Keys and values of one head, and room for `rows` rows of scores.
-template <class T>
-void prepare(const Sizes& s, Workspace& w, const Tensor<const T>& key, const Tensor<const T>& value, int64_t b,
+template <class P, class T>
+void prepare(const Sizes& s, Workspace<P>& w, const Tensor<const T>& key, const Tensor<const T>& value, int64_t b,
              int64_t h, int rows) {
-    w.across.assign(size_t(s.depth) * s.width, 0);
+    w.across.assign(size_t(padded(s.depth, P::STEP)) * s.width, 0);
     w.values.assign(size_t(s.width) * s.deep, 0);
     w.tile.resize(ROWS * s.deep);
     w.outputs.resize(ROWS * s.deep);
     w.scores.resize(size_t(rows) * s.width);
-    gather(s, key, b, h, nullptr, w.across.data());
-    gather(s, value, b, h, w.values.data(), nullptr);
+    gather<P>(s, key, b, h, nullptr, w.across.data());
+    gather<P>(s, value, b, h, w.values.data(), nullptr);
+}
+
+// outputs[r][d] = sum over columns c of weights[r][c] rows[c][d].
+template <class P>
+void combine(const Sizes& s, Workspace<P>& w, const float* weights, const typename P::Number* rows, float factor) {
+    const auto* a = rounded_rows(weights, ROWS, s.width, w.rounded);
+    multiply<P, ROWS, false>(a, s.width, P::STEP, rows, s.deep, s.width / P::STEP, factor, w.outputs.data());
 }
 
 // The output of a tile of queries from its unnormalised weights.
-template <class T>
-void write_tile(const Sizes& s, Workspace& w, const float* weights, const float* factors, const Tensor<T>& out,
+template <class P, class T>
+void write_tile(const Sizes& s, Workspace<P>& w, const float* weights, const float* factors, const Tensor<T>& out,
                 int64_t b, int64_t h, int frame, int i) {
-    combine(s, weights, w.values.data(), w.outputs.data());
+    combine(s, w, weights, w.values.data(), 1.f);
     for (int r = 0; r < s.tile(i); r++) {
         T* to = out.row(b, h, frame * s.queries + i + r);
         for (int d = 0; d < s.depth; d++) write(to + d, w.outputs[r * s.deep + d] * factors[r]);
@@ -442,13 +316,13 @@ float soften_row(const Sizes& s, float* row, float* total) {
     return peak;
 }
 
-template <class T>
-void forward_head(const Sizes& s, Workspace& w, const Tensor<const T>& query, const Tensor<const T>& key,
+template <class P, class T>
+void forward_head(const Sizes& s, Workspace<P>& w, const Tensor<const T>& query, const Tensor<const T>& key,
                   const Tensor<const T>& value, const Tensor<T>& out, float* norms, float scale, int64_t b, int64_t h) {
     prepare(s, w, key, value, b, h, ROWS);
     for (int i = 0; i < s.queries; i += ROWS) {
-        gather_tile(s, query, b, h, 0, i, scale, w.tile.data());
-        products(s, w.tile.data(), w.across.data(), w.scores.data());
+        gather_tile<P>(s, query, b, h, 0, i, w.tile.data());
+        products<P>(s, w.tile.data(), w.across.data(), scale, w.scores.data());
         float factors[ROWS] = {};
         for (int r = 0; r < s.tile(i); r++) {
             float total;
@@ -460,8 +334,8 @@ void forward_head(const Sizes& s, Workspace& w, const Tensor<const T>& query, co
     }
 }
 
-template <class T>
-void dropping_forward_head(const Sizes& s, Workspace& w, const Tensor<const T>& query, const Tensor<const T>& key,
+template <class P, class T>
+void dropping_forward_head(const Sizes& s, Workspace<P>& w, const Tensor<const T>& query, const Tensor<const T>& key,
                            const Tensor<const T>& value, const Tensor<T>& out, float* norms, uint8_t* dropped,
                            uint32_t seed, int64_t count, float scale, int64_t b, int64_t h) {
     const int rows = padded(s.frame, ROWS);
@@ -472,8 +346,8 @@ void dropping_forward_head(const Sizes& s, Workspace& w, const Tensor<const T>& 
     for (int frame = 0; frame < 2; frame++)
         for (int i = 0; i < s.frame; i += ROWS) {
             float* scores = w.scores.data() + size_t(frame * rows + i) * s.width;
-            gather_tile(s, query, b, h, frame, i, scale, w.tile.data());
-            products(s, w.tile.data(), w.across.data(), scores);
+            gather_tile<P>(s, query, b, h, frame, i, w.tile.data());
+            products<P>(s, w.tile.data(), w.across.data(), scale, scores);
             for (int r = 0; r < s.tile(i); r++) {
                 const int token = frame * s.frame + i + r;
                 w.peaks[token] = run_row(s, scores + r * s.width, frame * s.columns, i + r, seed, token * s.frame,
@@ -492,8 +366,8 @@ void dropping_forward_head(const Sizes& s, Workspace& w, const Tensor<const T>& 
                 float total = drop_row(s, row, same, w.race.data() + size_t(token) * s.columns, token * s.frame,
                                        threshold, bits);
                 if (!(total > FAINT)) {
-                    gather_tile(s, query, b, h, frame, i, scale, w.tile.data());
-                    peak = redo_row(s, w.tile.data() + r * s.deep, w.across.data(), same, bits, row, &total);
+                    gather_tile<P>(s, query, b, h, frame, i, w.tile.data());
+                    peak = redo_row<P>(s, w.tile.data() + r * s.deep, w.across.data(), scale, same, bits, row, &total);
                 }
                 norms[token] = peak + std::log(total);
                 factors[r] = 1.f / total;
@@ -517,48 +391,62 @@ void differentiate_row(const Sizes& s, float* share, float* slope, int same, flo
         store(slope + c, load<Floats>(share + c) * (load<Floats>(slope + c) - mean));
 }
 
-template <class T>
-void backward_head(const Sizes& s, Workspace& w, const Tensor<const T>& query, const Tensor<const T>& key,
+// sums[c][d] += sum over rows r of weights[r][c] tiles[r][d]; `woven` holds the tiles' rows as a second matrix.
+template <class P>
+void scatter(const Sizes& s, const float* weights, int rows, const typename P::Number* woven,
+             std::vector<typename P::Number>& room, float* sums) {
+    const auto* a = rounded_columns(weights, rows, s.width, room);
+    for (int c = 0; c < s.width; c += COLUMNS)
+        multiply<P, COLUMNS, true>(a + c * P::STEP, P::STEP, int64_t(s.width) * P::STEP, woven, s.deep, rows / P::STEP,
+                                   1.f, sums + int64_t(c) * s.deep);
+}
+
+template <class P, class T>
+void backward_head(const Sizes& s, Workspace<P>& w, const Tensor<const T>& query, const Tensor<const T>& key,
                    const Tensor<const T>& value, const Tensor<const T>& grad, const Tensor<T>& query_grad,
                    const Tensor<T>& key_grad, const Tensor<T>& value_grad, const uint8_t* dropped,
                    const float* norms, float scale, int64_t b, int64_t h) {
-    w.across.assign(size_t(s.depth) * s.width, 0);
-    w.across_values.assign(size_t(s.depth) * s.width, 0);
+    w.across.assign(size_t(padded(s.depth, P::STEP)) * s.width, 0);
+    w.across_values.assign(size_t(padded(s.depth, P::STEP)) * s.width, 0);
     w.keys.assign(size_t(s.width) * s.deep, 0);
     w.key_grads.assign(size_t(s.width) * s.deep, 0);
     w.value_grads.assign(size_t(s.width) * s.deep, 0);
-    w.tile.resize(2 * ROWS * s.deep);
+    w.tile.resize(BLOCK * s.deep);
+    w.grads.resize(BLOCK * s.deep);
     w.outputs.resize(ROWS * s.deep);
-    w.scores.resize(size_t(ROWS) * s.width);
-    w.second.resize(size_t(ROWS) * s.width);
-    gather(s, key, b, h, w.keys.data(), w.across.data());
-    gather(s, value, b, h, nullptr, w.across_values.data());
-    float *queries = w.tile.data(), *grads = queries + ROWS * s.deep;
-    float *share = w.scores.data(), *slope = w.second.data();
+    w.scores.resize(size_t(BLOCK) * s.width);
+    w.slopes.resize(size_t(BLOCK) * s.width);
+    gather<P>(s, key, b, h, w.keys.data(), w.across.data());
+    gather<P>(s, value, b, h, nullptr, w.across_values.data());
     for (int frame = 0; frame < s.frames; frame++)
-        for (int i = 0; i < s.queries; i += ROWS) {
-            gather_tile(s, query, b, h, frame, i, scale, queries);
-            gather_tile(s, grad, b, h, frame, i, 1.f, grads);
-            products(s, queries, w.across.data(), share);
-            products(s, grads, w.across_values.data(), slope);
-            for (int r = 0; r < s.tile(i); r++) {
-                const int token = frame * s.queries + i + r;
-                differentiate_row(s, share + r * s.width, slope + r * s.width, frame * s.columns, norms[token],
-                                  dropped ? dropped + size_t(token) * (s.columns / 8) : nullptr);
+        for (int start = 0; start < s.queries; start += BLOCK) {
+            const int rows = std::min(BLOCK, padded(s.queries - start, ROWS));
+            for (int i = 0; i < rows; i += ROWS) {
+                float *share = w.scores.data() + i * s.width, *slope = w.slopes.data() + i * s.width;
+                auto *queries = w.tile.data() + i * s.deep, *grads = w.grads.data() + i * s.deep;
+                gather_tile<P>(s, query, b, h, frame, start + i, queries);
+                gather_tile<P>(s, grad, b, h, frame, start + i, grads);
+                products<P>(s, queries, w.across.data(), scale, share);
+                products<P>(s, grads, w.across_values.data(), 1.f, slope);
+                for (int r = 0; r < s.tile(start + i); r++) {
+                    const int token = frame * s.queries + start + i + r;
+                    differentiate_row(s, share + r * s.width, slope + r * s.width, frame * s.columns, norms[token],
+                                      dropped ? dropped + size_t(token) * (s.columns / 8) : nullptr);
+                }
+                combine(s, w, slope, w.keys.data(), scale);
+                for (int r = 0; r < s.tile(start + i); r++) {
+                    T* to = query_grad.row(b, h, frame * s.queries + start + i + r);
+                    for (int d = 0; d < s.depth; d++) write(to + d, w.outputs[r * s.deep + d]);
+                }
             }
-            scatter(s, share, grads, w.value_grads.data());
-            scatter(s, slope, queries, w.key_grads.data());
-            combine(s, slope, w.keys.data(), w.outputs.data());
-            for (int r = 0; r < s.tile(i); r++) {
-                T* to = query_grad.row(b, h, frame * s.queries + i + r);
-                for (int d = 0; d < s.depth; d++) write(to + d, w.outputs[r * s.deep + d] * scale);
-            }
+            scatter<P>(s, w.scores.data(), rows, woven(w.grads, rows, s.deep, w.woven), w.rounded, w.value_grads.data());
+            scatter<P>(s, w.slopes.data(), rows, woven(w.tile, rows, s.deep, w.woven), w.rounded, w.key_grads.data());
         }
     for (int token = 0; token < s.frames * s.frame; token++) {
         T *to_key = key_grad.row(b, h, token), *to_value = value_grad.row(b, h, token);
         const size_t from = size_t(s.column(token)) * s.deep;
         for (int d = 0; d < s.depth; d++) {
-            write(to_key + d, w.key_grads[from + d]);
+            write(to_key + d, w.key_grads[from + d] * scale);
             write(to_value + d, w.value_grads[from + d]);
         }
     }
@@ -587,7 +475,7 @@ void forward(void* const* data, const int64_t* strides, float* norms, uint8_t* d
     const auto out = tensor<T>(data, strides, 3);
 #pragma omp parallel num_threads(threads)
     {
-        Workspace w;
+        Workspace<Factors<T>> w;
 #pragma omp for schedule(dynamic)
         for (int64_t n = 0; n < shape[0] * heads; n++) {
             const int64_t b = n / heads, h = n % heads;
@@ -611,7 +499,7 @@ void backward(void* const* data, const int64_t* strides, const float* norms, con
     const auto value_grad = tensor<T>(data, strides, 6);
 #pragma omp parallel num_threads(threads)
     {
-        Workspace w;
+        Workspace<Factors<T>> w;
 #pragma omp for schedule(dynamic)
         for (int64_t n = 0; n < shape[0] * heads; n++)
             backward_head(s, w, query, key, value, grad, query_grad, key_grad, value_grad,

@@ -1,7 +1,7 @@
 """The CPU twins of attention, plain and with spatial-attention dropout (attention_cpu.cpp).
 
 One kernel goes from query, key and value to the output, and one to the gradients; no matrix of all pairs is stored.
-float32 or bfloat16 tensors [B, H, tokens, D] of any strides; all arithmetic is float32.
+float32 or bfloat16 tensors [B, H, tokens, D] of any strides; sums are float32, and so are products of float32 tensors.
 """
 
 from __future__ import annotations

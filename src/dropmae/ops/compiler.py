@@ -1,8 +1,8 @@
 """A C++ file becomes a loaded library at its first use: nothing is compiled when the package is installed.
 
 The library is made for the processor it runs on and kept in the user's cache folder (DROPMAE_CACHE, else
-XDG_CACHE_HOME/dropmae, else ~/.cache/dropmae) under a hash of source, compiler, flags and processor, so that machines
-that share a home folder do not get each other's.
+XDG_CACHE_HOME/dropmae, else ~/.cache/dropmae) under a hash of source, headers beside it, compiler, flags and processor,
+so that machines that share a home folder do not get each other's.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def _attempt(source: Path) -> ctypes.CDLL | str:
     compiler = shutil.which(name) or shutil.which("g++") or shutil.which("clang++")
     if compiler is None:
         return "there is no C++ compiler (c++, g++ or clang++)"
-    text = source.read_bytes()
+    text = b"".join(path.read_bytes() for path in [source, *sorted(source.parent.glob("*.hpp"))])
     about = "\n".join([compiler, str(Path(compiler).resolve().stat().st_mtime), *FLAGS, _processor()])
     digest = hashlib.sha256(text + about.encode()).hexdigest()[:16]
     try:
