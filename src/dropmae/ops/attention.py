@@ -8,8 +8,10 @@ from torch.nn import functional
 
 from dropmae.ops import attention_cpu, compiler, switch
 
-EXPLICIT_TOKENS = 256
+EXPLICIT_TOKENS = 128
 """Longest sequence for which training in bfloat16 on a CPU forms the attention matrix."""
+SHORT_TOKENS = 256
+"""Longest sequence that PyTorch's kernel takes on a CPU in float32 where nothing is trained."""
 BLOCK = 256
 """Queries whose logits are formed together where nothing is trained."""
 
@@ -17,20 +19,18 @@ BLOCK = 256
 def attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     """softmax(Q K^T D**-0.5) V, softmax in float32; query [B, H, L, D], key and value [B, H, M, D] -> [B, H, L, D].
 
-    PyTorch's fused kernel, but for training on a CPU, where its backward pass takes two to ten times as long as the
-    others (measured with torch 2.13 on AVX512-BF16): there bfloat16 forms the attention matrix up to a few hundred
-    tokens, and all else goes through the compiled kernel of `attention_cpu`. And but for bfloat16 without gradient,
-    which it multiplies no faster than float32: `in_blocks` takes 0.4 of its time at 3,240 tokens, with the logits in
-    bfloat16.
+    On a CPU through the compiled kernel of `attention_cpu`, by what was measured with torch 2.13 and AVX512-BF16: its
+    backward pass takes a half to a tenth of PyTorch's time, its forward pass 0.4 to 0.7. Not for float32 sequences of a
+    few hundred tokens without gradient, nor for short ones trained in bfloat16, which form the attention matrix. Where
+    it cannot be compiled, long sequences in bfloat16 without gradient go `in_blocks`; else PyTorch's fused kernel.
     """
-    if query.device.type == "cpu" and torch.is_grad_enabled():
-        form = _form(query.dtype, key.shape[-2])
-        if form == "explicit":
-            logits = (query * query.shape[-1] ** -0.5) @ key.transpose(-2, -1)
-            return torch.softmax(logits.float(), dim=-1).to(value.dtype) @ value
-        if form == "compiled" and attention_cpu.takes(query, key, value):
-            return attention_cpu.attention(query, key, value)
-    if _blocks(query, key):
+    form = _form(query.device.type, query.dtype, key.shape[-2], torch.is_grad_enabled())
+    if form == "explicit":
+        logits = (query * query.shape[-1] ** -0.5) @ key.transpose(-2, -1)
+        return torch.softmax(logits.float(), dim=-1).to(value.dtype) @ value
+    if form == "compiled" and attention_cpu.takes(query, key, value):
+        return attention_cpu.attention(query, key, value)
+    if form == "blocks":
         return in_blocks(query, key, value)
     return functional.scaled_dot_product_attention(query, key, value)
 
@@ -49,25 +49,25 @@ def in_blocks(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     return out.unflatten(0, query.shape[:2])
 
 
-def _blocks(query: Tensor, key: Tensor) -> bool:
-    """Whether queries go block by block: without gradient, in bfloat16 on a CPU, in long sequences."""
-    long = query.dtype == torch.bfloat16 and key.shape[-2] > EXPLICIT_TOKENS
-    plain = query.device.type == "cpu" and not torch.is_grad_enabled() and not torch.compiler.is_compiling()
-    return long and plain and switch.form() != "reference"
-
-
 @torch.compiler.assume_constant_result
-def _form(dtype: torch.dtype, tokens: int) -> str:
-    """How to train on a CPU: "explicit", "compiled", or "fused", which is also what the reference form says."""
-    if switch.form() == "reference":
+def _form(device: str, dtype: torch.dtype, tokens: int, trains: bool) -> str:
+    """The form for so many keys: "explicit", "compiled", "blocks", or "fused", which is also what the reference says."""
+    half = dtype == torch.bfloat16
+    if device != "cpu" or switch.form() == "reference":
         return "fused"
-    if dtype == torch.bfloat16 and tokens <= EXPLICIT_TOKENS:
+    if trains and half and tokens <= EXPLICIT_TOKENS:
         return "explicit"
-    if switch.form() == "torch" or torch.cpu._is_amx_tile_supported():  # not measured against AMX
+    if not trains and (torch.compiler.is_compiling() or not half and tokens <= SHORT_TOKENS):
         return "fused"
+    if switch.form() == "fast" and not torch.cpu._is_amx_tile_supported() and _compiles():  # AMX: not measured
+        return "compiled"
+    return "blocks" if half and not trains and tokens > SHORT_TOKENS else "fused"
+
+
+def _compiles() -> bool:
     try:
         attention_cpu.library()
     except compiler.CannotCompile as reason:
         switch.note(f"attention runs in PyTorch's kernel, whose backward pass is some three times slower: {reason}")
-        return "fused"
-    return "compiled"
+        return False
+    return True

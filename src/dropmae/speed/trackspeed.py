@@ -6,7 +6,6 @@ explicit softmax in every block, the template cropped once but embedded anew for
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import math
 import statistics
@@ -19,12 +18,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from dropmae.inference.precision import Precision, settle, within
 from dropmae.networks import crops, heads, masking
 from dropmae.networks.vit import Size
 from dropmae.target import Target
 from dropmae.tasks.vot import VOT
 from dropmae.training.distributed import supports_bf16
-from dropmae.verbs.track import halve
 
 
 @torch.no_grad()
@@ -57,9 +56,11 @@ def textbook(model: VOT, template: np.ndarray, frame: np.ndarray, box: np.ndarra
 
 
 class Forms:
-    """One step in both forms; ours in bfloat16 where the processor multiplies it, with `batch` objects."""
+    """One step in the textbook form and, with `batch` objects, in ours in some precisions."""
 
-    def __init__(self, size: Size, image: int, batch: int, device: torch.device) -> None:
+    def __init__(
+        self, size: Size, image: int, batch: int, device: torch.device, precisions: tuple[Precision, ...] = ("auto",)
+    ) -> None:
         rng = np.random.default_rng(0)
         self.frames = rng.integers(0, 256, (2, 45, 80, 3), dtype=np.uint8).repeat(8, 1).repeat(8, 2)
         self.boxes = np.array([[200.0, 100, 90, 60]]) + np.arange(batch)[:, None] * [2, 1, 0, 0]
@@ -69,23 +70,26 @@ class Forms:
         self.template = crops.cut(
             self.frames[0], crops.region(self.boxes[0], self.model.template_factor), self.model.template
         )
-        self.device, self.half = device, supports_bf16(device)
-        self.quick = copy.deepcopy(self.model)
-        if self.half:
-            halve(self.quick)
         self.target = Target(ids=np.arange(1, batch + 1), boxes=self.boxes)
-        with self.precision():
-            self.state = self.quick.start(self.frames[0], self.target)
+        self.steps = {f"ours, {precision}": self.step(precision, device) for precision in precisions}
+        if device.type == "cpu":
+            self.steps = {"textbook": self.textbook, **self.steps}
 
-    def precision(self) -> Any:
-        return torch.autocast(self.device.type, torch.bfloat16) if self.half else contextlib.nullcontext()
+    def step(self, precision: Precision, device: torch.device) -> Callable[[], Any]:
+        """What follows the objects into the second frame."""
+        model = copy.deepcopy(self.model)
+        half = settle(model, precision, device)
+        with within(half, device):
+            state = model.start(self.frames[0], self.target)
+
+        def run() -> Any:
+            with within(half, device):
+                return model.step(state, self.frames[1])
+
+        return run
 
     def textbook(self) -> Tensor:
         return textbook(self.model, self.template, self.frames[1], self.boxes[0])
-
-    def ours(self) -> None:
-        with self.precision():
-            self.quick.step(self.state, self.frames[1])
 
     def check(self) -> None:
         """AssertionError where both forms do not give the same box in float32."""
@@ -98,37 +102,38 @@ class Forms:
 
 
 def measure(
-    size: Size = "base", image: int = 384, repeats: int = 3, batch: int = 1, device: str = "cpu"
+    size: Size = "base",
+    image: int = 384,
+    repeats: int = 3,
+    batch: int = 1,
+    device: str = "cpu",
+    precisions: tuple[Precision, ...] = ("auto", "int8"),
 ) -> dict[str, Any]:
-    """Seconds of a step of `batch` objects in both forms, medians of pairs measured in turn.
+    """Seconds of a step of `batch` objects in the textbook form and in ours, measured in turn; medians.
 
-    `ratio` is the median ratio of seconds per object, `cpu_ratio` that of processor time, which other programs disturb
-    less. On a GPU the textbook form is left out.
+    `ratio` is the median ratio of the textbook form's seconds per object to ours in the same round, `cpu_ratio` that of
+    processor time, which other programs disturb less. On a GPU the textbook form and int8 are left out.
     """
     where = torch.device(device)
-    forms = Forms(size, image, batch, where)
-    names = ("ours",) if where.type != "cpu" else ("textbook", "ours")
-    if len(names) > 1:
+    plain = where.type == "cpu"
+    forms = Forms(size, image, batch, where, tuple(p for p in precisions if plain or p != "int8"))
+    if plain:
         forms.check()
-    rows: dict[str, list[tuple[float, float]]] = {name: [] for name in names}
-    for name in names:
-        getattr(forms, name)()
+    for step in forms.steps.values():
+        step()
+    rows: dict[str, list[tuple[float, float]]] = {name: [] for name in forms.steps}
     for _ in range(repeats):
-        for name in names:
-            rows[name].append(timed(getattr(forms, name), where))
-    report: dict[str, Any] = {
-        "size": size,
-        "image": image,
-        "batch": batch,
-        "device": device,
-        "threads": torch.get_num_threads(),
-        "precision": "bf16" if forms.half else "fp32",
-        **{f"{name}_seconds": statistics.median(row[0] for row in rows[name]) for name in names},
-    }
-    report["frames_per_s"] = batch / report["ours_seconds"]
-    for key, part in (("ratio", 0), ("cpu_ratio", 1)) if len(names) > 1 else ():
-        pairs = zip(rows["textbook"], rows["ours"])
-        report[key] = statistics.median(batch * plain[part] / quick[part] for plain, quick in pairs)
+        for name, step in forms.steps.items():
+            rows[name].append(timed(step, where))
+    report: dict[str, Any] = {"size": size, "image": image, "batch": batch, "device": device}
+    report |= {"threads": torch.get_num_threads(), "bf16": supports_bf16(where), "steps": {}}
+    for name, times in rows.items():
+        count = 1 if name == "textbook" else batch
+        seconds = statistics.median(wall for wall, _ in times)
+        report["steps"][name] = found = {"seconds": seconds, "frames_per_s": 1 / seconds}
+        for key, part in (("ratio", 0), ("cpu_ratio", 1)) if plain else ():
+            pairs = zip(rows["textbook"], times)
+            found[key] = statistics.median(count * slow[part] / quick[part] for slow, quick in pairs)
     return report
 
 

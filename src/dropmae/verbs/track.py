@@ -9,7 +9,7 @@ import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -17,12 +17,13 @@ import torch
 from dropmae import registry
 from dropmae import weights as files
 from dropmae.annotations.labels import read_labels
+from dropmae.inference.precision import Precision, settle, within
 from dropmae.inference.stream import Follower, live, pictures
 from dropmae.progress import Progress, say
 from dropmae.reports.draw import draw_target, draw_text
 from dropmae.storage import replacing
 from dropmae.target import Target, mask_boxes, read_targets, target_lines
-from dropmae.training.distributed import pick_device, supports_bf16
+from dropmae.training.distributed import pick_device
 from dropmae.video import Video, Writer
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ def track(
     backwards: bool = False,
     lost_below: float | None = None,
     device: str = "auto",
-    precision: Literal["auto", "bf16", "fp32"] = "auto",
+    precision: Precision = "auto",
 ) -> Any:
     """Follow objects through a video, from boxes, a mask, points or a file of prompts.
 
@@ -69,7 +70,8 @@ def track(
         backwards: follow towards the beginning of the video.
         lost_below: confidence below which an object counts as lost and has no box; by default as the weights say.
         device: auto, cpu, cuda or cuda:N.
-        precision: bf16 computes faster where the hardware has it; auto takes it there.
+        precision: bf16 computes faster where the hardware has it; auto takes it there. int8, on a CPU, takes 8 bits for
+            the transformer's layers: faster for large models, and a little less exact.
     """
     source = Video(video)
     where = pick_device(device)
@@ -79,9 +81,7 @@ def track(
         if not hasattr(task, "lost_below"):
             raise ValueError(f"{type(task).__name__.lower()} does not say when an object is lost: leave lost_below out")
         task.lost_below = lost_below
-    half = precision == "bf16" or (precision == "auto" and supports_bf16(where))
-    if half:
-        halve(task)
+    half = settle(task, precision, where)
     numbers = None if live(source.source) else span(source, min(known), max(known), start, stop, backwards)
     if numbers is None and (start or backwards):
         raise ValueError("a live stream starts where it is: start and backwards are for files")
@@ -159,10 +159,9 @@ class Tracking(Iterator[tuple[int, Target]]):
         if self.numbers is None and self.stop is not None:
             frames = itertools.islice(frames, self.stop)
         steps = self.follower.follow(frames)
-        autocast = torch.autocast(self.device.type, torch.bfloat16) if self.half else contextlib.nullcontext()
         while True:
             before = time.perf_counter()
-            with autocast:
+            with within(self.half, self.device):
                 step = next(steps, None)
             self.seconds += time.perf_counter() - before
             if step is None:
@@ -305,13 +304,6 @@ def point_prompts(points: tuple[str, ...]) -> dict[int, Target]:
         places = np.array([(x, y) if own == frame else (np.nan, np.nan) for own, x, y in rows])
         found[frame] = Target(ids=np.zeros(0, np.int64), points=places, visible=np.isfinite(places[:, 0]))
     return found
-
-
-def halve(task: torch.nn.Module) -> None:
-    """Keeps the matrices in bfloat16, so that autocast does not convert them anew for every frame."""
-    for part in task.modules():
-        if isinstance(part, (torch.nn.Linear, torch.nn.Conv2d)):
-            part.to(torch.bfloat16)
 
 
 def shipped(known: dict[int, Target]) -> Path:
