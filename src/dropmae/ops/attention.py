@@ -51,13 +51,13 @@ def in_blocks(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
 
 @torch.compiler.assume_constant_result
 def _form(device: str, dtype: torch.dtype, tokens: int, trains: bool) -> str:
-    """The form for so many keys: "explicit", "compiled", "blocks", or "fused", which is also what the reference says."""
+    """For so many keys: "explicit", "compiled", "blocks", or "fused", which is also the reference form."""
     half = dtype == torch.bfloat16
     if device != "cpu" or switch.form() == "reference":
         return "fused"
     if trains and half and tokens <= EXPLICIT_TOKENS:
         return "explicit"
-    if not trains and (torch.compiler.is_compiling() or not half and tokens <= SHORT_TOKENS):
+    if not trains and (torch.compiler.is_compiling() or (not half and tokens <= SHORT_TOKENS)):
         return "fused"
     if switch.form() == "fast" and not torch.cpu._is_amx_tile_supported() and _compiles():  # AMX: not measured
         return "compiled"

@@ -2,8 +2,8 @@
 
 A weight has one scale for each output, found once; an activation one for each row (token), found as it comes: "dynamic
 quantization". Both are symmetric, scale = largest / 127. Sums are exact 32-bit integers. A processor with VNNI
-multiplies int8 twice as fast as bfloat16. What surrounds the product is one compiled pass each (int8_cpu.cpp), or PyTorch's
-operators where there is no compiler; between an MLP's two layers nothing wider than int8 is written.
+multiplies int8 twice as fast as bfloat16. What surrounds the product is one compiled pass each (int8_cpu.cpp), or
+PyTorch's operators where there is no compiler; between an MLP's two layers nothing wider than int8 is written.
 """
 
 from __future__ import annotations
