@@ -8,8 +8,8 @@ frame, and all are scored by the same code: the success and precision curves of 
 absent (TLD) are left out. The numbers are means over the sequences of all. frames/s: frames over the time that the
 tracker itself took. What is in OUT is not made again. Where OpenCV reports a failure, the box before stands.
 
-hand-boxes.jsonl beside this file is such a targets.jsonl: boxes drawn by eye, to about 3 pixels, in six frames of each of
-13 clips of 256 rows that no setting of the tracker was chosen on; they were drawn before any tracker had been run there.
+hand-boxes.jsonl beside this file is such a targets.jsonl: boxes drawn by eye, to about 3 pixels, in five or six frames
+of each of 13 clips of 256 rows that no setting of the tracker was chosen on, before any tracker had been run there.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
 """Which `inertia`, and whether to `calibrate`: a tracker on the objects of DAVIS, in three forms, without a benchmark.
 
-Use: python recipes/track-settings.py DAVIS WEIGHTS [--also SEQUENCE ...]
+Use: python recipes/track-settings.py WEIGHTS DAVIS [DAVIS ...]
 
-Boxes are those around the masks of the validation set of DAVIS-2016 (folder DAVIS: JPEGImages, Annotations, ImageSets), or
-around each object of the sequences named with --also, in the layout of DAVIS-2017. Frames are reduced to 200 rows. Forms:
-whole objects; all made so small that the object's side is 24 pixels (a benchmark's objects often are); and the middle
-60 % of each box (a box need not be around all of a thing: a face, a wheel). The number is the mean over objects of the area under
+DAVIS are folders with JPEGImages and Annotations; boxes are those around the masks of all their sequences: around what is
+not black where a mask is 0 and 255 (DAVIS-2016), else around each object. Frames are reduced to 200 rows. Forms: whole
+objects; all made so small that the object's side is 24 pixels, as a benchmark's often are; and the middle 60 % of each
+box, as a box need not be around all of a thing (a face, a wheel). The numbers are means over objects of the area under
 the success curve; the choice is the best mean of the three forms.
 """
 
@@ -35,18 +35,19 @@ class Track(NamedTuple):
     boxes: np.ndarray
 
 
-def tracks(root: Path, name: str) -> list[Track]:
-    """The objects of a sequence."""
-    place = next(path for path in (root / "JPEGImages").glob(f"*/{name}"))
+def tracks(place: Path) -> list[Track]:
+    """The objects of a sequence, JPEGImages/480p/NAME."""
     files = sorted(place.glob("*.jpg"))
     frames = [Image.open(file).convert("RGB") for file in files]
     scale = ROWS / frames[0].height
     found: dict[int, list[tuple[int, np.ndarray]]] = {}
     for number, file in enumerate(files):
-        mask = np.asarray(Image.open(root / "Annotations" / place.parent.name / name / f"{file.stem}.png"))
-        ids = np.unique(mask[mask > 0])
-        for key, box in zip(ids.tolist(), mask_boxes(mask, ids)):
-            found.setdefault(key, []).append((number, box * scale))
+        at = place.parents[2] / "Annotations" / place.parent.name / place.name / f"{file.stem}.png"
+        mask = np.asarray(Image.open(at)).reshape(frames[0].height, frames[0].width, -1)[..., 0]
+        if np.isin(mask, (0, 255)).all():
+            mask = (mask > 0).astype(np.uint8)
+        for key, box in zip(*mask_boxes(mask)):
+            found.setdefault(int(key), []).append((number, box * scale))
     small = np.stack([np.asarray(frame.resize((round(frame.width * scale), ROWS), Image.BOX)) for frame in frames])
     return [Track(small, np.array([n for n, _ in rows]), np.array([b for _, b in rows])) for rows in found.values()]
 
@@ -80,17 +81,11 @@ def score(model: torch.nn.Module, track: Track) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("davis", type=Path)
     parser.add_argument("weights", type=Path)
-    parser.add_argument("--also", type=Path, nargs="*", default=[], help="ROOT/NAME of sequences of DAVIS-2017")
+    parser.add_argument("davis", type=Path, nargs="+")
     given = parser.parse_args()
-    names = (given.davis / "ImageSets/480p/val.txt").read_text().split("\n")
-    sequences = [(given.davis, name) for name in sorted({Path(line.split()[0]).parent.name for line in names if line})]
-    whole = [
-        track
-        for root, name in sequences + [(path.parent, path.name) for path in given.also]
-        for track in tracks(root, name)
-    ]
+    places = [place for root in given.davis for place in sorted((root / "JPEGImages").glob("*/*"))]
+    whole = [track for place in places for track in tracks(place)]
     forms = {"whole": whole, "small": [reduced(track) for track in whole], "middle": [middle(track) for track in whole]}
     model = weights.load(given.weights).eval()
     print(f"{len(whole)} objects\n| inertia | calibrate | mean | {' | '.join(forms)} |\n|{'---|' * (3 + len(forms))}")
