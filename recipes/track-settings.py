@@ -2,11 +2,11 @@
 
 Use: python recipes/track-settings.py WEIGHTS DAVIS [DAVIS ...]
 
-DAVIS are folders with JPEGImages and Annotations; boxes are those around the masks of all their sequences: around what is
-not black where a mask is 0 and 255 (DAVIS-2016), else around each object. Frames are reduced to 200 rows. Forms: whole
-objects; all made so small that the object's side is 24 pixels, as a benchmark's often are; and the middle 60 % of each
-box, as a box need not be around all of a thing (a face, a wheel). The numbers are means over objects of the area under
-the success curve; the choice is the best mean of the three forms.
+DAVIS are folders with JPEGImages and Annotations; boxes are those around the masks of all their sequences: around what
+is not black where a mask is 0 and 255 (DAVIS-2016), else around each object. Frames are reduced to 200 rows. Forms:
+whole objects; all made so small that the object's side is 24 pixels, as a benchmark's often are; and the middle 60 %
+of each box, as a box need not be around all of a thing (a face, a wheel). The numbers are means over objects of the
+area under the success curve; the choice is the best mean of the three forms.
 """
 
 from __future__ import annotations
