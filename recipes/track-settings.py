@@ -89,7 +89,7 @@ def main() -> None:
     forms = {"whole": whole, "small": [reduced(track) for track in whole], "middle": [middle(track) for track in whole]}
     model = weights.load(given.weights).eval()
     print(f"{len(whole)} objects\n| inertia | calibrate | mean | {' | '.join(forms)} |\n|{'---|' * (3 + len(forms))}")
-    for calibrate in (False, True):
+    for calibrate in (True, False):
         for model.inertia in INERTIA:
             model.calibrate = calibrate
             means = [np.mean([score(model, track) for track in form]) for form in forms.values()]

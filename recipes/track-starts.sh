@@ -2,12 +2,12 @@
 # What:     does what an encoder learned before help a tracker? The tiny tracker of recipes/track-cpu.sh, fine-tuned for a
 #           few minutes from DropMAE, TwinMAE, MAE and random weights on the same samples, no labelled real video among them
 # Expected: see docs/numbers.md, "Which start helps a tracker"
-# Hours:    0.08 a run on one CPU core with AVX512-BF16, 8 runs
+# Hours:    0.1 a run on one CPU core with AVX512-BF16, 8 runs
 # Use:      recipes/track-starts.sh CLIPS FRAMES ENCODERS OUT: CLIPS of `dropmae synth`, FRAMES of `dropmae prepare
-#           --frames`, ENCODERS a folder with dropmae, twinmae and mae-tiny-112.safetensors; STEPS=160; then
+#           --frames`, ENCODERS a folder with dropmae, twinmae and mae-tiny-112.safetensors; STEPS=400; then
 #           python recipes/sot-table.py --otb DIR --tld DIR --out TABLE --weights OUT/*/last.safetensors
 set -euo pipefail
-clips=$1 frames=$2 encoders=$3 out=$4 steps=${STEPS:-160}
+clips=$1 frames=$2 encoders=$3 out=$4 steps=${STEPS:-400}
 train() { # NAME SEED and flags
   dropmae finetune vot "$clips*0.35" "paste=$frames*0.45" "warp=$frames*0.2" --out "$out/$1-$2" \
     --size tiny --image 128 --search-factor 3.5 --template-factor 1.75 --keep 1 --centre-jitter 2.6 --scale-jitter 0.5 \
