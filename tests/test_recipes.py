@@ -5,11 +5,16 @@ from __future__ import annotations
 import os
 import shlex
 import subprocess
+import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from dropmae import cli
+from dropmae.target import read_targets
+from dropmae.verbs.track import SHIPPED
 
 RECIPES = sorted((Path(__file__).parent.parent / "recipes").glob("*.sh"))
 RECORDER = """#!/usr/bin/env bash
@@ -69,3 +74,36 @@ def test_every_command_is_understood(recipe: Path, tmp_path: Path) -> None:
         cli.parse(rest)
         found += 1
     assert found
+
+
+def test_boxes_drawn_by_hand_can_be_read() -> None:
+    boxes = read_targets(RECIPES[0].with_name("hand-boxes.jsonl"))
+    assert len(boxes) == 13
+    for frames in boxes.values():
+        assert len(frames) in (5, 6)
+        for number in frames:
+            box = frames[number].box(1)
+            assert (box[:2] >= 0).all()
+            assert (box[2:] > 10).all()
+
+
+def test_the_settings_of_a_tracker_are_tried_on_any_davis(tmp_path: Path) -> None:
+    frames, masks = (tmp_path / part / "480p" / "square" for part in ("JPEGImages", "Annotations"))
+    frames.mkdir(parents=True)
+    masks.mkdir(parents=True)
+    noise = np.random.default_rng(0).integers(0, 256, (120, 160, 3), dtype=np.uint8)
+    for number in range(2):
+        mask = np.zeros((120, 160), np.uint8)
+        mask[40:80, 50 + 4 * number : 90 + 4 * number] = 255
+        Image.fromarray(np.where(mask[..., None], 255 - noise // 4, noise // 4)).save(frames / f"{number:05}.jpg")
+        Image.fromarray(mask).save(masks / f"{number:05}.png")
+    command = [sys.executable, str(RECIPES[0].with_name("track-settings.py")), str(SHIPPED / "vot.safetensors")]
+    done = subprocess.run([*command, str(tmp_path)], capture_output=True, text=True, timeout=240, check=True)
+    count, head, _, *rows = done.stdout.splitlines()
+    assert count == "1 objects"
+    assert head.split(" | ")[-3:] == ["whole", "small", "middle |"]
+    assert len(rows) == 10
+    for row in rows:
+        cells = [float(cell) for cell in row.strip("| ").split(" | ")[2:]]
+        assert cells[0] == pytest.approx(np.mean(cells[1:]), abs=1e-3)
+        assert 0.5 < cells[1] <= 1  # four pixels to the right
