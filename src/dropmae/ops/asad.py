@@ -97,11 +97,8 @@ def _form(device: str, dtype: torch.dtype | None, depth: int) -> str:
     elif device == "cpu" and dtype in (torch.float32, torch.bfloat16):
         from dropmae.ops import attention_cpu
 
-        try:
-            attention_cpu.library()
+        if compiler.works(attention_cpu.library, "attention dropout runs in plain PyTorch, some three times slower"):
             return "cpu"
-        except compiler.CannotCompile as reason:
-            switch.note(f"attention dropout runs in plain PyTorch, some three times slower: {reason}")
     else:
         switch.note(f"attention dropout runs in plain PyTorch: no kernel takes {dtype or 'mixed types'} on {device}")
     return "torch"

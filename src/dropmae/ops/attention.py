@@ -14,6 +14,7 @@ SHORT_TOKENS = 256
 """Longest sequence that PyTorch's kernel takes on a CPU in float32 where nothing is trained."""
 BLOCK = 256
 """Queries whose logits are formed together where nothing is trained."""
+SLOWER = "attention runs in PyTorch's kernel, whose backward pass is some three times slower"
 
 
 def attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
@@ -59,15 +60,7 @@ def _form(device: str, dtype: torch.dtype, tokens: int, trains: bool) -> str:
         return "explicit"
     if not trains and (torch.compiler.is_compiling() or (not half and tokens <= SHORT_TOKENS)):
         return "fused"
-    if switch.form() == "fast" and not torch.cpu._is_amx_tile_supported() and _compiles():  # AMX: not measured
+    measured = switch.form() == "fast" and not torch.cpu._is_amx_tile_supported()
+    if measured and compiler.works(attention_cpu.library, SLOWER):
         return "compiled"
     return "blocks" if half and not trains and tokens > SHORT_TOKENS else "fused"
-
-
-def _compiles() -> bool:
-    try:
-        attention_cpu.library()
-    except compiler.CannotCompile as reason:
-        switch.note(f"attention runs in PyTorch's kernel, whose backward pass is some three times slower: {reason}")
-        return False
-    return True

@@ -14,8 +14,12 @@ import platform
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from typing import Any
+
+from dropmae.ops import switch
 
 BASE = "-O3 -std=c++17 -ffp-contract=fast -fno-math-errno -fno-trapping-math -fPIC -shared"
 FLAGS = (f"{BASE} -march=native -fopenmp", f"{BASE} -march=native", f"{BASE} -mcpu=native")
@@ -34,6 +38,16 @@ def load(source: Path) -> ctypes.CDLL:
     if isinstance(found, str):
         raise CannotCompile(found)
     return found
+
+
+def works(library: Callable[[], Any], otherwise: str) -> bool:
+    """Whether `library` loads; where it cannot be compiled, `otherwise` and the reason are said, once."""
+    try:
+        library()
+    except CannotCompile as reason:
+        switch.note(f"{otherwise}: {reason}")
+        return False
+    return True
 
 
 @cache

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from dropmae.ops import compiler, switch
+from dropmae.ops import compiler
 
 _POINTER, _LONG, _INT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int
 
@@ -74,12 +74,7 @@ def _pointers(*tensors: Tensor) -> list[int]:
 
 @cache
 def _compiles() -> bool:
-    try:
-        library()
-    except compiler.CannotCompile as reason:
-        switch.note(f"int8 on this CPU in PyTorch's form: {reason}")
-        return False
-    return True
+    return compiler.works(library, "int8 on this CPU in PyTorch's form")
 
 
 @cache

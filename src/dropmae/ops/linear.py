@@ -54,12 +54,7 @@ def _has_onednn() -> bool:
 
 @cache
 def _compiles() -> bool:
-    try:
-        library()
-    except compiler.CannotCompile as reason:
-        switch.note(f"GELU on this CPU in PyTorch's form: {reason}")
-        return False
-    return True
+    return compiler.works(library, "GELU on this CPU in PyTorch's form")
 
 
 @cache
