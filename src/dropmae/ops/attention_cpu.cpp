@@ -24,12 +24,11 @@
 
 namespace {
 
-constexpr int PADDING = 16;  // keys of a frame are padded to multiples of it on every processor
+constexpr int PADDING = 16;      // keys of a frame are padded to multiples of it on every processor
 constexpr int BLOCK = 8 * ROWS;  // queries whose gradients reach keys and values together
 constexpr int BINS = 1 << 11, BIN_SHIFT = 20;  // the histogram's bins: exponent and three bits of the mantissa
 constexpr float EPSILON = 1e-6f;
 constexpr float FAINT = 1e-18f;  // below it a row's kept sum is computed anew from the kept maximum
-
 
 // noise.py: mix and uniform. A number is a hash of its key and its position, the same on every device.
 inline Words mix(Words x) {
