@@ -29,3 +29,14 @@ def test_gradients_take_another_way() -> None:
     query, key, value = (torch.randn(1, 2, 300, 16, dtype=torch.bfloat16, requires_grad=True) for _ in range(3))
     ops.attention(query, key, value).sum().backward()
     assert all(part.grad is not None for part in (query, key, value))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_an_exported_graph_has_only_operators_of_pytorch(dtype: torch.dtype) -> None:
+    class Module(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return ops.attention(x, x, x)
+
+    with torch.no_grad():
+        graph = torch.export.export(Module(), (torch.randn(1, 1, 300, 8, dtype=dtype),)).graph
+    assert not [node.name for node in graph.nodes if "dropmae" in str(node.target)]

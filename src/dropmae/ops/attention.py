@@ -25,7 +25,8 @@ def attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     few hundred tokens without gradient, nor for short ones trained in bfloat16, which form the attention matrix. Where
     it cannot be compiled, long sequences in bfloat16 without gradient go `in_blocks`; else PyTorch's fused kernel.
     """
-    form = _form(query.device.type, query.dtype, key.shape[-2], torch.is_grad_enabled())
+    traced = torch.compiler.is_compiling() and not torch.is_grad_enabled()  # an exported graph has PyTorch's operators
+    form = "fused" if traced else _form(query.device.type, query.dtype, key.shape[-2], torch.is_grad_enabled())
     if form == "explicit":
         logits = (query * query.shape[-1] ** -0.5) @ key.transpose(-2, -1)
         return torch.softmax(logits.float(), dim=-1).to(value.dtype) @ value
@@ -58,7 +59,7 @@ def _form(device: str, dtype: torch.dtype, tokens: int, trains: bool) -> str:
         return "fused"
     if trains and half and tokens <= EXPLICIT_TOKENS:
         return "explicit"
-    if not trains and (torch.compiler.is_compiling() or (not half and tokens <= SHORT_TOKENS)):
+    if not trains and not half and tokens <= SHORT_TOKENS:
         return "fused"
     measured = switch.form() == "fast" and not torch.cpu._is_amx_tile_supported()
     if measured and compiler.works(attention_cpu.library, SLOWER):
