@@ -1,33 +1,45 @@
-"""Drawing on frames: boxes, masks, points with their trails, scores, flow, and pictures side by side.
+"""Drawing on frames: boxes, masks, points and their trails, scores, flow, grids, and pictures side by side.
 
-Frames are uint8 [H, W, 3]; every function returns a new one. An object has the colour that its id has in DAVIS.
+Frames are uint8 [H, W, 3]; every function returns a new one. Lines have a dark outer line, so that they can be seen on
+any ground, and grow with the picture. An object keeps its colour, which is chosen by its id.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
+from itertools import pairwise
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from dropmae.annotations.labels import PALETTE
 from dropmae.rendering.geometry import corners
 from dropmae.target import Target
 
 Colour = tuple[int, int, int]
+Rectangle = tuple[int, int, int, int]
+
+COLOURS: tuple[Colour, ...] = (
+    (255, 255, 64),
+    (255, 25, 217),
+    (64, 255, 191),
+    (166, 110, 0),
+    (41, 166, 145),
+    (170, 0, 255),
+    (230, 23, 92),
+    (143, 204, 20),
+)
+"""Of objects 1, 2, ... in turn: saturated, and at least 24 apart in CIELAB for every kind of colour vision (found by a
+random search with the model of Machado et al., 2009). Those that are farthest apart come first."""
+DARK: Colour = (16, 16, 16)
+"""The outer line of everything that is drawn."""
+UNOWNED: Colour = (255, 255, 255)
+"""What belongs to no object (id 0): a given box, the truth."""
 
 
 def colour(object_id: int) -> Colour:
-    """The colour of an object; what belongs to none is drawn in light grey."""
-    red, green, blue = PALETTE[object_id % 256].tolist() if object_id % 256 else (224, 224, 224)
-    return red, green, blue
-
-
-def bright(object_id: int) -> Colour:
-    """The colour of an object, lightened so that lines and letters stand out on a dark ground."""
-    red, green, blue = ((value + 255) // 2 if max(colour(object_id)) < 200 else value for value in colour(object_id))
-    return red, green, blue
+    """The colour of an object."""
+    return COLOURS[(object_id - 1) % len(COLOURS)] if object_id else UNOWNED
 
 
 @lru_cache
@@ -36,21 +48,26 @@ def font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
 
 
 def thickness(frame: np.ndarray) -> int:
-    """Line width in pixels that suits the frame's size."""
-    return max(1, round(min(frame.shape[:2]) / 200))
+    """Line width in pixels that suits the frame's size: 2 at 256 rows, without the dark outer line."""
+    return max(2, round(min(frame.shape[:2]) / 160))
+
+
+def letter_size(frame: np.ndarray) -> int:
+    """Size of letters in pixels that suits the frame's size."""
+    return max(11, min(frame.shape[:2]) // 26)
 
 
 def draw_text(frame: np.ndarray, text: str, at: tuple[float, float] = (0, 0), ground: Colour = (0, 0, 0)) -> np.ndarray:
     """Writes a line on a coloured ground with its top left corner at (x, y), moved so that it lies in the frame."""
     picture = Image.fromarray(frame)
-    _write(ImageDraw.Draw(picture), text, at, ground, picture.size)
+    _write(ImageDraw.Draw(picture), text, at, ground, letter_size(frame), picture.size)
     return np.array(picture)
 
 
 def _write(
-    draw: ImageDraw.ImageDraw, text: str, at: tuple[float, float], ground: Colour, size: tuple[int, int]
+    draw: ImageDraw.ImageDraw, text: str, at: tuple[float, float], ground: Colour, height: int, size: tuple[int, int]
 ) -> None:
-    letters = font(max(9, min(size) // 24))
+    letters = font(height)
     left, top, right, bottom = draw.textbbox((0, 0), text, font=letters)
     wide, high = right - left + 4, bottom - top + 4
     x = max(0, min(at[0], size[0] - wide))
@@ -60,38 +77,101 @@ def _write(
     draw.text((x + 2 - left, y + 2 - top), text, fill=ink, font=letters)
 
 
-def draw_mask(frame: np.ndarray, mask: np.ndarray, opacity: float = 0.5) -> np.ndarray:
-    """Lays a label map [H, W] over the frame: translucent colours, and the outline of every object in full."""
-    labels = mask.astype(np.int64) % 256
-    inside = mask > 0
+def draw_mask(frame: np.ndarray, mask: np.ndarray, opacity: float = 0.4) -> np.ndarray:
+    """Lays a label map [H, W] over the frame: translucent colours, with outlines and a dark line around."""
+    table = np.array([colour(number) for number in range(256)], np.float32)
+    labels, inside = mask.astype(np.int64) % 256, mask > 0
     tinted = frame.astype(np.float32)
-    tinted[inside] += opacity * (PALETTE[labels[inside]] - tinted[inside])
+    tinted[inside] += opacity * (table[labels[inside]] - tinted[inside])
+    outer, core = inside.copy(), inside
+    for _ in range(thickness(frame)):
+        core = core & ~_borders(np.where(core, mask, 0))
+    for axis in (0, 1):
+        near = [slice(None)] * 2
+        far = [slice(None)] * 2
+        near[axis], far[axis] = slice(1, None), slice(None, -1)
+        outer[tuple(near)] |= inside[tuple(far)]
+        outer[tuple(far)] |= inside[tuple(near)]
+    edge = inside & ~core
+    tinted[edge] = table[labels[edge]]
+    tinted[outer & ~inside] = DARK
+    return (tinted + 0.5).astype(np.uint8)
+
+
+def _borders(mask: np.ndarray) -> np.ndarray:
+    """bool [H, W]: pixels with another label above, below, left or right of them; the frame's border is none."""
     edge = np.zeros(mask.shape, bool)
     down, right = mask[1:] != mask[:-1], mask[:, 1:] != mask[:, :-1]
     edge[1:] |= down
     edge[:-1] |= down
     edge[:, 1:] |= right
     edge[:, :-1] |= right
-    edge &= inside
-    tinted[edge] = PALETTE[labels[edge]]
-    return (tinted + 0.5).astype(np.uint8)
+    return edge
 
 
 def draw_boxes(
-    frame: np.ndarray, boxes: np.ndarray, ids: Sequence[int] | np.ndarray, labels: Sequence[str] | None = None
+    frame: np.ndarray,
+    boxes: np.ndarray,
+    ids: Sequence[int] | np.ndarray,
+    labels: Sequence[str] | None = None,
+    dashed: Sequence[bool] | None = None,
 ) -> np.ndarray:
-    """Draws boxes [N, 4] in the colours of their ids, each with its label above; rows of NaN are left out."""
+    """Draws boxes [N, 4] in the colours of their ids, each with its label above; rows of NaN are left out.
+
+    The line lies on the pixels at the inner edge of the box, the dark line on those around it. `dashed` marks boxes
+    that are doubtful.
+    """
     picture = Image.fromarray(frame)
     draw = ImageDraw.Draw(picture)
-    for row, (x0, y0, x1, y1) in enumerate(corners(np.asarray(boxes, np.float64)).tolist()):
-        if not np.isfinite([x0, y0, x1, y1]).all():
+    wide, height = thickness(frame), letter_size(frame)
+    rim = max(1, wide // 2)
+    limit = 4 * max(picture.size)
+    for row, sides in enumerate(corners(np.asarray(boxes, np.float64)).tolist()):
+        if not np.isfinite(sides).all():
             continue
-        tone = bright(int(ids[row]))
-        # The last pixel that a box covers ends at x1, so that its outline runs through x1 - 1.
-        draw.rectangle([x0, y0, max(x1 - 1, x0), max(y1 - 1, y0)], outline=tone, width=thickness(frame))
+        # The last pixel that a box covers ends at x1, so that its outline runs through x1 - 1. Far outside, a shorter
+        # side looks the same and is drawn sooner.
+        x0, y0, x1, y1 = (round(max(-limit, min(side, limit))) for side in sides)
+        x1, y1 = max(x1 - 1, x0), max(y1 - 1, y0)
+        tone = colour(int(ids[row]))
+        strokes = list(_strokes((x0, y0, x1, y1), wide, 5 * wide if dashed is not None and dashed[row] else 0))
+        for a, b, c, d in strokes:
+            draw.rectangle([a - rim, b - rim, c + rim, d + rim], fill=DARK)
+        for stroke in strokes:
+            draw.rectangle(stroke, fill=tone)
         if labels is not None and labels[row]:
-            high = max(9, min(picture.size) // 24) + 4
-            _write(draw, labels[row], (x0, y0 - high if y0 >= high else y1), tone, picture.size)
+            high = draw.textbbox((0, 0), labels[row], font=font(height))
+            above = y0 - rim - (high[3] - high[1]) - 5
+            _write(draw, labels[row], (x0, above if above >= 0 else y1 + rim + 1), tone, height, picture.size)
+    return np.array(picture)
+
+
+def _strokes(box: Rectangle, wide: int, dash: int) -> Iterator[Rectangle]:
+    """The four sides of a box as filled rectangles, cut into dashes of `dash` pixels unless that is 0."""
+    x0, y0, x1, y1 = box
+    wide = max(1, min(wide, (x1 - x0 + 1) // 2, (y1 - y0 + 1) // 2))
+    sides = ((x0, y0, x1, y0 + wide - 1), (x0, y1 - wide + 1, x1, y1))
+    sides += ((x0, y0, x0 + wide - 1, y1), (x1 - wide + 1, y0, x1, y1))
+    for a, b, c, d in sides:
+        length = max(c - a, d - b) + 1
+        # An odd number of pieces, every other one drawn, so that the corners are.
+        pieces = max(1, round(length / dash)) // 2 * 2 + 1 if dash else 1
+        for piece in range(0, pieces, 2):
+            first, last = length * piece // pieces, length * (piece + 1) // pieces - 1
+            yield (a + first, b, a + last, d) if c - a >= d - b else (a, b + first, c, b + last)
+
+
+def draw_trails(frame: np.ndarray, ways: np.ndarray, tones: Sequence[Colour]) -> np.ndarray:
+    """Draws ways [M, time, 2], oldest place first, as lines that fade with age; NaN interrupts them."""
+    picture = Image.fromarray(frame)
+    draw = ImageDraw.Draw(picture, "RGBA")
+    wide = thickness(frame)
+    for way, tone in zip(ways.tolist(), tones):
+        for age, ((ax, ay), (bx, by)) in enumerate(pairwise(way), 1):
+            if np.isfinite([ax, ay, bx, by]).all():
+                strength = 255 * age // len(way)
+                draw.line([ax, ay, bx, by], fill=(*DARK, strength // 2), width=wide + 2)
+                draw.line([ax, ay, bx, by], fill=(*tone, strength), width=wide)
     return np.array(picture)
 
 
@@ -102,44 +182,116 @@ def draw_points(
     owners: np.ndarray | None = None,
     trail: Sequence[np.ndarray] = (),
 ) -> np.ndarray:
-    """Draws points [M, 2] as dots, hidden ones as rings, and behind each the way along `trail` (oldest first)."""
+    """Draws points [M, 2] as dots, hidden ones as rings, and behind each its way along `trail` (oldest first)."""
+    # Without owners every point has a colour of its own.
+    tones = [colour(int(owners[row]) if owners is not None else row + 1) for row in range(len(points))]
+    if trail:
+        frame = draw_trails(frame, np.stack([*trail, points], 1), tones)
     picture = Image.fromarray(frame)
     draw = ImageDraw.Draw(picture)
     wide = thickness(frame)
-    ways = np.stack([*trail, points], 1)  # [M, time, 2]
-    for row, way in enumerate(ways):
-        # Without owners every point has a colour of its own.
-        tone = bright(int(owners[row]) if owners is not None else row + 1)
-        for (ax, ay), (bx, by) in zip(way[:-1].tolist(), way[1:].tolist()):
-            if np.isfinite([ax, ay, bx, by]).all():
-                draw.line([ax, ay, bx, by], fill=tone, width=wide)
-        x, y = way[-1].tolist()
+    radius = 3 * wide / 2
+    for row, (x, y) in enumerate(np.asarray(points, np.float64).tolist()):
         if not np.isfinite([x, y]).all():
             continue
-        radius = 2 * wide
-        place = [x - radius, y - radius, x + radius, y + radius]
-        if visible is None or visible[row]:
-            draw.ellipse(place, fill=tone, outline=(0, 0, 0))
-        else:
-            draw.ellipse(place, outline=tone)
+        seen = visible is None or bool(visible[row])
+        # A pixel's centre lies at +0.5, where Pillow counts centres from 0.
+        for size, tone in (
+            ((radius + 1, DARK), (radius, tones[row])) if seen else ((radius + 3, DARK), (radius + 2, tones[row]))
+        ):
+            place = [x - 0.5 - size, y - 0.5 - size, x - 0.5 + size, y - 0.5 + size]
+            if seen:
+                draw.ellipse(place, fill=tone)
+            else:
+                draw.ellipse(place, outline=tone, width=wide if tone != DARK else wide + 2)
     return np.array(picture)
 
 
-def draw_target(frame: np.ndarray, target: Target, trail: Sequence[Target] = ()) -> np.ndarray:
-    """Draws what a Target knows of the frame but for flow: mask, boxes with id and score, points."""
-    picture = frame
+def draw_flow(frame: np.ndarray, flow: np.ndarray) -> np.ndarray:
+    """Draws flow [H, W, 2] as arrows from the points of a grid; places without flow, or that stay, have none."""
+    picture = Image.fromarray(frame)
+    draw = ImageDraw.Draw(picture)
+    wide = thickness(frame)
+    step = 12 * wide
+    for y in range(step // 2, frame.shape[0], step):
+        for x in range(step // 2, frame.shape[1], step):
+            u, v = flow[y, x].tolist()
+            length = float(np.hypot(u, v))
+            if not 0.5 <= length < np.inf:
+                continue
+            tip = np.array([x + u, y + v])
+            back = np.array([-u, -v]) * min(1, 2 * wide / length)
+            side = np.array([-back[1], back[0]]) / 2
+            head = [*(tip + back + side), *tip, *(tip + back - side)]
+            for tone, width in ((DARK, wide + 2), (UNOWNED, wide)):
+                draw.line([x, y, *tip], fill=tone, width=width)
+                draw.line(head, fill=tone, width=width)
+    return np.array(picture)
+
+
+def draw_target(
+    frame: np.ndarray, target: Target, trail: Sequence[Target] = (), doubtful_below: float | None = None
+) -> np.ndarray:
+    """Draws what a Target knows of the frame: flow, mask, boxes with id and score, points.
+
+    `trail` holds the Targets of earlier frames, oldest first: behind boxes the way of their centres is drawn, behind
+    points theirs. An object whose score is below `doubtful_below` is dashed and has a question mark.
+    """
+    picture = frame if target.flow is None else draw_flow(frame, target.flow)
     if target.mask is not None:
         picture = draw_mask(picture, target.mask)
     if target.boxes is not None:
-        labels = [str(object_id) for object_id in target.ids.tolist()]
-        if target.scores is not None:
-            known = target.scores.tolist()
-            labels = [f"{label}  {score:.2f}" if score == score else label for label, score in zip(labels, known)]
-        picture = draw_boxes(picture, target.boxes, target.ids, labels)
+        ids = target.ids.tolist()
+        if trail and len(ids):
+            way = [[_centre(past, object_id) for past in (*trail, target)] for object_id in ids]
+            picture = draw_trails(picture, np.array(way), [colour(object_id) for object_id in ids])
+        scores = [float("nan")] * len(ids) if target.scores is None else target.scores.tolist()
+        doubtful = [doubtful_below is not None and score < doubtful_below for score in scores]
+        labels = [
+            f"{object_id}: {score:.2f}{' ?' if doubt else ''}" if score == score else str(object_id)
+            for object_id, score, doubt in zip(ids, scores, doubtful)
+        ]
+        picture = draw_boxes(picture, target.boxes, ids, labels, doubtful)
     if target.points is not None:
         before = [past.points for past in trail if past.points is not None and len(past.points) == len(target.points)]
         picture = draw_points(picture, target.points, target.visible, target.owners, before)
     return picture
+
+
+def _centre(target: Target, object_id: int) -> np.ndarray:
+    """float64 [2]: the centre of an object's box; NaN where it has none."""
+    box = target.box(object_id)
+    return box[:2] + box[2:] / 2
+
+
+def draw_grid(frame: np.ndarray, step: int | None = None) -> np.ndarray:
+    """Draws lines every `step` pixels (by default some twenty along the longer side) with their coordinates.
+
+    Small frames are enlarged until the numbers fit; the numbers are pixels of the frame itself.
+    """
+    height, width = frame.shape[:2]
+    longer = max(height, width)
+    step = step or next(s for s in (5, 10, 20, 25, 50, 100, 200, 250, 500, 1000, longer) if s >= longer / 20)
+    scale = max(1, -(-960 // longer))
+    picture = Image.fromarray(frame).resize((width * scale, height * scale), Image.Resampling.BICUBIC)
+    letters = font(14 if scale > 1 else max(14, longer // 70))
+    probe = ImageDraw.Draw(picture).textbbox((0, 0), str(longer), font=letters)
+    left, top = round(probe[2] - probe[0]) + 8, round(probe[3] - probe[1]) + 10
+    sheet = Image.new("RGB", (picture.width + left, picture.height + top), (255, 255, 255))
+    sheet.paste(picture, (left, top))
+    draw = ImageDraw.Draw(sheet, "RGBA")
+    for axis, size in enumerate((width, height)):
+        for number in range(0, size, step):
+            at = number * scale + (left, top)[axis]
+            line = [at, top, at, sheet.height] if axis == 0 else [left, at, sheet.width, at]
+            draw.line([v + (1 if i % 2 == axis else 0) for i, v in enumerate(line)], fill=(*DARK, 130), width=1)
+            draw.line(line, fill=(255, 255, 255, 190), width=1)
+            text = str(number)
+            box = draw.textbbox((0, 0), text, font=letters)
+            wide, high = box[2] - box[0], box[3] - box[1]
+            x, y = (at - wide / 2, 4) if axis == 0 else (left - wide - 5, at - high / 2)
+            draw.text((max(0, min(x, sheet.width - wide)) - box[0], max(0, y) - box[1]), text, fill=DARK, font=letters)
+    return np.array(sheet)
 
 
 @lru_cache

@@ -107,12 +107,14 @@ def follow(out: Path, seed: int) -> str:
     boxes = np.stack([found[int(frame)].box() for frame in frames])
     overlap, copied = (float(iou(guess, truth)[1:].mean()) for guess in (boxes, truth[:1].repeat(len(truth), 0)))
     video, places = Video(out / "clip" / name), np.linspace(0, len(frames) - 1, 8).round().astype(int)
-    drawn = [draw_boxes(video[int(frames[i])], np.stack([truth[i], boxes[i]]), [0, 2]) for i in places]
+    drawn = [
+        draw_boxes(video[int(frames[i])], np.stack([truth[i], boxes[i]]), [0, 2], dashed=[True, False]) for i in places
+    ]
     sheet = out / "tracked.png"
     Image.fromarray(tile(drawn, 4, [f"frame {frames[i]}" for i in places])).save(sheet)
     text = (
-        "A new clip, followed from one box by the tracker that comes with the package (green; the truth in grey): mean "
-        f"overlap <b>{overlap:.2f}</b>, where the first box, kept for ever, has {copied:.2f}."
+        "A new clip, followed from one box by the tracker that comes with the package (magenta; the truth is white and "
+        f"dashed): mean overlap <b>{overlap:.2f}</b>, where the first box, kept for ever, has {copied:.2f}."
     )
     return section("Tracking", figure(picture(sheet), "a tracked object", kind="sheet wide"), text)
 
