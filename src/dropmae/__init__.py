@@ -34,11 +34,19 @@ VERBS = {
 }
 """Verb -> the module that holds the function of that name; no module here may be called as a verb is."""
 
-_NAMES = {**VERBS, "load": "weights", "Video": "video", "Target": "target", "Sequence": "data.clips"}
+_NAMES = {
+    **VERBS,
+    "load": "weights",
+    "trust": "registry",
+    "Video": "video",
+    "Target": "target",
+    "Sequence": "data.clips",
+}
 
 
 if TYPE_CHECKING:  # what __getattr__ gives, for people's editors
     from dropmae.data.clips import Sequence as Sequence
+    from dropmae.registry import trust as trust
     from dropmae.rendering.synth import synth as synth
     from dropmae.target import Target as Target
     from dropmae.verbs.bench import bench as bench

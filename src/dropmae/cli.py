@@ -78,7 +78,7 @@ def arguments(function: Callable[..., Any], classes: list[type]) -> type:
 
 
 def usage() -> str:
-    lines = ["usage: dropmae VERB ... [--json] [--debug]", "", "Temporal matching in video.", ""]
+    lines = ["usage: dropmae VERB ... [--code FILE.py] [--json] [--debug]", "", "Temporal matching in video.", ""]
     lines += [f"  {verb:<12} {SUMMARY[verb]}" for verb in SUMMARY if verb in dropmae.VERBS]
     return "\n".join([*lines, "", "dropmae VERB --help says what a verb takes. --version prints the version."])
 
@@ -123,11 +123,22 @@ def call(function: Callable[..., Any], values: dict[str, Any]) -> Any:
     return function(*[values.pop(name) for name in positional], **values)
 
 
+def split_code(argv: list[str]) -> tuple[list[str], list[str]]:
+    """The other words, and the users' files that --code FILE.py names, as often as it is given."""
+    rest, code, words = list[str](), list[str](), iter(argv)
+    for word in words:
+        if word == "--code" or word.startswith("--code="):
+            code.append(word[7:] or next(words, ""))
+        else:
+            rest.append(word)
+    return rest, code
+
+
 def main(argv: list[str] | None = None) -> int:
     """Runs one verb; 0 done, 1 failed, 2 wrong arguments."""
     argv = list(sys.argv[1:] if argv is None else argv)
     switches = {flag: flag in argv for flag in ("--json", "--debug")}
-    argv = [word for word in argv if word not in switches]
+    argv, code = split_code([word for word in argv if word not in switches])
     if not argv or argv[0] in ("-h", "--help", "help"):
         print(usage(), file=sys.stdout if argv else sys.stderr)
         return 0 if argv else 2
@@ -135,6 +146,8 @@ def main(argv: list[str] | None = None) -> int:
         print(f"dropmae {dropmae.__version__}")
         return 0
     try:
+        for file in code:
+            registry.trust(file)
         function, values = parse(argv)
         result = call(function, values)
         if hasattr(result, "finish"):  # work that is done step by step: here all of it

@@ -2,6 +2,10 @@
 
 `methods/dropmae.py` holds one class `DropMAE`, whose lower-cased name is the file's name. Adding a file adds a
 method, a task or a benchmark; a user's own file works by its path.
+
+A user's file is a program, and this is the one place that runs one: once for its path and content, and only where the
+caller names it (as METHOD, TASK or BENCHMARK, by `--code FILE.py`, `dropmae.trust(FILE)`, or the variable
+DROPMAE_CODE). What a weight file or a run folder names is looked up among those and never run by itself.
 """
 
 from __future__ import annotations
@@ -9,50 +13,159 @@ from __future__ import annotations
 import ast
 import dataclasses
 import difflib
+import hashlib
 import importlib
 import importlib.util
 import inspect
+import os
+import re
 import sys
 import textwrap
+import threading
+import traceback
 from functools import cache
-from pathlib import Path
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec, SourceFileLoader
+from pathlib import Path, PurePath
+from types import ModuleType
 from typing import Any, get_type_hints
+
+USERS = "dropmae_user_"
+"""How the module names of users' files begin."""
+TRUSTED = "DROPMAE_CODE"
+"""Environment variable with the users' files that the caller named; processes that are started inherit it."""
+
+_lock = threading.RLock()
 
 
 def names(folder: str) -> list[str]:
     """Names in `folder` ("methods", "tasks", "benchmarks"), sorted; nothing is imported."""
-    files = (Path(__file__).parent / folder).glob("*.py")
-    return sorted(file.stem for file in files if not file.stem.startswith("_"))
+    place = Path(__file__).parent / folder
+    found = [*place.glob("*.py"), *(file.parent for file in place.glob("*/__init__.py"))]
+    return sorted(file.stem for file in found if not file.stem.startswith("_"))
 
 
 def load(folder: str, name: str) -> type:
-    """The class behind `name`, or behind the path of a user's own .py file.
+    """The class behind `name`, or behind the path of a user's own .py file, which runs: the caller names it.
 
     Raises ValueError that lists the known names where there is no such file.
     """
     if name.endswith(".py"):
-        path = Path(name).resolve()
-        if not path.is_file():
-            raise ValueError(f"{name}: no such file")
-        spec = importlib.util.spec_from_file_location(f"dropmae_user_{path.stem}", path)
-        assert spec is not None
-        assert spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[spec.name] = module
-        spec.loader.exec_module(module)
-        stem = path.stem
+        module, stem = trust(name), PurePath(name).stem
     else:
         known = names(folder)
         if name not in known:
             close = difflib.get_close_matches(name, known, 1)
             hint = f"; did you mean {close[0]}?" if close else ""
             raise ValueError(f"{name!r} is not one of the {folder}: {', '.join(known)}{hint}")
-        module = importlib.import_module(f"dropmae.{folder}.{name}")
-        stem = name
+        module, stem = importlib.import_module(f"dropmae.{folder}.{name}"), name
     for attribute, value in vars(module).items():
-        if inspect.isclass(value) and attribute.lower() == stem.lower() and value.__module__ == module.__name__:
+        if (
+            inspect.isclass(value)
+            and attribute.lower() == stem.lower()
+            and value.__module__.startswith(module.__name__)
+        ):
             return value
     raise ValueError(f"{name}: the file holds no class named like it ({stem!r}, in any case)")
+
+
+def find(folder: str, name: str, where: str) -> type:
+    """The class that the file `where` names, of the package or of a user's file that the caller has named.
+
+    A file is known by its path, or else by its name, since weights and code may have moved. ValueError that says what
+    to name where it was not.
+    """
+    if not name.endswith(".py"):
+        return load(folder, name)
+    files = trusted()
+    found = [file for file in files if file == name] or [file for file in files if same_name(file, name)]
+    if len(found) == 1:
+        return load(folder, found[0])
+    if found:
+        raise ValueError(f"{where} needs the class in {name}, and {' and '.join(found)} are both called so: name one")
+    raise ValueError(
+        f"{where} needs the class in {name!r}, and code that a file names is not run by itself: if you trust it, add "
+        f"--code {name!r} (in Python: dropmae.trust)"
+    )
+
+
+def same_name(file: str, other: str) -> bool:
+    return PurePath(file).name == PurePath(other).name
+
+
+# ---------------------------------------------------------------- users' files
+
+
+def trusted() -> list[str]:
+    """Absolute paths of the users' files that the caller named."""
+    return [str(Path(file).resolve()) for file in os.environ.get(TRUSTED, "").split(os.pathsep) if file]
+
+
+def trust(path: str | Path) -> ModuleType:
+    """The module of a user's .py file, which is run where this was not done with the same content before.
+
+    Weight files and run folders that name a class in it can be read from then on, in processes that are started, too.
+    ValueError where there is no such file, or in one line what it raises.
+    """
+    file = Path(path).resolve()
+    if file.suffix != ".py" or not file.is_file():
+        raise ValueError(f"{path}: no such .py file")
+    name = module_name(file)
+    with _lock:
+        if str(file) not in (known := trusted()):
+            os.environ[TRUSTED] = os.pathsep.join([*known, str(file)])
+        module = sys.modules.get(name)
+        if module is None or vars(module)["__content__"] != digest(file.read_bytes()):
+            sys.modules.pop(name, None)
+            try:
+                module = importlib.import_module(name)
+            except Exception as error:
+                lines = [
+                    frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(file)
+                ]
+                line = error.lineno if isinstance(error, SyntaxError) else lines[-1] if lines else 0
+                reason = error.msg if isinstance(error, SyntaxError) else error
+                raise ValueError(f"{path}, line {line}: {type(error).__name__}: {reason}") from error
+        return module
+
+
+def module_name(file: Path) -> str:
+    """What the module of a user's file is called: two files of one name in two folders are two modules."""
+    stem = re.sub(r"\W", "_", file.stem)
+    return f"{USERS}{stem}_{digest(str(file).encode())}"
+
+
+def digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:16]
+
+
+def user_file(cls: type) -> Path | None:
+    """The user's file that `cls` is from; None for a class of the package or of anywhere else."""
+    return Path(inspect.getfile(cls)) if cls.__module__.startswith(USERS) else None
+
+
+class _Loader(SourceFileLoader):
+    """Runs a user's file as it is now, and leaves no compiled file beside it."""
+
+    def path_stats(self, path: Any) -> Any:
+        raise OSError("no compiled file is read or written")
+
+    def exec_module(self, module: ModuleType) -> None:
+        vars(module)["__content__"] = digest(self.get_data(self.path))
+        super().exec_module(module)
+
+
+class _Finder(MetaPathFinder):
+    """Finds named users' files by the names of their modules: a process that is sent an object needs its class."""
+
+    def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
+        for file in trusted() if fullname.startswith(USERS) else ():
+            if module_name(Path(file)) == fullname:
+                return importlib.util.spec_from_file_location(fullname, file, loader=_Loader(fullname, file))
+        return None
+
+
+sys.meta_path.append(_Finder())
 
 
 @cache

@@ -27,7 +27,8 @@ class Run:
         if not (self.folder / "config.json").is_file():
             raise FileNotFoundError(f"{self.folder}: no run folder (it holds no config.json)")
         self.config: dict[str, Any] = _json(self.folder / "config.json")
-        self.method = registry.load("methods", self.config["method"]).__name__
+        name = str(self.config["method"])  # a user's file is not run for its title
+        self.method = Path(name).stem if name.endswith(".py") else registry.load("methods", name).__name__
         self.metrics = _lines(self.folder / "metrics.jsonl")
         self.validation = _lines(self.folder / "validation.jsonl")
         bad = self.folder / "bad_files.json"

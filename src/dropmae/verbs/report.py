@@ -299,10 +299,12 @@ def configuration(runs: list[Run]) -> str:
 
 def command(run: Run) -> str:
     """The command that made a run, with the settings that are not the defaults."""
-    cls = registry.load("methods", run.config["method"])
     words = ["dropmae", "pretrain", run.config["method"], "VIDEOS", "--out", str(run.folder)]
-    defaults = {name: default for name, _, default in registry.fields(cls)}
-    defaults |= {field.name: field.default for field in dataclasses.fields(Options)}
+    defaults = {field.name: field.default for field in dataclasses.fields(Options)}
+    try:
+        defaults |= registry.defaults(registry.find("methods", run.config["method"], str(run.folder)))
+    except ValueError:  # of a user's file that the caller has not named: all its settings are told
+        defaults |= dict.fromkeys(run.config["fields"])
     for name, value in {**run.config["fields"], **run.config["options"]}.items():
         if name in defaults and value != json.loads(json.dumps(defaults[name])) and value is not None:
             flag = "--" + name.replace("_", "-")

@@ -7,14 +7,14 @@ Tensors are named encoder.*, decoder.*, head.*; the header's entry "dropmae" is 
     parts          which of encoder, decoder, head the file holds
     version        of dropmae, and whatever else was given to `save`
 
-Reading one runs no code but that of the named class. Public checkpoints come in through `dropmae convert`.
+Reading one runs no code that it names: the class is one of the package, or of a file that the caller has named
+(`registry.trust`). Public checkpoints come in through `dropmae convert`.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
-import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -131,10 +131,10 @@ def class_name(cls: type) -> tuple[str, str]:
     words = cls.__module__.split(".")
     if len(words) == 3 and words[0] == "dropmae" and words[1] in ("methods", "tasks"):
         return words[1], words[2]
-    file = getattr(sys.modules.get(cls.__module__), "__file__", None)
-    if file is None or not cls.__module__.startswith("dropmae_user_"):
+    file = registry.user_file(cls)
+    if file is None:
         raise ValueError(f"{cls.__name__} is no method or task: those are loaded by name, or by the path of their file")
-    return ("tasks" if hasattr(cls, "step") else "methods"), str(Path(file).resolve())
+    return ("tasks" if hasattr(cls, "step") else "methods"), str(file)
 
 
 def locate(path: str | Path) -> Path:
@@ -219,14 +219,17 @@ def _foreign(path: Path) -> str:
     return f"{path} is not one of dropmae's weight files: convert it first, `dropmae convert {path} {out}`"
 
 
-def load(path: str | Path, device: str | torch.device = "cpu") -> Any:
+def load(path: str | Path, device: str | torch.device = "cpu", *, code: str | Path | None = None) -> Any:
     """The method or task in a weight file, or in the last weights of a run folder, in evaluation mode.
 
-    The class is built from the header's fields, and every name and shape must fit. A part that the file does not
-    hold (the decoder of an encoder-only file) is replaced by one that says so when it is used. OSError for a file
-    that cannot be read; ValueError for one that does not fit, or that `dropmae convert` must read first.
+    `code` is the .py file of a user's own class, which is run. The class is built from the header's fields, and every
+    name and shape must fit. A part that the file does not hold (the decoder of an encoder-only file) is replaced by
+    one that says so when it is used. OSError for a file that cannot be read; ValueError for one that does not fit, or
+    that `dropmae convert` must read first.
     """
     path = locate(path)
+    if code is not None:
+        registry.trust(code)
     header = read_header(path)
     module = build(header, str(path))
     fill(module, read_tensors(path), str(path))
@@ -236,9 +239,7 @@ def load(path: str | Path, device: str | torch.device = "cpu") -> Any:
 def build(header: Mapping[str, Any], where: str) -> nn.Module:
     """A module with fresh weights of the class and fields in `header`; the global random state stays as it was."""
     name = header["name"]
-    if name.endswith(".py") and not Path(name).is_absolute():
-        raise ValueError(f"{where} asks for the class in {name}, which is not an absolute path: not loaded")
-    cls = registry.load(header["kind"], name)
+    cls = registry.find(header["kind"], name, where)
     known = {field for field, _, _ in registry.fields(cls)}
     strange = sorted(set(header["fields"]) - known)
     if strange:
