@@ -22,6 +22,7 @@ VERBS = {
     "pretrain": "verbs.pretrain",
     "finetune": "verbs.finetune",
     "track": "verbs.track",
+    "show": "verbs.show",
     "evaluate": "verbs.evaluate",
     "score": "verbs.evaluate",
     "reconstruct": "verbs.inspection",
@@ -61,6 +62,7 @@ if TYPE_CHECKING:  # what __getattr__ gives, for people's editors
     from dropmae.verbs.prepare import prepare as prepare
     from dropmae.verbs.pretrain import pretrain as pretrain
     from dropmae.verbs.report import report as report
+    from dropmae.verbs.show import show as show
     from dropmae.verbs.track import track as track
     from dropmae.video import Video as Video
     from dropmae.weights import load as load

@@ -28,6 +28,7 @@ SUMMARY = {
     "pretrain": "pre-train METHOD on a folder of videos",
     "finetune": "train TASK on labelled data, starting from a pre-trained run",
     "track": "follow a box, a mask or points through a video",
+    "show": "a frame with the numbers of its pixels; several trackers' results on one video",
     "evaluate": "run weights on BENCHMARK: predictions in the official layout, and numbers",
     "score": "numbers for anybody's prediction files on BENCHMARK",
     "reconstruct": "frames, masked frames and reconstruction, side by side",

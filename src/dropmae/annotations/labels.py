@@ -119,6 +119,11 @@ def label_ids(mask: np.ndarray) -> np.ndarray:
     return np.flatnonzero(np.bincount(mask.ravel())) if mask.dtype == np.uint8 else np.unique(mask).astype(np.int64)
 
 
+def foreground(mask: np.ndarray) -> np.ndarray:
+    """A label map [H, W] as it is, but for one object drawn as 255 (DAVIS-2016), which gets id 1."""
+    return (mask > 0).astype(np.uint8) if set(label_ids(mask).tolist()) <= {0, 255} else mask
+
+
 class LabelFolder(Mapping[int, Target]):
     """A folder of <number>.png as {number: Target}; a file is read when its frame is asked for.
 

@@ -16,7 +16,8 @@ import torch
 
 from dropmae import registry
 from dropmae import weights as files
-from dropmae.annotations.labels import read_labels
+from dropmae.annotations.labels import foreground, read_labels
+from dropmae.annotations.results import of_video
 from dropmae.inference.precision import Precision, settle, within
 from dropmae.inference.stream import Follower, live, pictures
 from dropmae.progress import Progress, say
@@ -262,9 +263,7 @@ def gather(
         boxes = numbers.reshape(-1, 4)
         found[start] = Target(ids=np.arange(1, len(boxes) + 1), boxes=boxes)
     if mask is not None:
-        labels = read_labels(mask)
-        if set(np.unique(labels).tolist()) <= {0, 255}:
-            labels = (labels > 0).astype(np.uint8)  # one object, as DAVIS-2016 draws it
+        labels = foreground(read_labels(mask))
         ids, _ = mask_boxes(labels)
         if not len(ids):
             raise ValueError(f"{mask}: the mask shows no object")
@@ -281,11 +280,7 @@ def gather(
 
 def read_prompts(path: Path, video: Video) -> dict[int, Target]:
     """The lines about this video, or about the only one, in a targets.jsonl."""
-    listed = read_targets(path)
-    names = [name for name in listed if Path(name).stem == video.name] if len(listed) > 1 else list(listed)
-    if len(names) != 1:
-        raise ValueError(f"{path} has lines about {len(listed)} videos, {len(names)} of them called {video.name}")
-    return dict(listed[names[0]].items())
+    return dict(of_video(path, read_targets(path), (video.name,)).items())
 
 
 def point_prompts(points: tuple[str, ...]) -> dict[int, Target]:
