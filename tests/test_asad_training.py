@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from dropmae.methods.dropmae import DropMAE
-from dropmae.networks.vit import SIZES, Shape
+from dropmae.nn.vit import SIZES, Shape
 from dropmae.ops import asad, switch
 from dropmae.speed.stepspeed import textbook
 

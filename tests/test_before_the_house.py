@@ -18,7 +18,7 @@ from PIL import Image
 
 import dropmae
 from dropmae import weights
-from dropmae.networks import vit
+from dropmae.nn import vit
 from dropmae.target import Target, write_targets
 
 FIXTURES = Path(__file__).parent / "fixtures" / "before_the_house"

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dropmae.annotations.tracks import Track
 from dropmae.benchmarks.got10k import GOT10k
 from dropmae.benchmarks.trackingnet import TrackingNet
+from dropmae.formats.tracks import Track
 from dropmae.metrics import boxes as bx
 from dropmae.metrics import protocols
 from dropmae.metrics.protocols import Protocol

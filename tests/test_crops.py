@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from dropmae.networks import crops, heads
+from dropmae.tasks.vot import crops, head
 
 NOISE = np.random.RandomState(31).randint(0, 256, (480, 640, 3)).astype(np.uint8)
 
@@ -123,37 +123,37 @@ BOXES = torch.tensor([[0.3, 0.4, 0.2, 0.1], [0.45, 0.45, 0.1, 0.3]])
 
 
 def test_heat_maps() -> None:
-    maps = heads.heatmap(BOXES, (24, 24))
+    maps = head.heatmap(BOXES, (24, 24))
     assert maps.shape == (2, 1, 24, 24)
     assert [divmod(int(place), 24) for place in maps.flatten(1).argmax(1)] == [(11, 10), (14, 12)]
     assert maps.flatten(1).sum(1).tolist() == pytest.approx([1.0, 1.6146], abs=1e-4)
     assert (maps > 0).flatten(1).sum(1).tolist() == [1, 9]
     assert (maps == 1).flatten(1).sum(1).tolist() == [1, 1]
     sizes = torch.tensor([[4.8, 2.4], [2.4, 7.2], [10.0, 10.0]])
-    assert heads.gaussian_radius(sizes).tolist() == pytest.approx([0.882702, 1.00487, 2.7332], abs=1e-5)
+    assert head.gaussian_radius(sizes).tolist() == pytest.approx([0.882702, 1.00487, 2.7332], abs=1e-5)
 
 
 def test_focal_loss() -> None:
     logits = torch.from_numpy(np.random.RandomState(41).standard_normal((2, 1, 24, 24)).astype(np.float32))
-    assert heads.focal_loss(heads.bounded(logits), heads.heatmap(BOXES, (24, 24))).item() == pytest.approx(
+    assert head.focal_loss(head.bounded(logits), head.heatmap(BOXES, (24, 24))).item() == pytest.approx(
         190.775, abs=2e-3
     )
     outside = torch.tensor([[0.98, 0.98, 0.1, 0.1]])  # its centre is no cell: all of the map should be low
-    assert heads.focal_loss(heads.bounded(logits[:1]), heads.heatmap(outside, (24, 24))).isfinite()
+    assert head.focal_loss(head.bounded(logits[:1]), head.heatmap(outside, (24, 24))).isfinite()
 
 
 def test_overlaps() -> None:
     first = torch.tensor([[0.1, 0.1, 0.4, 0.5], [0.2, 0.3, 0.6, 0.7]])
     second = torch.tensor([[0.2, 0.2, 0.5, 0.6], [0.7, 0.7, 0.9, 0.9]])
-    iou, giou = heads.overlaps(first, second)
+    iou, giou = head.overlaps(first, second)
     assert iou.tolist() == pytest.approx([0.333333, 0.0], abs=1e-6)
     assert (1 - giou).mean().item() == pytest.approx(1.14524, abs=1e-5)
     nothing = torch.zeros(1, 4)
-    assert heads.overlaps(nothing, nothing)[1].isfinite().all()
+    assert head.overlaps(nothing, nothing)[1].isfinite().all()
 
 
 def test_the_window() -> None:
-    window = heads.hann(24)
+    window = head.hann(24)
     expected = [0.000246754, 0.000971513, 0.00212874, 0.00364571, 0.00542712, 0.00736104]
     assert window[0, :6].tolist() == pytest.approx(expected, abs=1e-7)
     assert window.sum().item() == pytest.approx(156.25, abs=1e-3)

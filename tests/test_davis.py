@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dropmae.annotations.labels import LabelFolder, read_labels, write_labels
 from dropmae.benchmarks.davis import DAVIS, write_foreground
 from dropmae.cli import main
+from dropmae.formats.labels import LabelFolder, read_labels, write_labels
 from dropmae.target import Target
 from dropmae.verbs.evaluate import score
 

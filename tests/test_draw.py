@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from dropmae.reports.draw import (
+from dropmae.target import Target, empty
+from dropmae.visualize.overlay import (
     COLOURS,
     DARK,
     colour,
@@ -20,7 +21,6 @@ from dropmae.reports.draw import (
     letter_size,
     tile,
 )
-from dropmae.target import Target, empty
 
 FRAME = np.full((60, 80, 3), 100, np.uint8)
 

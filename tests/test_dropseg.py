@@ -14,9 +14,9 @@ import torch
 
 import dropmae
 from dropmae import registry, weights
-from dropmae.networks.canvas import canvas, decide
-from dropmae.networks.pyramid import aggregate, hard_share, hardest
 from dropmae.tasks.vos import VOS, Remembered, State
+from dropmae.tasks.vos.frames import canvas, decide
+from dropmae.tasks.vos.pyramid import aggregate, hard_share, hardest
 from dropmae.verbs.convert import convert
 from dropmae.weights.layouts import named
 from official_files import Tensors, block_shapes, recipe, sincos

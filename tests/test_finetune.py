@@ -16,11 +16,12 @@ import dropmae
 from dropmae import registry, weights
 from dropmae.benchmarks.folder import Folder
 from dropmae.cli import main
-from dropmae.data import selfmade
+from dropmae.data.boxtracks import BoxTracks, tracks_of
 from dropmae.data.clips import Sequence, generator
-from dropmae.data.pairs import BoxTracks, causal_pair, jittered, tracks_of
 from dropmae.data.sources import Joined, Mixture, open_source
+from dropmae.datasets import pseudo_labels
 from dropmae.target import Target, read_targets, write_targets
+from dropmae.tasks.vot.samples import causal_pair, jittered
 from dropmae.training.fit import plan
 from dropmae.verbs.finetune import Tuning, finetune, take_over
 from dropmae.video import Video, write
@@ -249,7 +250,7 @@ def test_a_warped_box_holds_the_same_picture() -> None:
     frame = np.full((120, 160, 3), 100, np.uint8)
     frame[40:70, 60:100] = picture(3, 1, (32, 40))[0][:30]
     for i in range(6):
-        frames, (first, second) = selfmade.warp(frame, generator(5, i))
+        frames, (first, second) = pseudo_labels.warp(frame, generator(5, i))
         moved = second.box()
         assert np.array_equal(frames[0], frame)
         if first.box()[0] < 60 and first.box()[0] + first.box()[2] > 100:
@@ -262,15 +263,16 @@ def test_a_warped_box_holds_the_same_picture() -> None:
 def test_matching_finds_what_moved() -> None:
     """Smooth noise that shifts by a pixel a frame to the left; in another clip nothing is found."""
     frames = picture(0, 10, (96, 128))
-    found = selfmade.matched(frames, np.array([60.0, 30, 30, 24]))
+    found = pseudo_labels.matched(frames, np.array([60.0, 30, 30, 24]))
     assert found is not None
     np.testing.assert_allclose(found, [51, 30, 30, 24], atol=2.5)
     assert (
-        selfmade.matched(np.concatenate([frames[:2], picture(9, 2, (96, 128))]), np.array([60.0, 30, 30, 24])) is None
+        pseudo_labels.matched(np.concatenate([frames[:2], picture(9, 2, (96, 128))]), np.array([60.0, 30, 30, 24]))
+        is None
     )
     flat = np.full((3, 40, 40, 3), 7, np.uint8)
-    assert selfmade.matched(flat, np.array([5.0, 5, 20, 20])) is None
-    assert selfmade.cycle(Video(flat), generator(0)) is None
+    assert pseudo_labels.matched(flat, np.array([5.0, 5, 20, 20])) is None
+    assert pseudo_labels.cycle(Video(flat), generator(0)) is None
 
 
 def test_videos_of_one_frame_teach_too(tmp_path: Path) -> None:

@@ -12,8 +12,8 @@ import torch
 from PIL import Image
 
 from dropmae import registry, weights
-from dropmae.annotations.labels import read_labels, write_labels
 from dropmae.data.clips import Sequence
+from dropmae.formats.labels import read_labels, write_labels
 from dropmae.inference.following import Job, follow, present, prompts, untrained
 from dropmae.target import Target
 from dropmae.tasks.propagation import Propagation

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 import dropmae
-from dropmae.networks import masking
+from dropmae.nn import masking
 from dropmae.verbs.convert import convert
 from official_files import Tensors, dropmae_shapes, recipe, with_sincos
 

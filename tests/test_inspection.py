@@ -17,12 +17,12 @@ from conftest import moving_squares
 from dropmae import registry, weights
 from dropmae.cli import main
 from dropmae.data.clips import Sequence
-from dropmae.networks import masking
-from dropmae.reports import watcher
-from dropmae.reports.views import looked_at, plain, reconstructions
-from dropmae.reports.watcher import Watcher, measure, temporal_maps
+from dropmae.nn import masking
 from dropmae.verbs.inspection import find_sequences, snapshots
 from dropmae.video import write_store
+from dropmae.visualize import attention_probe
+from dropmae.visualize.attention_probe import Watcher, measure, temporal_maps
+from dropmae.visualize.views import looked_at, plain, reconstructions
 
 METHODS = registry.names("methods")
 
@@ -164,8 +164,8 @@ def test_shares_add_up_and_do_not_depend_on_the_portions(
         assert layer["between"] / 16 <= layer["f_tem"] <= layer["between"]
         both = 8 / 32 * layer["visible"]["within"] + 24 / 32 * layer["hidden"]["within"]
         assert both == pytest.approx(layer["within"], abs=1e-6)
-    parts = watcher.portions
-    monkeypatch.setattr(watcher, "portions", lambda batch: parts(batch, 2))
+    parts = attention_probe.portions
+    monkeypatch.setattr(attention_probe, "portions", lambda batch: parts(batch, 2))
     again = measure(module, sequences, 5, seed=0)
     for one, other in zip(found["layers"], again["layers"]):
         assert one["between"] == pytest.approx(other["between"], abs=1e-6)

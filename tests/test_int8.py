@@ -11,8 +11,8 @@ from torch.nn import functional
 import dropmae
 from dropmae.inference.precision import Precision, settle
 from dropmae.metrics.boxes import iou
-from dropmae.networks.int8 import Int8MLP, to_int8
-from dropmae.networks.vit import MLP, Encoder
+from dropmae.nn.int8 import Int8MLP, to_int8
+from dropmae.nn.vit import MLP, Encoder
 from dropmae.ops import int8
 from dropmae.ops.int8 import Int8
 from dropmae.rendering.synth import Rendering, render

@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dropmae.annotations.arrayfiles import read_array, read_dump, read_mat
-from dropmae.annotations.labels import write_labels
 from dropmae.benchmarks.badja import BADJA, Animal
 from dropmae.benchmarks.jhmdb import JHMDB, Pose
 from dropmae.cli import main
+from dropmae.formats.arrays import read_array, read_dump, read_mat
+from dropmae.formats.labels import write_labels
 from dropmae.metrics import keypoints
 from dropmae.target import Target
 

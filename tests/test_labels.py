@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dropmae.annotations.labels import PALETTE, LabelFolder, read_labels, write_folder, write_labels
+from dropmae.formats.labels import PALETTE, LabelFolder, read_labels, write_folder, write_labels
 
 MASK = np.array([[0, 1, 2], [3, 255, 20]], np.uint8)
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from dropmae.networks.vit import MLP, Linear
+from dropmae.nn.vit import MLP, Linear
 from dropmae.ops import linear, switch
 
 SHAPES = [((1, 1), 1, 1), ((3, 7), 5, 9), ((2, 50), 64, 256), ((65,), 48, 33), ((0, 4), 8, 16)]

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dropmae.annotations.labels import read_labels
+from dropmae.formats.labels import read_labels
 from dropmae.metrics import masks
 
 

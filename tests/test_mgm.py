@@ -13,7 +13,7 @@ from torch import Tensor
 from dropmae.data.augment import crop_clip, crop_motion
 from dropmae.data.clips import Sequence, collate, generator
 from dropmae.methods.mgm import MGM, clip_indices
-from dropmae.networks import masking
+from dropmae.nn import masking
 from dropmae.ops import noise
 from dropmae.ops.motion import block_motion, clip_motion
 from dropmae.video import BLOCK, Writer

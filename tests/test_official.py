@@ -17,7 +17,7 @@ from torch.nn import functional
 
 import dropmae
 from dropmae import registry, weights
-from dropmae.networks import masking
+from dropmae.nn import masking
 from dropmae.verbs.convert import convert
 from dropmae.weights import official
 from dropmae.weights.layouts import LAYOUTS, named

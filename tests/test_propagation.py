@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from dropmae import registry
-from dropmae.networks import masking
-from dropmae.networks.vit import sincos_table
+from dropmae.nn import masking
+from dropmae.nn.vit import sincos_table
 from dropmae.ops import switch
 from dropmae.ops.affinity import Context, Window, propagate, reference
 from dropmae.ops.resampling import hard_labels, input_size, nearest_labels, soft_labels

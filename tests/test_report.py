@@ -13,10 +13,10 @@ import pytest
 
 import dropmae
 from conftest import moving_squares
-from dropmae.reports import figures
-from dropmae.reports.runs import Run
+from dropmae.runs import Run
 from dropmae.verbs.report import command
 from dropmae.video import write_store
+from dropmae.visualize import charts
 
 SETTINGS: dict[str, Any] = {
     "size": "tiny",
@@ -147,20 +147,20 @@ def test_the_command_makes_the_same_run(runs: list[Path]) -> None:
 
 def test_charts_are_the_same_for_the_same_numbers() -> None:
     def draw() -> bytes:
-        with figures.styled():
-            plot, (axes,) = figures.chart(4, 3)
-            figures.curve(axes, np.arange(50.0), np.sin(np.arange(50.0)), "#123456", "run", noisy=True)
-            figures.finish(axes, "title", "x")
-        return figures.svg(plot)
+        with charts.styled():
+            plot, (axes,) = charts.chart(4, 3)
+            charts.curve(axes, np.arange(50.0), np.sin(np.arange(50.0)), "#123456", "run", noisy=True)
+            charts.finish(axes, "title", "x")
+        return charts.svg(plot)
 
     assert draw() == draw()
 
 
 def test_running_mean_passes_over_missing_values() -> None:
     values = np.array([np.nan, 1.0, np.nan, 1.0, 1.0])
-    assert np.isnan(figures.smooth(values)[0])
-    assert np.allclose(figures.smooth(values, 1.0)[1:], 1.0)
-    rising = figures.smooth(np.arange(100.0))
+    assert np.isnan(charts.smooth(values)[0])
+    assert np.allclose(charts.smooth(values, 1.0)[1:], 1.0)
+    rising = charts.smooth(np.arange(100.0))
     assert (np.diff(rising) > 0).all()
 
 
@@ -168,4 +168,4 @@ def test_running_mean_passes_over_missing_values() -> None:
     ("value", "text"), [(0, "0"), (500, "500"), (2000, "2k"), (20000, "20k"), (1.5e6, "1.5M"), (3.2e-4, "3.2e-4")]
 )
 def test_axis_numbers_are_short(value: float, text: str) -> None:
-    assert figures.number(value) == text
+    assert charts.number(value) == text

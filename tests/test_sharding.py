@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from dropmae.data.clips import Clips, Sequence
-from dropmae.networks.vit import Block
+from dropmae.nn.vit import Block
 from dropmae.training import checkpoints, distributed, optim
 from dropmae.training.fit import Options, fit
 

@@ -9,7 +9,7 @@ import pytest
 
 import dropmae
 from dropmae import weights
-from dropmae.data.pairs import tracks_of
+from dropmae.data.boxtracks import tracks_of
 from dropmae.metrics.boxes import iou
 from dropmae.rendering.synth import Rendering, render
 from dropmae.target import Target

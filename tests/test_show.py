@@ -14,10 +14,10 @@ from PIL import Image
 import dropmae
 from conftest import moving_squares
 from dropmae import video
-from dropmae.annotations.labels import write_labels
-from dropmae.annotations.results import distinct_names, read_results
-from dropmae.reports.draw import COLOURS, colour
+from dropmae.formats.labels import write_labels
+from dropmae.formats.results import distinct_names, read_results
 from dropmae.target import Target, write_targets
+from dropmae.visualize.overlay import COLOURS, colour
 
 FRAMES, SIZE = 12, 64
 

@@ -12,10 +12,10 @@ import pytest
 from PIL import Image
 
 from dropmae import registry
-from dropmae.annotations.boxfiles import format_boxes, parse_boxes, read_json
-from dropmae.annotations.tracks import Result, Track, Truth, boxes_of
 from dropmae.cli import main
 from dropmae.data.clips import Sequence
+from dropmae.formats.boxes import format_boxes, parse_boxes, read_json
+from dropmae.formats.tracks import Result, Track, Truth, boxes_of
 from dropmae.metrics.onepass import OnePass
 from dropmae.metrics.plots import draw_plots
 from dropmae.target import Target

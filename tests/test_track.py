@@ -15,8 +15,8 @@ from PIL import Image
 
 import dropmae
 from dropmae import registry, weights
-from dropmae.annotations.labels import write_labels
 from dropmae.cli import main
+from dropmae.formats.labels import write_labels
 from dropmae.inference.stream import Follower, pictures
 from dropmae.target import Target, read_targets, write_targets
 from dropmae.verbs.track import Tracking

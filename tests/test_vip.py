@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dropmae.annotations.labels import LabelFolder
 from dropmae.benchmarks.vip import VIP, write_grey
 from dropmae.cli import main
+from dropmae.formats.labels import LabelFolder
 from dropmae.target import Target
 
 

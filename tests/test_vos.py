@@ -12,10 +12,10 @@ import torch
 
 import dropmae
 from dropmae import registry, weights
-from dropmae.networks.canvas import canvas
 from dropmae.speed.segmentspeed import Forms, growth, measure
 from dropmae.target import Target
 from dropmae.tasks.vos import VOS
+from dropmae.tasks.vos.frames import canvas
 
 
 @pytest.fixture(scope="module")

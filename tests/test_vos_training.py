@@ -12,15 +12,15 @@ import torch
 from PIL import Image
 
 from dropmae import registry, weights
-from dropmae.annotations.labels import write_labels
 from dropmae.cli import main
 from dropmae.data.clips import Clips, Sequence, collate, generator
-from dropmae.data.maskpairs import choose
 from dropmae.data.sources import open_source
-from dropmae.networks.vit import resize_positions
+from dropmae.formats.labels import write_labels
+from dropmae.nn.vit import resize_positions
 from dropmae.rendering.synth import synth
 from dropmae.target import Target
 from dropmae.tasks.vos import VOS
+from dropmae.tasks.vos.samples import choose
 from dropmae.verbs.convert import convert
 from dropmae.verbs.finetune import take_over
 from official_files import dropmae_shapes, recipe, with_sincos

@@ -14,12 +14,11 @@ from torch import Tensor
 
 import dropmae
 from dropmae import registry, weights
-from dropmae.data import pairs
 from dropmae.data.clips import Clips, Sequence, collate, generator
-from dropmae.networks import crops, heads
-from dropmae.networks.onestream import judges, keep_rate
 from dropmae.speed.trackspeed import Forms, measure
 from dropmae.target import Target
+from dropmae.tasks.vot import crops, head, samples
+from dropmae.tasks.vot.encoder import judges, keep_rate
 from dropmae.verbs.convert import convert
 from dropmae.weights import official
 from dropmae.weights.layouts import named
@@ -127,7 +126,7 @@ def test_parameters_are_the_official_ones(golden: dict[str, Any]) -> None:
 
 def test_boxes_with_elimination(golden: dict[str, Any]) -> None:
     maps, joint = golden["eliminating"]
-    box, score = heads.decode(maps)
+    box, score = head.decode(maps)
     assert box[0].tolist() == pytest.approx([0.45512, 0.659171, 0.439972, 0.49691], abs=1e-4)
     assert score.item() == pytest.approx(0.595674, abs=1e-4)
     assert divmod(int(maps.score.argmax()), 24) == (16, 11)
@@ -147,13 +146,13 @@ def test_boxes_with_elimination(golden: dict[str, Any]) -> None:
 
 def test_boxes_under_the_window(golden: dict[str, Any]) -> None:
     maps, _ = golden["eliminating"]
-    box, _ = heads.decode(maps, maps.score * heads.hann(24))
+    box, _ = head.decode(maps, maps.score * head.hann(24))
     assert box[0].tolist() == pytest.approx([0.453618, 0.454086, 0.475575, 0.497909], abs=1e-4)
 
 
 def test_boxes_without_elimination(golden: dict[str, Any]) -> None:
     maps, joint = golden["all"]
-    box, score = heads.decode(maps)
+    box, score = head.decode(maps)
     assert box[0].tolist() == pytest.approx([0.41396, 0.409403, 0.451702, 0.459812], abs=1e-4)
     assert divmod(int(maps.score.argmax()), 24) == (10, 10)
     assert score.item() == pytest.approx(0.615769, abs=1e-4)
@@ -355,7 +354,7 @@ class Oracle:
         side = pictures.shape[-1] // 2
         return pictures[:, None, :, side, side].float()
 
-    def respond(self, template: Tensor, weights: Tensor, search: Tensor, keep: float, drop: Any) -> heads.Maps:
+    def respond(self, template: Tensor, weights: Tensor, search: Tensor, keep: float, drop: Any) -> head.Maps:
         score = torch.full((len(search), 1, *self.grid), 0.01)
         offset, size = torch.zeros(len(search), 2, *self.grid), torch.full((len(search), 2, *self.grid), 0.1)
         for row, picture in enumerate(search.float()):
@@ -369,7 +368,7 @@ class Oracle:
             score[row, 0, y, x] = 0.9
             offset[row, :, y, x] = centre - centre.floor()
             size[row, :, y, x] = (high - low) / search.shape[-1]
-        return heads.Maps(score, offset, size)
+        return head.Maps(score, offset, size)
 
 
 @pytest.fixture
@@ -609,13 +608,13 @@ def test_samples_lose_detail_but_not_the_box() -> None:
 def test_blurring_spreads_along_its_line_alone() -> None:
     crop = np.zeros((31, 31, 3), np.uint8)
     crop[15, 15] = 231
-    across = pairs.smeared(crop, 10 / 31, 0.0)
+    across = samples.smeared(crop, 10 / 31, 0.0)
     assert (across[15, 10:21] == 21).all()
     assert across.sum() == 11 * 21 * 3
-    down = pairs.smeared(crop, 10 / 31, math.pi / 2)
+    down = samples.smeared(crop, 10 / 31, math.pi / 2)
     np.testing.assert_array_equal(down, across.transpose(1, 0, 2))
-    np.testing.assert_array_equal(pairs.smeared(crop, 0.01, 1.0), crop)
-    np.testing.assert_array_equal(pairs.coarsened(np.full((8, 8, 3), 7, np.uint8), 3.0), 7)
+    np.testing.assert_array_equal(samples.smeared(crop, 0.01, 1.0), crop)
+    np.testing.assert_array_equal(samples.coarsened(np.full((8, 8, 3), 7, np.uint8), 3.0), 7)
 
 
 def test_samples_of_odd_sequences() -> None:

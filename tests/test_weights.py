@@ -173,7 +173,7 @@ def test_what_does_not_fit_is_named(ours: Path, tmp_path: Path) -> None:
 def test_a_users_own_method_comes_back_by_its_path(tmp_path: Path) -> None:
     source = tmp_path / "mymae.py"
     source.write_text(
-        "from dataclasses import dataclass\nfrom dropmae.networks.autoencoder import MaskedAutoencoder\n"
+        "from dataclasses import dataclass\nfrom dropmae.methods._masked_autoencoder import MaskedAutoencoder\n"
         "@dataclass(kw_only=True, eq=False, repr=False)\nclass MyMAE(MaskedAutoencoder):\n    '''Mine.'''\n"
     )
     module = registry.load("methods", str(source))(size="tiny", image=64)

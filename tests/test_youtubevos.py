@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dropmae.annotations.labels import LabelFolder, MatchedLabels, read_labels, write_labels
 from dropmae.benchmarks.davis import DAVIS
 from dropmae.benchmarks.youtubevos import YouTubeVOS
 from dropmae.cli import main
 from dropmae.data.sources import open_source
+from dropmae.formats.labels import LabelFolder, MatchedLabels, read_labels, write_labels
 from dropmae.inference.following import prompts
 from dropmae.target import Target
 

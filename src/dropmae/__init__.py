@@ -14,7 +14,11 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from dropmae import _moved
+
 __version__ = "0.1.0"
+
+_moved.install()
 
 VERBS = {
     "demo": "verbs.demo",

@@ -1,7 +1,8 @@
 """The folders are the registry: the file name is the name a user types.
 
-`methods/dropmae.py` holds one class `DropMAE`, whose lower-cased name is the file's name. Adding a file adds a
-method, a task or a benchmark; a user's own file works by its path.
+`methods/dropmae.py` holds one class `DropMAE`, whose lower-cased name is the file's name; so does the package
+`tasks/vot/`. Adding one adds a method, a task or a benchmark, unless its name begins with an underscore; a user's own
+file works by its path.
 
 A user's file is a program, and this is the one place that runs one: once for its path and content, and only where the
 caller names it (as METHOD, TASK or BENCHMARK, by `--code FILE.py`, `dropmae.trust(FILE)`, or the variable

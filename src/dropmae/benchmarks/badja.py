@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from PIL import Image
 
-from dropmae.annotations.labels import LabelFolder
+from dropmae.formats.labels import LabelFolder
 from dropmae.metrics.keypoints import within
 from dropmae.storage import write_json
 from dropmae.target import Target

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import numpy as np
 from PIL import Image
 
-from dropmae.annotations.labels import LabelFolder, MatchedLabels, label_ids, write_archive, write_folder, write_labels
+from dropmae.formats.labels import LabelFolder, MatchedLabels, label_ids, write_archive, write_folder, write_labels
 from dropmae.metrics.masks import assign, boundary_f, jaccard, statistics
 from dropmae.target import Target
 

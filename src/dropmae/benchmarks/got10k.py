@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from dropmae.annotations.boxfiles import (
+from dropmae.formats.boxes import (
     format_boxes,
     read_boxes,
     read_names,
@@ -20,7 +20,7 @@ from dropmae.annotations.boxfiles import (
     read_text,
     write_zip,
 )
-from dropmae.annotations.tracks import Clip, Result, Track, Truth
+from dropmae.formats.tracks import Clip, Result, Track, Truth
 from dropmae.metrics import boxes as bx
 from dropmae.metrics import protocols
 from dropmae.metrics.onepass import OnePass, ProtocolName, Results, timed

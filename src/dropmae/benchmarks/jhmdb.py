@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from PIL import Image
 
-from dropmae.annotations.arrayfiles import read_array, read_dump, read_mat
+from dropmae.formats.arrays import read_array, read_dump, read_mat
 from dropmae.metrics.keypoints import joint_errors, mean_pck, pck, person_size
 from dropmae.storage import replacing
 from dropmae.target import Target

@@ -9,8 +9,8 @@ from typing import ClassVar
 
 import numpy as np
 
-from dropmae.annotations.boxfiles import read_boxes
-from dropmae.annotations.tracks import Clip, Track, Truth
+from dropmae.formats.boxes import read_boxes
+from dropmae.formats.tracks import Clip, Track, Truth
 from dropmae.metrics import protocols
 from dropmae.metrics.onepass import OnePass, ProtocolName
 from dropmae.metrics.protocols import Protocol

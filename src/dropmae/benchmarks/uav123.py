@@ -8,8 +8,8 @@ from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
-from dropmae.annotations.boxfiles import read_attributes, read_boxes, read_text
-from dropmae.annotations.tracks import Clip, Track, Truth, numbered_images
+from dropmae.formats.boxes import read_attributes, read_boxes, read_text
+from dropmae.formats.tracks import Clip, Track, Truth, numbered_images
 from dropmae.metrics import protocols
 from dropmae.metrics.onepass import OnePass
 from dropmae.metrics.protocols import Protocol

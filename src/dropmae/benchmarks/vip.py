@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from dropmae.annotations.labels import LabelFolder, write_folder
+from dropmae.formats.labels import LabelFolder, write_folder
 from dropmae.metrics.masks import class_scores, confusion
 from dropmae.target import Target
 

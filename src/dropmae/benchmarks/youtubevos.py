@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
-from dropmae.annotations.labels import LabelFolder, MatchedLabels, label_ids, write_archive, write_folder
+from dropmae.formats.labels import LabelFolder, MatchedLabels, label_ids, write_archive, write_folder
 from dropmae.metrics.masks import boundary_f, jaccard
 from dropmae.target import Target
 

@@ -14,11 +14,11 @@ import numpy as np
 
 from dropmae import registry
 from dropmae.benchmarks.folder import Folder
+from dropmae.data.boxtracks import BoxTracks
 from dropmae.data.clips import Clips, Sequence, generator
-from dropmae.data.coco import Coco
-from dropmae.data.pairs import BoxTracks
-from dropmae.data.selfmade import WAYS, SelfMade
-from dropmae.data.stills import Stills
+from dropmae.datasets.coco import Coco
+from dropmae.datasets.image_masks import Stills
+from dropmae.datasets.pseudo_labels import WAYS, SelfMade
 from dropmae.video import find
 
 IMAGES = "coco"

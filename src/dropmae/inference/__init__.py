@@ -1,1 +1,1 @@
-"""Trained tasks at work: on a stream of frames, on the sequences of a benchmark, as an exported graph."""
+"""Trained tasks at work: on a stream of frames, on the sequences of a benchmark."""

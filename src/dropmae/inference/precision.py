@@ -8,7 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from dropmae.networks.int8 import to_int8
+from dropmae.nn.int8 import to_int8
 from dropmae.training.distributed import supports_bf16
 
 Precision = Literal["auto", "bf16", "fp32", "int8"]

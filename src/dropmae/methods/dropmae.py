@@ -8,8 +8,8 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from dropmae.networks.autoencoder import PairAutoencoder
-from dropmae.networks.vit import Attend
+from dropmae.methods._masked_autoencoder import PairAutoencoder
+from dropmae.nn.vit import Attend
 from dropmae.ops import asad, noise
 
 

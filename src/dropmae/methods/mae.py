@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from dropmae.networks.autoencoder import MaskedAutoencoder
+from dropmae.methods._masked_autoencoder import MaskedAutoencoder
 
 
 @dataclass(kw_only=True, eq=False, repr=False)

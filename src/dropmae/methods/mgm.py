@@ -23,9 +23,9 @@ from torch.nn import functional
 
 from dropmae.data.augment import crop_clip
 from dropmae.data.clips import Sequence
-from dropmae.networks import masking
-from dropmae.networks.autoencoder import MaskedAutoencoder
-from dropmae.networks.vit import Attend, ClipDecoder, ClipEncoder, Shape
+from dropmae.methods._masked_autoencoder import MaskedAutoencoder
+from dropmae.nn import masking
+from dropmae.nn.vit import Attend, ClipDecoder, ClipEncoder, Shape
 from dropmae.ops import noise
 from dropmae.ops.motion import clip_motion
 from dropmae.video import BLOCK

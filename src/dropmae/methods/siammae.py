@@ -18,9 +18,9 @@ from torch import Tensor
 
 from dropmae.data.augment import crop_frames
 from dropmae.data.clips import Sequence
-from dropmae.networks import masking
-from dropmae.networks.autoencoder import PairAutoencoder
-from dropmae.networks.vit import SIZES, Attend, CrossDecoder, Decoder, Encoder, Shape, Step
+from dropmae.methods._masked_autoencoder import PairAutoencoder
+from dropmae.nn import masking
+from dropmae.nn.vit import SIZES, Attend, CrossDecoder, Decoder, Encoder, Shape, Step
 from dropmae.ops import noise
 
 Order = Literal["cross-self-mlp", "cross-mlp-self", "self-cross-mlp"]

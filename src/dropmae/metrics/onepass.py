@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
-from dropmae.annotations.boxfiles import ResultFiles, format_boxes, format_seconds, read_json, write_text
-from dropmae.annotations.tracks import Clip, Result, Track, boxes_of
+from dropmae.formats.boxes import ResultFiles, format_boxes, format_seconds, read_json, write_text
+from dropmae.formats.tracks import Clip, Result, Track, boxes_of
 from dropmae.metrics import protocols
 from dropmae.metrics.plots import draw_plots
 from dropmae.metrics.protocols import Protocol

@@ -25,7 +25,7 @@ _POINTER, _INT, _LONG, _FLOAT = ctypes.c_void_p, ctypes.c_int, ctypes.c_int64, c
 @cache
 def library() -> ctypes.CDLL:
     """The compiled kernels; `compiler.CannotCompile` where they cannot be had."""
-    found = compiler.load(Path(__file__).with_name("attention_cpu.cpp"))
+    found = compiler.load(Path(__file__).parent / "csrc" / "attention_cpu.cpp")
     found.attention_forward.argtypes = [_POINTER] * 6 + [_LONG, _FLOAT, _INT, _INT]
     found.attention_backward.argtypes = [_POINTER] * 5 + [_FLOAT, _INT, _INT]
     found.random_uniform.argtypes = [ctypes.c_int32, _LONG, _POINTER]

@@ -80,7 +80,7 @@ def _compiles() -> bool:
 @cache
 def library() -> ctypes.CDLL:
     """The compiled kernels; `compiler.CannotCompile` where they cannot be had."""
-    found = compiler.load(Path(__file__).with_name("int8_cpu.cpp"))
+    found = compiler.load(Path(__file__).parent / "csrc" / "int8_cpu.cpp")
     found.int8_quantize.argtypes = [_POINTER] * 3 + [_LONG, _LONG, _INT, _INT]
     found.int8_dequantize.argtypes = [_POINTER] * 5 + [_LONG, _LONG, _INT, _INT]
     found.int8_gelu.argtypes = [_POINTER] * 6 + [_LONG, _LONG, _INT]

@@ -60,7 +60,7 @@ def _compiles() -> bool:
 @cache
 def library() -> ctypes.CDLL:
     """The compiled kernels; `compiler.CannotCompile` where they cannot be had."""
-    found = compiler.load(Path(__file__).with_name("gelu_cpu.cpp"))
+    found = compiler.load(Path(__file__).parent / "csrc" / "gelu_cpu.cpp")
     found.gelu_forward.argtypes = [_POINTER] * 3 + [_LONG, _LONG, _INT]
     found.gelu_backward.argtypes = [_POINTER] * 5 + [_LONG, _LONG, _INT]
     found.gelu_forward.restype = found.gelu_backward.restype = None

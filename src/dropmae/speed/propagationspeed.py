@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from dropmae import registry
-from dropmae.networks.vit import Size
+from dropmae.nn.vit import Size
 from dropmae.speed.segmentspeed import scene, timed
 from dropmae.speed.stepspeed import resident_peak
 from dropmae.target import Target

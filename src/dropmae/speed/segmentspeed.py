@@ -21,13 +21,13 @@ from torch import Tensor
 from torch.nn import functional
 
 from dropmae import weights as files
-from dropmae.networks import masking
-from dropmae.networks.canvas import Canvas
-from dropmae.networks.memory import MemoryEncoder
-from dropmae.networks.vit import Block, Size
+from dropmae.nn import masking
+from dropmae.nn.vit import Block, Size
 from dropmae.speed.stepspeed import resident_peak
 from dropmae.target import Target
 from dropmae.tasks.vos import VOS
+from dropmae.tasks.vos.frames import Canvas
+from dropmae.tasks.vos.memory import MemoryEncoder
 from dropmae.training.distributed import supports_bf16
 
 FORMS = ("textbook", "ours")

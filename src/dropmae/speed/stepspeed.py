@@ -25,7 +25,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from dropmae import registry
 from dropmae.data.clips import Clips, Sequence, collate
-from dropmae.networks.vit import SIZES, Size
+from dropmae.nn.vit import SIZES, Size
 from dropmae.ops import allocator, asad, noise, switch
 from dropmae.ops.attention import attention
 from dropmae.progress import Progress

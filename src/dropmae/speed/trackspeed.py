@@ -19,10 +19,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from dropmae.inference.precision import Precision, settle, within
-from dropmae.networks import crops, heads, masking
-from dropmae.networks.vit import Size
+from dropmae.nn import masking
+from dropmae.nn.vit import Size
 from dropmae.target import Target
-from dropmae.tasks.vot import VOT
+from dropmae.tasks.vot import VOT, crops, head
 from dropmae.training.distributed import supports_bf16
 
 
@@ -52,7 +52,7 @@ def textbook(model: VOT, template: np.ndarray, frame: np.ndarray, box: np.ndarra
     found = joined.new_zeros(1, count, joined.shape[2])
     found[:, places] = encoder.norm(joined)[:, first:]
     maps = model.head(found.transpose(1, 2).unflatten(2, model.grid))
-    return heads.decode(maps, maps.score * heads.hann(model.grid[0]))[0][0]
+    return head.decode(maps, maps.score * head.hann(model.grid[0]))[0][0]
 
 
 class Forms:

@@ -21,7 +21,7 @@ from rich.table import Table
 
 import dropmae
 from dropmae import registry
-from dropmae.networks.vit import Block, Size
+from dropmae.nn.vit import Block, Size
 from dropmae.ops import allocator
 from dropmae.speed import loadspeed, stepspeed
 from dropmae.speed.cluster import Cluster, Model, parse

@@ -10,9 +10,9 @@ import torch
 from torch import nn
 
 from dropmae import registry, weights
-from dropmae.inference import export
 from dropmae.progress import say
 from dropmae.storage import replacing
+from dropmae.tasks.vot import export
 from dropmae.weights import official
 from dropmae.weights.layouts import LAYOUTS, named
 from dropmae.weights.official import Image

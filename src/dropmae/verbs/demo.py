@@ -21,12 +21,11 @@ import torch
 from PIL import Image
 
 from dropmae import registry
+from dropmae.data.boxtracks import tracks_of
 from dropmae.data.clips import Clips, collate
-from dropmae.data.pairs import tracks_of
 from dropmae.metrics.boxes import iou
 from dropmae.progress import duration_text, say
 from dropmae.rendering.synth import synth
-from dropmae.reports.draw import draw_boxes, tile
 from dropmae.storage import write_json
 from dropmae.target import read_targets
 from dropmae.training.fit import Options, plan
@@ -35,6 +34,7 @@ from dropmae.verbs.pretrain import find_sequences
 from dropmae.verbs.report import bind, figure, picture, section
 from dropmae.verbs.track import track
 from dropmae.video import Video
+from dropmae.visualize.overlay import draw_boxes, tile
 
 METHODS = ("twinmae", "dropmae")
 CLIPS = {"clips": 100, "frames": 16, "size": (80, 80)}

@@ -11,14 +11,14 @@ import numpy as np
 import torch
 
 from dropmae.data.clips import Sequence
-from dropmae.networks import masking
+from dropmae.nn import masking
 from dropmae.progress import say
-from dropmae.reports.figures import attention_figure, save_chart, save_picture, to_bytes
-from dropmae.reports.views import caption, looked_at, reconstruction_sheet, reconstructions
-from dropmae.reports.watcher import measure, temporal_maps, temporal_sheet
 from dropmae.storage import write_json
 from dropmae.video import Video, find
 from dropmae.video.frames import image_name
+from dropmae.visualize.attention_probe import measure, temporal_maps, temporal_sheet
+from dropmae.visualize.charts import attention_figure, save_chart, save_picture, to_bytes
+from dropmae.visualize.views import caption, looked_at, reconstruction_sheet, reconstructions
 from dropmae.weights import LAST, Missing, load
 
 PICTURES = 3

@@ -21,12 +21,12 @@ from PIL import Image
 from dropmae import registry
 from dropmae.data.clips import Sequence
 from dropmae.progress import duration_text, say
-from dropmae.reports import figures
-from dropmae.reports.runs import Run
-from dropmae.reports.views import NORMALISED
+from dropmae.runs import Run
 from dropmae.storage import replacing
 from dropmae.training.fit import Options
 from dropmae.verbs import inspection
+from dropmae.visualize import charts
+from dropmae.visualize.views import NORMALISED
 
 
 def report(runs: list[Path], *, out: Path | None = None, title: str = "") -> dict[str, Any]:
@@ -96,7 +96,7 @@ def esc(text: Any) -> str:
 
 
 def colour(place: int) -> str:
-    return figures.COLOURS[place % len(figures.COLOURS)]
+    return charts.COLOURS[place % len(charts.COLOURS)]
 
 
 def legend(runs: list[Run]) -> str:
@@ -181,30 +181,30 @@ def learning(runs: list[Run]) -> str:
     parts = []
     for what in CURVES:
         if any(len(run.series(what.name, validation=what.validation)[0]) > 1 for run in runs):
-            parts.append(figure(uri(figures.svg(chart(runs, what)), "svg+xml"), what.title, what.text))
+            parts.append(figure(uri(charts.svg(chart(runs, what)), "svg+xml"), what.title, what.text))
     return section("Learning", f'<div class="charts">{"".join(parts)}</div>') if parts else ""
 
 
 def chart(runs: list[Run], what: Curve) -> Figure:
     """One metric of all runs."""
-    with figures.styled():
-        plot, (axes,) = figures.chart(4.3, 2.9)
+    with charts.styled():
+        plot, (axes,) = charts.chart(4.3, 2.9)
         tops = []
         for place, run in enumerate(runs):
             x, y = run.series(what.name, validation=what.validation)
             if not np.isfinite(y).any():
                 continue
-            figures.curve(axes, x, y, colour(place), run.name, noisy=what.noisy)
+            charts.curve(axes, x, y, colour(place), run.name, noisy=what.noisy)
             tops.append(1.1 * np.nanpercentile(y, 98.5))
             if what.name in ("loss", "gap"):
                 x, y = run.series(what.name, validation=True)
                 axes.plot(x, y, "o", color=colour(place), markersize=4, markerfacecolor="white")
-        figures.finish(axes, what.title, "samples seen", percent=what.percent, zero=what.zero)
+        charts.finish(axes, what.title, "samples seen", percent=what.percent, zero=what.zero)
         if what.noisy and not what.percent and tops:
             # A few extremes, such as the first steps of a long run, shall not flatten all the rest.
             axes.set_ylim(top=max(tops))
         if what.name == "gap":
-            axes.axhline(0, color=figures.SOFT, linewidth=0.9)
+            axes.axhline(0, color=charts.SOFT, linewidth=0.9)
     return plot
 
 
@@ -264,10 +264,10 @@ def attention(runs: list[Run]) -> str:
         ("f_tem", "To the best partner", "f<sub>tem</sub>: largest share given to one token of the other frame."),
     ]
     for share, title, text in panels:
-        with figures.styled():
-            plot, (axes,) = figures.chart(4.3, 2.9)
-            figures.attention_panel(axes, [found for _, found in known], share, title, tones)
-        parts.append(figure(uri(figures.svg(plot), "svg+xml"), title, text))
+        with charts.styled():
+            plot, (axes,) = charts.chart(4.3, 2.9)
+            charts.attention_panel(axes, [found for _, found in known], share, title, tones)
+        parts.append(figure(uri(charts.svg(plot), "svg+xml"), title, text))
     content = f'<div class="charts">{"".join(parts)}</div>'
     for place, _ in known:
         path = runs[place].folder / "figures" / "temporal.png"

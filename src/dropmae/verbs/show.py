@@ -10,10 +10,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image, ImageDraw
 
-from dropmae.annotations.labels import foreground
-from dropmae.annotations.results import distinct_names, read_results
+from dropmae.formats.labels import foreground
+from dropmae.formats.results import distinct_names, read_results
 from dropmae.progress import Progress, say
-from dropmae.reports.draw import (
+from dropmae.target import Target
+from dropmae.video import Video, Writer
+from dropmae.visualize.charts import save_picture
+from dropmae.visualize.overlay import (
     COLOURS,
     DARK,
     UNOWNED,
@@ -26,9 +29,6 @@ from dropmae.reports.draw import (
     font,
     tile,
 )
-from dropmae.reports.figures import save_picture
-from dropmae.target import Target
-from dropmae.video import Video, Writer
 
 if TYPE_CHECKING:
     Source = Any

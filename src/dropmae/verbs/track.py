@@ -16,16 +16,16 @@ import torch
 
 from dropmae import registry
 from dropmae import weights as files
-from dropmae.annotations.labels import foreground, read_labels
-from dropmae.annotations.results import of_video
+from dropmae.formats.labels import foreground, read_labels
+from dropmae.formats.results import of_video
 from dropmae.inference.precision import Precision, settle, within
 from dropmae.inference.stream import Follower, live, pictures
 from dropmae.progress import Progress, say
-from dropmae.reports.draw import draw_target, draw_text
 from dropmae.storage import replacing
 from dropmae.target import Target, mask_boxes, read_targets, target_lines
 from dropmae.training.distributed import pick_device
 from dropmae.video import Video, Writer
+from dropmae.visualize.overlay import draw_target, draw_text
 
 if TYPE_CHECKING:
     Source = Boxes = Any

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from dropmae import registry, weights
-from dropmae.networks import vit
+from dropmae.nn import vit
 from dropmae.weights import unpickle
 from dropmae.weights.layouts import LAYOUTS, Layout, Pieces, named
 

@@ -14,9 +14,9 @@ from PIL import Image
 from torch import Tensor
 
 from dropmae.data.clips import Sequence
-from dropmae.networks import masking
-from dropmae.reports.figures import heat, sheet, to_bytes
-from dropmae.reports.views import looked_at, portions
+from dropmae.nn import masking
+from dropmae.visualize.charts import heat, sheet, to_bytes
+from dropmae.visualize.views import looked_at, portions
 
 MASKS = 8
 """Random masks over which an f_tem map is averaged."""

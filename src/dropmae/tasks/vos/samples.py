@@ -14,9 +14,9 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageEnhance
 
-from dropmae.annotations.labels import label_ids
 from dropmae.data.augment import crop_box, resize
 from dropmae.data.clips import Sequence
+from dropmae.formats.labels import label_ids
 from dropmae.video import DamagedFrame
 
 TRIES = 5

@@ -12,14 +12,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from dropmae.data.boxtracks import boxes_of, tracks_of
 from dropmae.data.clips import Sequence
-from dropmae.data.pairs import adjusted, boxes_of, causal_pair, coarsened, jittered, smeared, tracks_of
-from dropmae.networks import crops, heads, masking
-from dropmae.networks.heads import CentreHead, Maps
-from dropmae.networks.onestream import PRETRAINED_ROWS, Judges, Look, OneStreamEncoder, inside_shares, judges, keep_rate
-from dropmae.networks.vit import SIZES, ClipEncoder, Encoder, Size, resize_positions
+from dropmae.nn import masking
+from dropmae.nn.vit import SIZES, ClipEncoder, Encoder, Size, resize_positions
 from dropmae.ops import noise
 from dropmae.target import Target
+from dropmae.tasks.vot import crops, head
+from dropmae.tasks.vot.encoder import PRETRAINED_ROWS, Judges, Look, OneStreamEncoder, inside_shares, judges, keep_rate
+from dropmae.tasks.vot.head import CentreHead, Maps
+from dropmae.tasks.vot.samples import adjusted, causal_pair, coarsened, jittered, smeared
 
 TRIES = 20
 """Crops tried for one training sample before another video is taken."""
@@ -275,7 +277,7 @@ class VOT(nn.Module):
         rate = keep_rate(batch["progress"], self.keep_start, self.keep_warm, self.keep)
         drop = self.drops(noise.keys(batch["seed"], batch["index"])) if self.training and self.drop_path else None
         maps = self.respond(template, self.weigh(batch["inner"]), batch["search"], rate, drop)
-        parts = heads.box_losses(maps, batch["box"])
+        parts = head.box_losses(maps, batch["box"])
         boxes = self.giou_weight * parts["giou"] + self.l1_weight * parts["l1"]
         return {"loss": boxes + self.focal_weight * parts["focal"], **parts}
 
@@ -402,8 +404,8 @@ class VOT(nn.Module):
         places = [crops.region(box, self.search_factor) for box in boxes]
         pictures = self.pictures(frame, places, self.image)
         maps = self.respond(template, weights, pictures, self.keep, None)
-        response = maps.score * heads.hann(self.grid[0]).to(pictures.device) if self.window else None
-        found, confidence = heads.decode(maps, response)
+        response = maps.score * head.hann(self.grid[0]).to(pictures.device) if self.window else None
+        found, confidence = head.decode(maps, response)
         scale = self.image / np.array([place.side for place in places], np.float64)
         located = crops.from_crop(found.cpu().numpy().astype(np.float64), boxes, scale, self.image)
         return located, confidence.cpu().numpy()

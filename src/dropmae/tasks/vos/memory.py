@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from dropmae.networks import masking
-from dropmae.networks.vit import Block, Encoder, resize_positions, sincos_table
+from dropmae.nn import masking
+from dropmae.nn.vit import Block, Encoder, resize_positions, sincos_table
 from dropmae.ops import noise
 from dropmae.ops.attention import attention
 

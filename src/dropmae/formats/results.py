@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from dropmae.annotations.boxfiles import ResultFiles, read_boxes
-from dropmae.annotations.labels import LabelFolder
+from dropmae.formats.boxes import ResultFiles, read_boxes
+from dropmae.formats.labels import LabelFolder
 from dropmae.target import Target, read_targets
 
 

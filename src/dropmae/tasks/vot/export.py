@@ -18,8 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dropmae.networks import heads
 from dropmae.storage import replacing
+from dropmae.tasks.vot import head
 
 SUFFIXES = (".pt2", ".onnx")
 TOLERANCE = 1e-4
@@ -34,14 +34,14 @@ class Step(nn.Module):
         if tracker.look == "box":
             raise ValueError("a tracker that looks at its box (look=box) cannot be exported: the graph has no box")
         self.tracker = tracker
-        self.window = heads.hann(tracker.grid[0])
+        self.window = head.hann(tracker.grid[0])
 
     def forward(self, template: Tensor, search: Tensor) -> tuple[Tensor, Tensor]:
         tokens = self.tracker.encoder.tokens(template, 1)
         count = len(self.tracker.rows(tokens.device))
         weights = torch.full((template.shape[0], count), 1 / count, device=tokens.device)
         maps = self.tracker.respond(tokens, weights, search, self.tracker.keep, None)
-        return heads.decode(maps, maps.score * self.window if self.tracker.window else None)
+        return head.decode(maps, maps.score * self.window if self.tracker.window else None)
 
 
 def export(tracker: Any, out: Path, objects: int = 1) -> dict[str, Any]:

@@ -21,14 +21,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from dropmae.data.clips import Sequence
-from dropmae.data.maskpairs import Changes, mask_sample
-from dropmae.networks import masking
-from dropmae.networks.canvas import Canvas, canvas, decide, prompt_labels
-from dropmae.networks.memory import MemoryEncoder, drop_path, sincos
-from dropmae.networks.pyramid import MaskDecoder, aggregate, hard_share, hardest
-from dropmae.networks.vit import SIZES, Encoder, Size, resize_positions
+from dropmae.nn import masking
+from dropmae.nn.vit import SIZES, Encoder, Size, resize_positions
 from dropmae.ops import noise
 from dropmae.target import Target, mask_boxes
+from dropmae.tasks.vos.frames import Canvas, canvas, decide, prompt_labels
+from dropmae.tasks.vos.memory import MemoryEncoder, drop_path, sincos
+from dropmae.tasks.vos.pyramid import MaskDecoder, aggregate, hard_share, hardest
+from dropmae.tasks.vos.samples import Changes, mask_sample
 from dropmae.training import optim
 
 PRESETS: dict[str, dict[str, Any]] = {

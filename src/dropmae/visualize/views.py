@@ -14,7 +14,7 @@ from torch import Tensor
 
 from dropmae.data.clips import Sequence, collate, generator
 from dropmae.progress import say
-from dropmae.reports.figures import sheet, to_bytes
+from dropmae.visualize.charts import sheet, to_bytes
 
 STREAM = 6
 """Keeps the random choices made here apart from those of training."""

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from dropmae.annotations.tracks import Result, Track
+from dropmae.formats.tracks import Result, Track
 from dropmae.storage import replacing
 
 

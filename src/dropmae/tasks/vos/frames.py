@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from dropmae.networks.pyramid import aggregate
 from dropmae.target import Target, mask_boxes
+from dropmae.tasks.vos.pyramid import aggregate
 
 
 class Canvas(NamedTuple):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from dropmae.networks.vit import MLP, Linear
+from dropmae.nn.vit import MLP, Linear
 from dropmae.ops import int8
 from dropmae.ops.int8 import Int8
 

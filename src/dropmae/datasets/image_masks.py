@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from dropmae.annotations.labels import LabelFolder
 from dropmae.data.clips import Sequence
+from dropmae.formats.labels import LabelFolder
 from dropmae.video.frames import image_name, natural
 
 MASK_FOLDERS = ("mask", "annotation", "label", "segmentation", "gt", "ground")

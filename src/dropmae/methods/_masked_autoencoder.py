@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from dropmae.data.augment import crop_frames
 from dropmae.data.clips import Sequence, frame_pair
-from dropmae.networks import masking
-from dropmae.networks.vit import SIZES, Attend, Decoder, Encoder, Shape, Size
+from dropmae.nn import masking
+from dropmae.nn.vit import SIZES, Attend, Decoder, Encoder, Shape, Size
 from dropmae.ops import noise
 from dropmae.training import optim
 

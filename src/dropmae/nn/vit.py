@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from dropmae.networks import masking
+from dropmae.nn import masking
 from dropmae.ops.attention import attention
 from dropmae.ops.linear import gelu_linear, linear
 

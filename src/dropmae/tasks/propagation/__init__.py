@@ -21,8 +21,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from dropmae.networks import masking
-from dropmae.networks.vit import Positions
+from dropmae.nn import masking
+from dropmae.nn.vit import Positions
 from dropmae.ops.affinity import Context, Shape, Window, propagate
 from dropmae.ops.resampling import Nearest, hard_labels, input_size, nearest_labels, resize_frames, soft_labels
 from dropmae.target import Target, mask_boxes

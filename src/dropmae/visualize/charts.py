@@ -15,8 +15,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
 from PIL import Image, ImageDraw
 
-from dropmae.reports.draw import font
 from dropmae.storage import replacing
+from dropmae.visualize.overlay import font
 
 COLOURS = ("#1f6f9f", "#d4622a", "#3b8f63", "#8a5bb5", "#b3862b", "#5c6b7a")
 """Of runs, in order."""

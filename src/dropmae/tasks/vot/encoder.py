@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from dropmae.networks import masking
-from dropmae.networks.vit import Encoder, Positions
+from dropmae.nn import masking
+from dropmae.nn.vit import Encoder, Positions
 from dropmae.ops.attention import attention
 
 Judges = Literal["point", "square", "all", "box"]

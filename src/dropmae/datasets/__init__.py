@@ -1,0 +1,1 @@
+"""Training data: a data set or a kind of data set each."""

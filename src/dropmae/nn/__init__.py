@@ -1,0 +1,1 @@
+"""Networks that several methods and tasks build from: the transformer, masks, int8."""
