@@ -32,6 +32,7 @@ MOVED = {
     "dropmae.networks.onestream": "dropmae.tasks.vot.encoder",
     "dropmae.networks.pyramid": "dropmae.tasks.vos.pyramid",
     "dropmae.networks.vit": "dropmae.nn.vit",
+    "dropmae.metrics.plots": "dropmae.visualize.plots",
     "dropmae.reports": "dropmae.visualize",
     "dropmae.reports.draw": "dropmae.visualize.overlay",
     "dropmae.reports.figures": "dropmae.visualize.charts",

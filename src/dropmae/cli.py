@@ -9,6 +9,7 @@ or a JSON-able value, which `--json` prints on stdout; all else goes to stderr.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import importlib
 import inspect
@@ -150,9 +151,11 @@ def main(argv: list[str] | None = None) -> int:
         for file in code:
             registry.trust(file)
         function, values = parse(argv)
-        result = call(function, values)
-        if hasattr(result, "finish"):  # work that is done step by step: here all of it
-            result = result.finish()
+        # With --json stdout is one JSON object: what a verb prints for other programs goes to people then.
+        with contextlib.redirect_stdout(sys.stderr) if switches["--json"] else contextlib.nullcontext():
+            result = call(function, values)
+            if hasattr(result, "finish"):  # work that is done step by step: here all of it
+                result = result.finish()
         if switches["--json"]:
             print(json.dumps(result, default=str, allow_nan=False))
         return 0

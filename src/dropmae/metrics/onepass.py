@@ -16,7 +16,6 @@ import numpy as np
 from dropmae.formats.boxes import ResultFiles, format_boxes, format_seconds, read_json, write_text
 from dropmae.formats.tracks import Clip, Result, Track, boxes_of
 from dropmae.metrics import protocols
-from dropmae.metrics.plots import draw_plots
 from dropmae.metrics.protocols import Protocol
 from dropmae.target import Target
 
@@ -42,8 +41,6 @@ class OnePass:
     is called 1 rather than 0."""
     partial: bool = False
     """Score the sequences that have results, rather than stop where some have none."""
-    plots: Path | None = None
-    """Folder for success.png, precision.png and norm_precision.png."""
 
     TITLE: ClassVar[str] = ""
     RULES: ClassVar[dict[str, Protocol]] = {}
@@ -154,13 +151,9 @@ class OnePass:
         else:
             report = self.side_by_side(paired, tracks)
         report["missing"] = [name for name in annotations if name not in paired]
-        if self.plots is not None:
-            compared = report.get("protocols", {report["protocol"]: report})
-            draw_plots(compared, self.plots, f"{self.TITLE}, {len(paired)} sequences")
-            report["plots"] = str(self.plots)
         if "protocols" in report:
             report["protocols"] = {
-                name: {key: value for key, value in found.items() if key not in ("sequences", "curves", "thresholds")}
+                name: {key: value for key, value in found.items() if key != "sequences"}
                 for name, found in report["protocols"].items()
             }
         return report

@@ -13,62 +13,80 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin
-
-from rich.box import SIMPLE_HEAD
-from rich.console import Console
-from rich.table import Table
+from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 
 from dropmae import registry
+from dropmae.formats.results import distinct_names
 from dropmae.inference.following import PROPAGATION, Job, claim, spread
 from dropmae.progress import say
 from dropmae.storage import write_json
+from dropmae.visualize import plots as curves
+from dropmae.visualize.tables import Form, present
+
+if TYPE_CHECKING:
+    Folders = Any
+else:  # what a command line can say; in Python one path will do
+    Folders = tuple[Path, ...]
 
 OPTIONS = {"evaluate": PROPAGATION}
 """Verb -> folder and name of the class whose fields are its flags too."""
-MANY = 12
-"""Names listed before a list is cut short."""
 
 
 def score(
     benchmark: str,
     *,
-    results: Path,
+    results: Folders,
     root: Path | None = None,
     annotations: Path | None = None,
     split: str | None = None,
+    names: tuple[str, ...] = (),
+    table: Form | None = None,
+    beside: Literal["published"] | None = None,
+    plots: Path | None = None,
     workers: int = 0,
     **settings: Any,
 ) -> dict[str, Any]:
     """Scores prediction files in a benchmark's official layout; no images and no model are needed.
 
-    Sequences without results are named and do not count, so that a part of a split can be scored; the tracking
-    benchmarks stop at them unless `partial` is set.
+    Several results are shown side by side, the best first. Sequences without results are named and do not count, so
+    that a part of a split can be scored; the tracking benchmarks stop at them unless `partial` is set.
 
     Args:
         benchmark: which benchmark: its name, or the path of a .py file.
         root: the data set, in its usual layout.
         annotations: a file of ground truth instead of the data set, for benchmarks that read one.
-        results: the folder with the predictions.
+        results: the folder with the predictions; several trackers' folders are compared.
         split: which sequences; by default those that papers report.
+        names: what the trackers are called, in the order of `results`; by default what their paths differ in.
+        table: print the table on stdout, as CSV (shares in [0, 1]), Markdown or LaTeX.
+        beside: "published" adds the numbers of papers; what was scored by other rules is marked and not ranked.
+        plots: folder for success.png, precision.png and norm_precision.png, with a curve for each tracker.
         workers: processes that score sequences side by side; 0 is one per core. The numbers do not depend on it.
     """
     places = [Path(place) for place in (root, annotations) if place is not None]
     if len(places) != 1:
         raise ValueError("score needs the ground truth: either root, the data set's folder, or annotations, a file")
+    folders = [Path(results)] if isinstance(results, (str, Path)) else [Path(folder) for folder in results]
+    if names and len(names) != len(folders):
+        raise ValueError(f"{len(names)} names for {len(folders)} results")
     bench = build(benchmark, settings)
-    place, results = places[0], Path(results)
+    place = places[0]
     if not place.exists():
         raise FileNotFoundError(f"{place}: no such {'folder' if annotations is None else 'file'}")
-    if not results.exists():
-        raise FileNotFoundError(f"{results}: no such folder")
+    for folder in folders:
+        if not folder.exists():
+            raise FileNotFoundError(f"{folder}: no such folder")
     if annotations is not None and not place.is_file():
         raise FileNotFoundError(f"{place}: not a file; a data set's folder is given as root")
     truth = bench.annotations(place) if split is None else bench.annotations(place, split)
-    report = measure(bench, bench.read(results, truth), truth, workers)
-    report = {"benchmark": Path(benchmark).stem, **report}
-    show(report)
-    return report
+    reports: dict[str, dict[str, Any]] = {}
+    for name, folder in zip(names or distinct_names(folders), folders):
+        found = measure(bench, bench.read(folder, truth), truth, workers)
+        reports[name] = {"benchmark": Path(benchmark).stem, **found}
+    show(bench, reports, table, beside, plots)
+    return (
+        next(iter(reports.values())) if len(reports) == 1 else {"benchmark": Path(benchmark).stem, "results": reports}
+    )
 
 
 def evaluate(
@@ -78,6 +96,9 @@ def evaluate(
     weights: str,
     out: Path,
     split: str | None = None,
+    table: Form | None = None,
+    beside: Literal["published"] | None = None,
+    plots: Path | None = None,
     workers: int = 0,
     device: str = "auto",
     **settings: Any,
@@ -94,6 +115,9 @@ def evaluate(
         weights: a weight file or run folder; random:SIZE:METHOD:SEED:IMAGE is an untrained encoder.
         out: folder for predictions/ (official layout), numbers.json and notes of what is done; made if needed.
         split: which sequences; by default those that papers report.
+        table: print the table on stdout, as CSV (shares in [0, 1]), Markdown or LaTeX.
+        beside: "published" adds the numbers of papers; what was scored by other rules is marked and not ranked.
+        plots: folder for success.png, precision.png and norm_precision.png.
         workers: sequences followed side by side; 0 is one per core, and one on a GPU. The numbers do not depend on it.
         device: auto, cpu, cuda or cuda:N.
     """
@@ -128,7 +152,7 @@ def evaluate(
     speed = {"frames": frames, "frames_per_second": frames / seconds if seconds else None}
     report = {"benchmark": Path(benchmark).stem, "weights": str(weights), **report, "speed": speed}
     write_json(Path(out) / "numbers.json", report)
-    show(report)
+    show(bench, {Path(out).resolve().name: report}, table, beside, plots)
     say(f"predictions are in {job.predictions}, the numbers in {Path(out) / 'numbers.json'}")
     return report
 
@@ -180,41 +204,21 @@ def counted(items: Iterable[Any], total: int, seconds: float = 10.0) -> Iterator
         yield item
 
 
-def show(report: dict[str, Any]) -> None:
-    """The numbers of a report as a table on stderr, shares in percent, and what was left out."""
-    console = Console(stderr=True)
-    # Metrics are shares; other numbers (speed, say) are for the JSON.
-    columns = [key for key, value in report.items() if value is None or (isinstance(value, float) and abs(value) <= 1)]
-    rows: dict[str, dict[str, Any]] = report.get("sequences", {})
-    title = " ".join(str(report[key]) for key in ("benchmark", "year") if key in report)
-    protocol = f", protocol {report['protocol']}" if "protocol" in report else ""
-    protocol += f" ({report['rules']})" if "rules" in report else ""
-    table = Table(title=f"{title}{protocol}, in %", box=SIMPLE_HEAD, pad_edge=False)
-    table.add_column("sequence", no_wrap=True)
-    for column in columns:
-        table.add_column(column, justify="right")
-    for name, row in rows.items():
-        table.add_row(name, *[percent(row.get(column)) for column in columns])
-    table.add_section()
-    table.add_row(f"all ({len(rows)})", *[percent(report[column]) for column in columns])
-    for part in ("attributes", "protocols"):
-        if report.get(part):
-            table.add_section()
-        for name, row in report.get(part, {}).items():
-            count = f" ({row['count']})" if part == "attributes" else ""
-            table.add_row(f"{part[:-1]} {name}{count}", *[percent(row.get(column)) for column in columns])
-    console.print(table)
-    for name, row in report.get("protocols", {}).items():
-        if "error" in row:
-            say(f"protocol {name} does not take these results: {row['error']}")
-    for key, what in (("missing", "without results"), ("extra", "not of this split")):
-        if names := report.get(key):
-            rest = f" and {len(names) - MANY} more" if len(names) > MANY else ""
-            say(f"{len(names)} sequences {what}, not counted: {', '.join(names[:MANY])}{rest}")
-    for name, reason in report.get("skipped", {}).items():
-        say(f"{name} not counted: {reason}")
-
-
-def percent(value: Any) -> str:
-    """A share for people."""
-    return f"{100 * value:.1f}" if isinstance(value, (int, float)) and not isinstance(value, bool) else "-"
+def show(
+    bench: Any,
+    reports: dict[str, dict[str, Any]],
+    table: Form | None,
+    beside: Literal["published"] | None,
+    plots: Path | None,
+) -> None:
+    """Tables and plots of results under their trackers' names; a list of protocols side by side has a curve each."""
+    present(reports, say, table, beside)
+    if plots is None:
+        return
+    lines = {}
+    for name, report in reports.items():
+        for protocol, found in report.get("protocols", {None: report}).items():
+            lines[name if protocol is None else f"{name}, {protocol}"] = found
+    title = getattr(bench, "TITLE", type(bench).__name__)
+    written = curves.draw_plots(lines, plots, f"{title}, {len(next(iter(reports.values()))['sequences'])} sequences")
+    say(f"plots: {', '.join(str(path) for path in written) or f'none, {title} has no curves'}")
