@@ -9,9 +9,10 @@ reader starts from an earlier entry point, at last from the first (files.py).
 
 from __future__ import annotations
 
+import operator
 import os
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, overload
@@ -42,9 +43,10 @@ class Video:
     several video streams the first is read. Rotation in a file's metadata is applied, edit lists are obeyed; non-square
     pixels stay.
 
-    `v[i]` and `v[-1]` are frames, `v[[i, j]]` is [n, H, W, 3] in one pass, and `v[a:b:s]` is a Video that shares the
-    decoder (s < 0 plays backwards). Iterating decodes straight on and never seeks. A Video can be pickled and crosses
-    a fork: it then opens its file anew. `close()` releases the file; the next use opens it again.
+    `v[i]` and `v[-1]` are frames, `v[[i, j]]` is [n, H, W, 3] in one pass, as is `v[mask]` with a bool per frame, and
+    `v[a:b:s]` is a Video that shares the decoder (s < 0 plays backwards). Iterating decodes straight on and never
+    seeks. A Video can be pickled and crosses a fork: it then opens its file anew. `close()` releases the file; the next
+    use opens it again.
 
     Raises FileNotFoundError or another OSError in one line with the file's name where the source cannot be read,
     DamagedFrame (an OSError) where only some frames cannot, ValueError where `source` is none of the above or
@@ -86,6 +88,14 @@ class Video:
         return rate / abs(self._range.step) if self._range is not None else rate
 
     @property
+    def times(self) -> np.ndarray:
+        """float64 [T]: seconds from the first frame of the file to each frame, by the file's timestamps or by `fps`."""
+        with self._lock:
+            rate, length = self._options["fps"], len(self._media)
+            times = np.arange(length) / rate if rate else self._media.times()
+        return times if self._range is None else times[list(self._range)]
+
+    @property
     def shape(self) -> tuple[int, int, int, int]:
         """(T, H, W, 3)."""
         return (len(self), self.height, self.width, 3)
@@ -114,27 +124,28 @@ class Video:
     @overload
     def __getitem__(self, index: slice) -> Video: ...
     @overload
-    def __getitem__(self, index: int | np.integer | Sequence[int] | np.ndarray) -> np.ndarray: ...
+    def __getitem__(self, index: int | np.integer | Iterable[int] | np.ndarray) -> np.ndarray: ...
     def __getitem__(self, index: Any) -> Any:
         if isinstance(index, slice):
             view = object.__new__(Video)
             view.__dict__.update(self.__dict__, _range=self._indices()[index])
             return view
-        if isinstance(index, (int, np.integer)):
-            return self.read([int(index)])[0]
-        return self.read(index)
+        if isinstance(index, bool) or not hasattr(index, "__index__") or np.ndim(index):
+            chosen: Any = index
+            return self.read(chosen)
+        return self.read([operator.index(index)])[0]
 
     @overload
     def read(self, indices: Iterable[int], motion: Literal[False] = False) -> np.ndarray: ...
     @overload
     def read(self, indices: Iterable[int], motion: Literal[True]) -> tuple[np.ndarray, np.ndarray]: ...
-    def read(self, indices: Iterable[int], motion: bool = False) -> Any:
-        """Frames uint8 [n, H, W, 3] in the order asked for, in one pass; with `motion` also the maps [n, h, w, 2]."""
-        mine, rows = self._indices(), []
-        for index in indices:
-            if not -len(mine) <= index < len(mine):
-                raise IndexError(f"frame {index} of {self.name}, which has {len(mine)}")
-            rows.append(mine[int(index)])
+    def read(self, indices: Any, motion: bool = False) -> Any:
+        """Frames uint8 [n, H, W, 3] in the order asked for, in one pass; with `motion` also the maps [n, h, w, 2].
+
+        `indices` are whole numbers, negative ones from the end, or a mask: a bool for each frame.
+        """
+        mine = self._indices()
+        rows = [mine[place] for place in picked(indices, len(mine), self.name)]
         with self._lock:
             found = self._media.read(sorted(set(rows)), motion) if rows else {}
             height, width = self._media.size()
@@ -192,6 +203,22 @@ class Video:
     def __repr__(self) -> str:
         what = repr(str(self.source)) if isinstance(self.source, (str, Path, int)) else type(self.source).__name__
         return f"Video({what}{'' if self._range is None else f', {self._range}'})"
+
+
+def picked(indices: Any, length: int, name: str) -> list[int]:
+    """The frame numbers that `Video.read` is asked for; IndexError where there is no such frame."""
+    chosen = np.asarray(list(indices) if isinstance(indices, Iterator) else indices)
+    if chosen.dtype == bool and chosen.ndim == 1:
+        if len(chosen) != length:
+            raise IndexError(f"a mask of {len(chosen)} values for {name}, which has {length} frames")
+        return np.flatnonzero(chosen).tolist()
+    if chosen.ndim != 1 or (chosen.size and not np.issubdtype(chosen.dtype, np.integer)):
+        what = " ".join(repr(indices).split())[:60]
+        raise ValueError(f"frames are picked by a number, a list of numbers, a mask or a slice, not by {what}")
+    numbers = chosen.tolist() if chosen.size else []
+    if outside := [number for number in numbers if not -length <= number < length]:
+        raise IndexError(f"frame {outside[0]} of {name}, which has {length}")
+    return numbers
 
 
 def open_media(source: Any, short_side: int | None, threads: int) -> Media:

@@ -15,7 +15,7 @@ from av.video.reformatter import Interpolation, VideoReformatter
 
 from dropmae.video.errors import broken
 from dropmae.video.frames import fitted
-from dropmae.video.nal import unreferenced
+from dropmae.video.nal import shows_nothing, unreferenced
 
 av.logging.set_level(av.logging.PANIC)  # silences FFmpeg; what matters of its messages comes as exceptions
 
@@ -23,6 +23,9 @@ TEXT = frozenset(("tty", "bin", "xbin", "adf", "idf"))
 """Formats in which FFmpeg would render plain text as pictures."""
 NONE = np.iinfo(np.int64).min
 """Stands for a timestamp that a packet does not have."""
+CHECKS = "crccheck+bitstream+buffer"
+"""What decoders verify: it turns damage in WMV, MS-MPEG-4 and APNG from a wrong picture into an error. "explode" does
+the same for motion JPEG; in other codecs it would refuse what is merely odd."""
 
 
 class Picture(NamedTuple):
@@ -71,8 +74,8 @@ class Decoder:
         self.context.thread_count = self.threads
         if self.threads != 1:
             self.context.thread_type = "AUTO"
-        if self.motion:
-            self.context.options = {"flags2": "+export_mvs"}
+        checks = CHECKS + "+explode" * (self.context.codec.name == "mjpeg")
+        self.context.options = {"err_detect": checks, **({"flags2": "+export_mvs"} if self.motion else {})}
         self.coded = (self.context.height, self.context.width)
         self.extradata = self.context.extradata
         self.restart(self.demux(0))
@@ -98,7 +101,7 @@ class Decoder:
         self.ended = False
         self.bad: list[int] = []
         self.dropped: set[int] = set()
-        self.fed = 0
+        self.hidden: set[int] = set()
 
     def demux(self, number: int) -> Iterator[tuple[int, Any]]:
         """Numbered packets from where the container stands, the next of which is `number`."""
@@ -115,7 +118,8 @@ class Decoder:
     def pull(self, skippable: np.ndarray | None = None) -> Picture | None:
         """The next picture in display order; None at the end. Packets that are damaged go to `bad`.
 
-        Packets marked in `skippable` (bool [packets]) are dropped where no other picture refers to theirs (H.264).
+        Those that are made to show nothing go to `hidden`. Packets marked in `skippable` (bool [packets]) are dropped
+        where no other picture refers to theirs (H.264).
         """
         while not self.ready:
             if self.ended:
@@ -127,10 +131,9 @@ class Decoder:
                 if may_skip(number, skippable) and unreferenced(self.extradata, bytes(packet)):
                     self.dropped.add(number)
                     continue
-                if packet.is_corrupt:
-                    self.bad.append(number)
+                if shows_nothing(self.context.codec.name, self.extradata, packet):
+                    self.hidden.add(number)
                 packet.pts, packet.dts = number, None
-                self.fed = number + 1
             try:
                 frames = self.context.decode(packet)
             except av.FFmpegError:
@@ -143,14 +146,20 @@ class Decoder:
         return self.ready.popleft()
 
     def promised(self) -> int:
-        """Packets that the file's index has, 0 if it has none; in most containers the count is only a claim."""
-        return self.stream.frames if self.container.format.name.startswith("mov") else 0
+        """Packets that the file's index has once all was read, 0 if it has none that can be believed.
+
+        The index is that of the edited view: what an edit list leaves out is not promised.
+        """
+        return len(self.stream.index_entries) if self.container.format.name.startswith("mov") else 0
 
     def seek(self, packet: int, stamps: np.ndarray) -> None:
         """Makes `packet` the next one to be decoded; `stamps` int64 [packets, 4] are what `stamp_of` gives.
 
         By the container's index if that leads to `packet` or before it, which is checked; else from the file's start.
         """
+        if self.bad:  # a decoder may keep settings that it read in a damaged header
+            self.close()
+            self.open()
         for stamp in dict.fromkeys(stamps[packet, :2].tolist()):
             first = self.jump(stamp) if stamp != NONE else None
             if first is None:

@@ -5,20 +5,23 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator
+from functools import cached_property
 
 import av
 import numpy as np
 
 from dropmae.video.decoder import Decoder, Picture, rotation, side_data
-from dropmae.video.errors import DamagedFrame, broken
+from dropmae.video.errors import DamagedFrame
 from dropmae.video.frames import FPS, Frame, fitted
 from dropmae.video.motion import motion_map
-from dropmae.video.table import Table, tabulate
+from dropmae.video.table import Scan, Table, frame_times, scan, tabulate
 
 NEAR = 4
 """Pictures that take as long to decode as a seek does."""
 FASTEST = 10000
 """Frames per second beyond which a rate is the clock of a container that does not know its rate."""
+RATE = 0.01
+"""Share by which a file's timestamps may differ from the rate that it names."""
 B = 3
 """FFmpeg's picture type of B frames."""
 
@@ -38,12 +41,33 @@ class File:
         self.name, self.url, self.short_side, self.threads = name, url, short_side, threads
         self.options = {"format": form} if form else {}
         self.motion = self.skipped = False
+        self.found: Scan | None = None
         self.table: Table | None = None
         self.shape: tuple[int, int] | None = None
         self.decoder: Decoder | None = None
-        stream = self.opened().stream
+        self.opened()
+
+    @cached_property
+    def fps(self) -> float:
+        """Frames per second: what the file says, unless its timestamps say otherwise; then their average."""
+        found, stream = self.scanned(), self.opened().stream
         rates = [float(rate) for rate in (stream.average_rate, stream.guessed_rate, stream.base_rate) if rate]
-        self.fps = next((rate for rate in rates if rate <= FASTEST), FPS)
+        told = next((rate for rate in rates if rate <= FASTEST), FPS)
+        seconds = np.sort(np.delete(found.seconds(float(stream.time_base or 0)), found.dropped))
+        steps = np.diff(seconds[np.isfinite(seconds)])
+        if len(steps) + 1 < len(seconds) or not (steps > 0).all() or not len(steps):
+            return told  # some have no timestamp, or the clock begins anew
+        return told if abs(len(steps) - steps.sum() * told) <= max(1, RATE * len(steps)) else len(steps) / steps.sum()
+
+    def times(self) -> np.ndarray:
+        """float64 [T]: seconds since the first frame."""
+        table, found = self.pictures(), self.scanned()
+        if table.ranks is None:
+            return np.arange(len(table.shown)) / self.fps
+        seconds = found.seconds(float(self.opened().stream.time_base or 0))
+        decoded = np.sort(table.shown)
+        clock = (np.diff(seconds[decoded]) > 0).all()  # some containers, AVI for one, tell when to decode, not to show
+        return frame_times(seconds[decoded if clock else table.shown], self.fps)
 
     def opened(self) -> Decoder:
         """The decoder; a new one after `close`, and in another process than before."""
@@ -64,13 +88,19 @@ class File:
             self.decoder.close()
             self.decoder = None
 
-    def pictures(self) -> Table:
-        """The table of pictures, made at first use."""
-        if self.table is None:
-            self.opened()
-            if self.next is not None:  # not at the start any more
-                self.close()
-            self.table = tabulate(self.opened())
+    def scanned(self) -> Scan:
+        """What demuxing tells, at first use."""
+        if self.found is None:
+            self.close()
+            self.found = scan(self.opened())
+        return self.found
+
+    def pictures(self, trust: bool = True) -> Table:
+        """The table of pictures, made at first use; and anew, by decoding everything, if packets are not to `trust`."""
+        if self.table is None or not trust:
+            found = self.scanned()
+            self.close()
+            self.table = tabulate(self.opened(), found, trust)
         return self.table
 
     def __len__(self) -> int:
@@ -111,6 +141,8 @@ class File:
         table, decoder = self.pictures(), self.opened()
         if index >= len(table.shown):
             raise DamagedFrame(f"{self.name}: frame {index} cannot be decoded; the file has {len(table.shown)}")
+        if index in table.lost:
+            raise DamagedFrame(f"{self.name}: frame {index} is damaged")
         best = table.entry(index)
         if self.next is not None and table.entries[best][0] - NEAR <= self.next <= index:
             frame = self.advance(index, self.next, skippable)
@@ -123,12 +155,11 @@ class File:
             frame = self.advance(index, picture, skippable)
             if frame is not None:
                 return frame
-            damaged += bool(decoder.bad)
+            damaged += bool(decoder.bad) or table.hurt(index, [])
             if damaged == 2:  # further back the damage would still be on the way
                 break
         if not damaged and not table.counted:
-            self.close()
-            self.table = tabulate(self.opened(), trust=False)
+            self.pictures(trust=False)
             return self.locate(index, None)
         raise DamagedFrame(f"{self.name}: frame {index} is damaged")
 
@@ -140,18 +171,15 @@ class File:
         decoder, table = self.opened(), self.pictures()
         entry = table.entries[table.entry(start)][1]
         while (picture := decoder.pull(skippable)) is not None:
-            if table.ranks is None:
-                rank = self.next or 0
-            else:
-                rank = -1 if picture.packet is None else int(table.ranks[picture.packet])
+            rank = self.next or 0 if table.ranks is None else table.rank(picture)
             if rank < start:
                 continue
             expected = start if self.next is None else self.next
-            while decoder.dropped and table.shown[expected] in decoder.dropped:
+            while expected < rank and (expected in table.lost or table.shown[expected] in decoder.dropped):
                 expected += 1
             if rank != expected or (picture.packet == entry != 0 and not picture.frame.key_frame):
                 break
-            if rank == index and decoder.bad and self.damaged(index, picture, table):
+            if rank == index and self.hurt(index, decoder, table, skippable):
                 break
             self.next = rank + 1
             self.span = 1 if self.anchor is None else rank - self.anchor
@@ -162,10 +190,20 @@ class File:
         self.next = None
         return None
 
-    def damaged(self, index: int, picture: Picture, table: Table) -> bool:
-        """Whether anything from the entry point of the picture to the picture could not be decoded."""
-        entry = max(table.entries[table.entry(index)][1], int(table.shown[0]))
-        return any(entry <= number <= (picture.packet or 0) for number in self.opened().bad)
+    @staticmethod
+    def hurt(index: int, decoder: Decoder, table: Table, skippable: np.ndarray | None = None) -> bool:
+        """Whether picture `index`, which has just come out, or anything that it may refer to is damaged.
+
+        What it refers to may be shown later, and only when that comes out does the decoder say that it is damaged: so
+        some pictures are decoded in advance.
+        """
+        last = table.reference(index)
+        waiting: list[Picture] = []
+        while last > index and (picture := decoder.pull(skippable)) is not None:
+            waiting.append(picture)
+            last = -1 if picture.packet is None or table.rank(picture) >= last else last
+        decoder.ready.extendleft(reversed(waiting))
+        return table.hurt(index, decoder.bad)
 
     def displacements(self, frame: av.VideoFrame, index: int) -> np.ndarray | None:
         """The motion map of the picture that came out last; None if the codec left no vectors."""
@@ -183,25 +221,28 @@ class File:
         return motion_map(data.to_ndarray(), self.span, ahead - index, coded, rotation(frame), size)
 
     def play(self) -> Iterator[np.ndarray]:
-        """Every frame from the first, from a decoder of its own, without a table and without seeking."""
-        decoder = self.begun()
-        first, count = None, 0
+        """Every frame from the first, from a decoder of its own, without seeking."""
+        table, decoder, count = self.pictures(), self.begun(), 0
         try:
-            while (picture := decoder.pull()) is not None:
-                packet = picture.packet or 0
-                first = packet if first is None else first
-                if any(first <= number <= packet for number in decoder.bad):
+            while (picture := decoder.pull()) is not None or count < len(table.shown):
+                astray = self.astray(table, picture, count)
+                if astray and not table.counted and not table.hurt(count, decoder.bad):
+                    table = self.pictures(trust=False)  # the packets promised what the decoder does not deliver
+                    if picture is None and count == len(table.shown):
+                        return
+                off = count in table.lost or self.astray(table, picture, count)
+                if picture is None or off or self.hurt(count, decoder, table):
                     raise DamagedFrame(f"{self.name}: frame {count} is damaged")
                 yield decoder.rgb(picture.frame, self.short_side)
                 count += 1
-            if first is None:
-                raise broken(self.name, "none of its frames can be decoded")
-            if any(number >= first for number in decoder.bad):
-                raise DamagedFrame(f"{self.name}: damaged after frame {count - 1}")
-            if decoder.fed < (promised := decoder.promised()):
-                raise broken(self.name, f"cut short: {decoder.fed} of its {promised} frames are there")
         finally:
             decoder.close()
+
+    def astray(self, table: Table, picture: Picture | None, count: int) -> bool:
+        """Whether what comes out of the decoder is not frame `count`."""
+        if picture is None or count >= len(table.shown):
+            return True
+        return table.ranks is not None and table.rank(picture) != count
 
 
 class Live:
@@ -223,6 +264,9 @@ class Live:
 
     def __len__(self) -> int:
         raise ValueError(f"{self.name} is a live stream, without length and random access: iterate over it")
+
+    def times(self) -> np.ndarray:
+        return np.zeros(len(self))
 
     def size(self) -> tuple[int, int]:
         return fitted(*self.opened().coded, self.short_side)

@@ -28,9 +28,14 @@ Frame = tuple[np.ndarray, np.ndarray | None]
 class Media(Protocol):
     """What stands behind a Video."""
 
-    fps: float
+    @property
+    def fps(self) -> float: ...
 
     def __len__(self) -> int: ...
+
+    def times(self) -> np.ndarray:
+        """float64 [T]: seconds from the first frame to each."""
+        ...
 
     def size(self) -> tuple[int, int]:
         """Height and width."""
@@ -50,7 +55,7 @@ class Media(Protocol):
 class Still:
     """Media whose frames are independent of each other and carry no motion."""
 
-    fps = FPS
+    fps: float = FPS
     full: tuple[int, int]
 
     def __init__(self, short_side: int | None):
@@ -58,6 +63,9 @@ class Still:
 
     def __len__(self) -> int:
         raise NotImplementedError
+
+    def times(self) -> np.ndarray:
+        return np.arange(len(self)) / self.fps
 
     def load(self, index: int) -> np.ndarray:
         """Frame `index` in its full size."""

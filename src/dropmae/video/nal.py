@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from typing import Any
 
 SLICE, DATA, IDR, SEI, DELIMITER, FILLER = 1, 2, 5, 6, 9, 12
 """Types of H.264 units (Recommendation H.264, table 7-1)."""
@@ -77,3 +78,29 @@ def unreferenced(extradata: bytes | None, packet: bytes) -> bool:
         elif kind not in (SEI, DELIMITER, FILLER):
             return False
     return slices > 0
+
+
+PLACEHOLDER = 16
+"""Bytes below which a packet of the MPEG-4 family says no more than that nothing has changed."""
+
+
+def shows_nothing(codec: str, extradata: bytes | None, packet: Any) -> bool:
+    """Whether a packet is made to show no picture.
+
+    These are hidden frames of VP8 and VP9, placeholders of MPEG-4 part 2 and its kin, and in HEVC the leading pictures
+    (RASL) that refer to what lies before the entry point, which after a splice is not there.
+    """
+    if codec in ("mpeg4", "h263", "flv", "vc1") or codec.startswith(("msmpeg4", "wmv")):
+        return packet.size < PLACEHOLDER
+    if codec not in ("vp8", "vp9", "libvpx", "libvpx-vp9", "hevc"):
+        return False
+    data = bytes(packet)
+    if codec == "hevc":
+        kinds = (unit[0] >> 1 & 63 for unit in units(codec, extradata, data))
+        return next((8 <= kind <= 9 for kind in kinds if kind < 32), False)
+    if codec in ("vp8", "libvpx"):
+        return bool(data) and not data[0] & 16  # show_frame (RFC 6386, 9.1)
+    if not data or data[0] >> 6 != 2 or data[-1] >> 5 == 6:  # no frame at all; several of them, the last of which shows
+        return False
+    bits = data[0] << 1 if data[0] >> 4 & 3 == 3 else data[0]  # profile 3 has a reserved bit
+    return not bits & 8 and not bits & 2  # neither show_existing_frame nor show_frame (VP9 specification, 6.2)
