@@ -309,12 +309,35 @@ def test_other_models_are_refused_by_name(tmp_path: Path) -> None:
     convert(tmp_path / "x.pth", out, encoder_only=True)
 
 
+@pytest.mark.parametrize("layout", ["timm", "mae", "dino"])
+def test_an_encoder_of_pairs_as_one_of_pictures(ours: Path, module: Any, layout: str, tmp_path: Path) -> None:
+    report = convert(ours, tmp_path / "x.pth", to=layout)
+    assert "the identity of frame x is added" in report["notes"][0]
+    assert any(name.startswith("decoder.") for name in report["left_out"])
+    read = torch.load(tmp_path / "x.pth", weights_only=True)
+    plain = read if named(layout).entry is None else read[named(layout).entry]
+    assert not any("decoder" in name or "temporal" in name for name in plain)
+    frames = pictures(64, 64)
+    expected, found = module.encoder.features(frames), run_encoder(plain, frames, 3)
+    if layout == "timm":
+        assert "cls_token" not in plain
+        torch.testing.assert_close(found, expected, atol=2e-5, rtol=1e-4)
+    else:
+        assert not plain["cls_token"].any()
+        assert not plain["pos_embed"][:, 0].any()
+        # The class token takes part in attention, and nothing in such a file can keep it from that.
+        assert 0.9 < functional.cosine_similarity(found, expected).min() < 1
+        assert "class token is new and zero" in report["notes"][1]
+    assert convert(tmp_path / "x.pth", tmp_path / "back.safetensors")["class"] == "mae"
+    again = dropmae.load(tmp_path / "back.safetensors").encoder.features(frames)
+    torch.testing.assert_close(again, found, atol=2e-5, rtol=1e-4)
+
+
 def test_a_layout_without_a_place_is_an_error(ours: Path, tmp_path: Path) -> None:
     out = tmp_path / "x.pth"
+    weights.save(registry.load("methods", "mae")(size="tiny", image=64, cls=False), tmp_path / "mae.safetensors")
     with pytest.raises(ValueError, match=r"the mae layout has encoder\.cls_token, and these weights have not"):
-        convert(ours, out, to="mae")
-    with pytest.raises(ValueError, match=r"no place for encoder\.frame_embed"):
-        convert(ours, out, to="timm")
+        convert(tmp_path / "mae.safetensors", out, to="mae")
     with pytest.raises(ValueError, match=r"not a layout of public checkpoints: .*dropmae, "):
         convert(ours, out, to="nothing")
     with pytest.raises(ValueError, match=r"end in \.safetensors"):

@@ -70,6 +70,7 @@ def convert(
         weights.save(module, out, extra, half=half)
     else:
         tensors, left_out = official.from_module(module, target, image)
+        report["notes"] += official.remarks(module, target)
         _write(tensors, out, target.entry, half)
         report["written"] = len(tensors)
     report |= {

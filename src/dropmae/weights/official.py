@@ -230,12 +230,21 @@ def from_module(made: nn.Module, layout: Layout, image: Image | None = None) -> 
     """Weights of `made` by the names of a public layout, float32, and our names of what is left out.
 
     Position tables are written for pictures of side `image`, the module's own where not given; a learned table is
-    resized to that grid. ValueError where the layout has no place for a part of the encoder or needs one that is not
-    there.
+    resized to that grid. An encoder of frame pairs goes into a layout of single frames without its decoder and as
+    `remarks` says. ValueError where the layout has no place for a part of the encoder or needs one that is not there.
     """
     if layout.kind == "tasks":
         return _from_task(made, layout, image)
     own: dict[str, Tensor] = made.state_dict()
+    folded = folds(made, layout)
+    dropped = [name for name in own if folded and not name.startswith("encoder.")]
+    for name in dropped:
+        del own[name]
+    identity = own.pop("encoder.frame_embed.x").float().cpu() if folded else 0
+    dropped += [name for name in ("encoder.frame_embed.z",) if folded and own.pop(name) is not None]
+    bare = all(name.startswith("encoder.") for name in own)
+    if bare and "encoder.cls_token" in layout.needs and "encoder.cls_token" not in own:
+        own["encoder.cls_token"] = own["encoder.norm.weight"].new_zeros(1, 1, len(own["encoder.norm.weight"]))
     if lacking := [name for name in layout.needs if name not in own]:
         raise ValueError(f"the {layout.name} layout has {', '.join(lacking)}, and these weights have not")
     if own["encoder.patch_embed.weight"].ndim != 4:
@@ -245,7 +254,6 @@ def from_module(made: nn.Module, layout: Layout, image: Image | None = None) -> 
             if getattr(made, name, None) != value:
                 raise ValueError(f"a decoder of the {layout.name} layout has {name} {value!r}, and this one has not")
     out: dict[str, Tensor] = {}
-    dropped: list[str] = []
     for name in own:
         part, rest = name.split(".", 1)
         theirs = layout.theirs(name)
@@ -260,9 +268,31 @@ def from_module(made: nn.Module, layout: Layout, image: Image | None = None) -> 
     grid: Any = grid_of(image, patch) if image else made.grid
     for part, theirs in layout.positions.items():
         if any(name.startswith(f"{part}.") for name in own):
-            token = "encoder.cls_token" in own
-            out[theirs] = _table(getattr(made, part), grid, layout.cls_row or token)
+            row = layout.cls_row or "encoder.cls_token" in own
+            out[theirs] = _table(getattr(made, part), grid, row)
+            if part == "encoder":
+                out[theirs][:, int(row) :] += identity
     return out, dropped
+
+
+def folds(made: nn.Module, layout: Layout) -> bool:
+    """Whether frame identities of an encoder have no place in a layout and are added to its positions."""
+    frame = "encoder.frame_embed.x"
+    return layout.kind == "methods" and frame in made.state_dict() and layout.theirs(frame) is None
+
+
+def remarks(made: nn.Module, layout: Layout | None) -> list[str]:
+    """What somebody who uses a written encoder has to know."""
+    if layout is None or layout.kind == "tasks":
+        return []
+    found, own = [], made.state_dict()
+    if folds(made, layout):
+        found.append(
+            "the identity of frame x is added to the positions, as features() adds it; the decoder is left out"
+        )
+    if "encoder.cls_token" in layout.needs and "encoder.cls_token" not in own:
+        found.append("the class token is new and zero; as every token attends to it, features differ a little")
+    return found
 
 
 def _from_task(made: Any, layout: Layout, image: Image | None) -> tuple[dict[str, Tensor], list[str]]:
