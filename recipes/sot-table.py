@@ -25,15 +25,19 @@ import numpy as np
 import torch
 
 from dropmae import registry, weights
-from dropmae.inference import following
+from dropmae.contracts import Task
+from dropmae.engine import Engine, follow, prompts_of
 from dropmae.target import Target
-from dropmae.verbs.track import SHIPPED
+from dropmae.weights import SHIPPED
 
 PROTOCOLS: dict[str, dict[str, str]] = {"otb": {"protocol": "official"}, "tld": {"protocol": "got10k"}, "folder": {}}
 
 
-class Copy:
+class Copy(Task):
     """The first box for ever."""
+
+    takes = ("boxes",)
+    gives = ("boxes",)
 
     def start(self, frame: np.ndarray, target: Target) -> tuple[int, Target]:
         return 0, target
@@ -42,14 +46,12 @@ class Copy:
         index, target = state
         return (index + 1, target), {index + 1: target}
 
-    def finish(self, state: Any) -> dict[int, Target]:
-        return {}
-
 
 class OpenCV(Copy):
     """One of OpenCV's trackers, called as a task is called."""
 
     def __init__(self, make: Callable[[], Any]) -> None:
+        super().__init__()
         self.make = make
 
     def start(self, frame: np.ndarray, target: Target) -> Any:
@@ -92,9 +94,10 @@ def measure(task: Any, name: str, root: Path, out: Path) -> dict[str, Any]:
     for sequence in bench.sequences(root):
         clock = out / f"{sequence.name}.times"
         if not clock.is_file():
-            seconds: list[float] = []
-            bench.write(sequence.name, following.follow(task, sequence, "first", seconds), out)
-            clock.write_text(json.dumps(seconds))
+            engine = Engine(task, "cpu", "fp32")
+            found = follow(engine, sequence.video, prompts_of(sequence.targets, "first", task.takes))
+            bench.write(sequence.name, found.targets, out)
+            clock.write_text(json.dumps(found.seconds))
         times[sequence.name] = json.loads(clock.read_text())[1:]
     truth = bench.annotations(root)
     report = bench.score(bench.read(out, truth), truth)["sequences"]

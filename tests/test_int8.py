@@ -9,15 +9,15 @@ from torch import Tensor
 from torch.nn import functional
 
 import dropmae
-from dropmae.inference.precision import Precision, settle
+from dropmae.contracts import Precision
+from dropmae.engine import prepare_precision
 from dropmae.metrics.boxes import iou
 from dropmae.nn.int8 import Int8MLP, to_int8
 from dropmae.nn.vit import MLP, Encoder
 from dropmae.ops import int8
 from dropmae.ops.int8 import Int8
 from dropmae.rendering.synth import Rendering, render
-from dropmae.verbs.track import SHIPPED
-from dropmae.weights import load
+from dropmae.weights import SHIPPED, load
 
 SHAPES = [(1, 1, 1), (7, 5, 9), (50, 64, 256), (33, 48, 3)]
 
@@ -114,6 +114,6 @@ def test_the_shipped_tracker_follows_about_as_well_as_in_float32() -> None:
 def test_where_it_cannot_be_had() -> None:
     task = load(SHIPPED / "vot.safetensors")
     with pytest.raises(ValueError, match="int8 is for CPUs"):
-        settle(task, "int8", torch.device("cuda"))
+        prepare_precision(task, "int8", torch.device("cuda"))
     with pytest.raises(ValueError, match="no transformer"):
-        settle(torch.nn.Linear(3, 3), "int8", torch.device("cpu"))
+        prepare_precision(torch.nn.Linear(3, 3), "int8", torch.device("cpu"))

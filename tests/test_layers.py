@@ -15,12 +15,12 @@ import dropmae
 SOURCE = Path(dropmae.__file__).parent
 
 LAYERS = [
-    {"_moved", "registry", "storage", "progress", "ops"},
+    {"_moved", "storage", "progress", "ops"},
     {"target", "video", "formats", "nn"},
-    {"weights", "data", "rendering", "runs", "training.optim"},
+    {"contracts", "registry", "weights", "data", "rendering", "runs", "training.optim"},
     {"training", "methods", "tasks", "datasets"},
-    {"metrics", "benchmarks"},
-    {"verbs", "inference", "visualize", "speed", "data.sources"},
+    {"metrics", "benchmarks", "engine", "loading", "evaluation"},
+    {"verbs", "visualize", "exports", "speed", "data.sources"},
     {"cli", "__main__", "web"},
 ]
 """A folder stands for what is in it, save for the modules that are named by themselves."""

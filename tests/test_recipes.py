@@ -14,7 +14,7 @@ from PIL import Image
 
 from dropmae import cli
 from dropmae.target import read_targets
-from dropmae.verbs.track import SHIPPED
+from dropmae.weights import SHIPPED
 
 RECIPES = sorted((Path(__file__).parent.parent / "recipes").glob("*.sh"))
 RECORDER = """#!/usr/bin/env bash

@@ -16,8 +16,8 @@ from PIL import Image
 import dropmae
 from dropmae import registry, weights
 from dropmae.cli import main
+from dropmae.engine import Engine
 from dropmae.formats.labels import write_labels
-from dropmae.inference.stream import Follower, pictures
 from dropmae.target import Target, read_targets, write_targets
 from dropmae.verbs.track import Tracking
 from dropmae.video import Video, write
@@ -223,42 +223,16 @@ class Camera:
 
 @pytest.mark.parametrize("stop", [None, 4])
 def test_a_camera_runs_until_it_is_stopped(stop: int | None, tracker: Path, tmp_path: Path) -> None:
-    follower = Follower(weights.load(tracker), {0: Target(ids=np.array([1]), boxes=np.array([BOX]))})
+    engine = Engine(weights.load(tracker), "cpu", "fp32")
+    session = engine.session({0: Target(ids=np.array([1]), boxes=np.array([BOX]))})
     camera: Any = Camera(6)
-    report = Tracking(camera, follower, None, stop, tmp_path / "o.mp4", torch.device("cpu"), False).finish()
+    report = Tracking(camera, session, None, stop, tmp_path / "o.mp4", str(tracker)).finish()
     assert report["frames"] == (stop or 6)
     assert len(Video(tmp_path / "o.mp4")) == (stop or 6)
     assert list(read_targets(tmp_path / "o.jsonl")) == ["camera 0"]
-    nothing = Follower(None, {9: Target(ids=np.array([1]))})
+    never = engine.session({9: Target(ids=np.array([1]), boxes=np.array([BOX]))})
     with pytest.raises(KeyboardInterrupt):
-        Tracking(camera, nothing, None, None, None, torch.device("cpu"), False).finish()
-
-
-class Late:
-    """A task that looks two frames ahead."""
-
-    lag = 2
-
-    def start(self, frame: np.ndarray, target: Target) -> list[int]:
-        return [0]
-
-    def step(self, state: list[int], frame: np.ndarray, prompt: Target | None = None) -> tuple[list[int], dict]:
-        state = [*state, state[-1] + 1]
-        ready = state[-1] - self.lag
-        return state, {ready: Target(ids=np.array([ready]))} if ready > 0 else {}
-
-    def finish(self, state: list[int]) -> dict[int, Target]:
-        return {n: Target(ids=np.array([n])) for n in state[max(1, len(state) - self.lag) :]}
-
-
-@pytest.mark.parametrize("count", [1, 2, 3, 8])
-def test_tasks_that_look_ahead(count: int) -> None:
-    follower = Follower(Late(), {3: Target(ids=np.array([1]), boxes=np.array([BOX]))})
-    found = list(follower.follow(pictures(Video(clip(3 + count)))))
-    assert [number for number, _, _ in found] == list(range(3, 3 + count))
-    assert [target.ids[0] for _, _, target in found[1:]] == list(range(1, count))
-    for number, picture, _ in found:
-        assert np.array_equal(picture, clip(3 + count)[number])
+        Tracking(camera, never, None, None, None, str(tracker)).finish()
 
 
 @pytest.mark.parametrize(
@@ -276,7 +250,7 @@ def test_tasks_that_look_ahead(count: int) -> None:
         (["--box", *BOX, "--out", "out.avi"], "out.avi"),
         (["--points", "0,5"], "t,x,y"),
         (["--points", "0,nan,5"], "finite"),
-        (["--points", "0,5,5"], "nothing to follow"),
+        (["--points", "0,5,5"], "vot can be told boxes or mask, and what is known there is points"),
     ],
 )
 def test_wrong_arguments_are_one_line(

@@ -289,7 +289,7 @@ def test_positions_are_stretched_or_computed() -> None:
     assert stored.encoder.positions.table.shape == (1, 16, 192)
     assert not stored.encoder.positions.table.requires_grad
     assert computed.encoder.positions.table is None
-    stored.resize(96)
+    stored.resize_image(96)
     assert stored.encoder.positions.table.shape == (1, 36, 192)
     again = VOS(**registry.settings(stored)).encoder.positions.table
     assert again is not None

@@ -16,8 +16,8 @@ from dropmae.benchmarks.davis import DAVIS
 from dropmae.benchmarks.youtubevos import YouTubeVOS
 from dropmae.cli import main
 from dropmae.data.sources import open_source
+from dropmae.engine import prompts_of
 from dropmae.formats.labels import LabelFolder, MatchedLabels, read_labels, write_labels
-from dropmae.inference.following import prompts
 from dropmae.target import Target
 
 FRAMES = range(0, 40, 5)
@@ -70,7 +70,7 @@ def test_objects_are_given_where_they_appear(tmp_path: Path) -> None:
     assert sequence.video.fps == 6
     assert len(sequence.video) == 8
     assert sorted(sequence.targets) == [0, 3]
-    given = prompts(sequence.targets, "appearance")
+    given = prompts_of(sequence.targets, "appearance", ("mask",))
     assert [target.ids.tolist() for target in given.values()] == [[2], [7]]
     bench.write(sequence.name, {k: Target(ids=np.array([2]), mask=truth(5 * k)) for k in range(8)}, tmp_path / "out")
     names = sorted(path.name for path in (tmp_path / "out" / sequence.name).iterdir())

@@ -12,6 +12,7 @@ DROPMAE_CODE). What a weight file or a run folder names is looked up among those
 from __future__ import annotations
 
 import ast
+import contextlib
 import dataclasses
 import difflib
 import hashlib
@@ -24,12 +25,15 @@ import sys
 import textwrap
 import threading
 import traceback
+from collections.abc import Iterable, Mapping
 from functools import cache
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec, SourceFileLoader
 from pathlib import Path, PurePath
-from types import ModuleType
-from typing import Any, get_type_hints
+from types import ModuleType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from dropmae import contracts
 
 USERS = "dropmae_user_"
 """How the module names of users' files begin."""
@@ -66,7 +70,7 @@ def load(folder: str, name: str) -> type:
             and attribute.lower() == stem.lower()
             and value.__module__.startswith(module.__name__)
         ):
-            return value
+            return contracts.conform(folder, value, name)
     raise ValueError(f"{name}: the file holds no class named like it ({stem!r}, in any case)")
 
 
@@ -212,3 +216,56 @@ def defaults(cls: type) -> dict[str, Any]:
 def settings(thing: Any) -> dict[str, Any]:
     """The field values of a dataclass instance: what its flags, its JSON header and its form show."""
     return {name: getattr(thing, name) for name, _, _ in fields(type(thing))}
+
+
+# ---------------------------------------------------------------- settings as text
+
+
+def assignments(words: Iterable[str]) -> dict[str, str]:
+    """{name: text} of words name=text, as `--set` takes them; ValueError for one that is not so written."""
+    found: dict[str, str] = {}
+    for word in words:
+        name, equals, text = str(word).partition("=")
+        if not equals or not name.isidentifier():
+            raise ValueError(f"settings are written name=value, not {word!r}")
+        found[name] = text
+    return found
+
+
+def parsed(cls: type, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of a dataclass with those that are text turned into values; ValueError where none fits."""
+    kinds = {name: kind for name, kind, _ in fields(cls)}
+    return {n: read(n, v, kinds[n]) if isinstance(v, str) else v for n, v in settings.items()}
+
+
+def read(name: str, text: str, kind: Any) -> Any:
+    """A field's value from text: a number, yes or no, one of its choices, none, or several values with commas."""
+    origin, parts = get_origin(kind), get_args(kind)
+    if kind is str or kind is Any:
+        return text
+    if kind is Path:
+        return Path(text)
+    if kind is type(None) and text.lower() == "none":
+        return None
+    if kind is bool and text.lower() in ("yes", "true", "1", "no", "false", "0"):
+        return text.lower() in ("yes", "true", "1")
+    if kind in (int, float):
+        with contextlib.suppress(ValueError):
+            return kind(text)
+    if origin is Literal:
+        for choice in parts:
+            if text == str(choice):
+                return choice
+    if origin in (Union, UnionType):
+        for part in sorted(parts, key=lambda part: part is str):
+            with contextlib.suppress(ValueError):
+                return read(name, text, part)
+    if origin is tuple:
+        words = [word for word in text.split(",") if word]
+        each = [parts[0]] * len(words) if parts[-1:] == (...,) else list(parts)
+        if len(words) == len(each):
+            return tuple(read(name, word, part) for word, part in zip(words, each))
+    if origin is Literal:
+        raise ValueError(f"{name} is one of {', '.join(map(str, parts))}, not {text!r}")
+    wanted = getattr(kind, "__name__", str(kind))
+    raise ValueError(f"{name} takes {wanted}, not {text!r}")

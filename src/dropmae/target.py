@@ -1,7 +1,8 @@
 """Target: everything known about one frame. A prompt, a prediction and a ground-truth label are all Targets.
 
 On disk Targets are the lines of a `targets.jsonl`: one per video, frame and object, with any subset of the keys
-video, frame, id, box, mask, points, visible, score, box3d, flow. A line without an id holds what belongs to no object.
+video, frame, id, box, mask, points, visible, uncertainty, score, box3d, name, classes, flow. A line without an id holds
+what belongs to no object. `FIELDS` is the table that writing, reading, telling and drawing go by.
 """
 
 from __future__ import annotations
@@ -10,10 +11,11 @@ import io
 import json
 import re
 import zipfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -47,6 +49,16 @@ class Target:
     """float64 [N, 7]: centre x, y, z, then w, l, h in metres, and yaw in radians."""
     scores: np.ndarray | None = None
     """float64 [N]: confidence of each object in [0, 1]; for ground truth, the visible share where it is known."""
+    uncertainty: np.ndarray | None = None
+    """float64 [M]: how far, in pixels, each point is expected to lie from its true place."""
+    names: Sequence[str | None] | None = None
+    """[N]: what each object is called, its class for one; None where that is not known."""
+    classes: Mapping[str, float] | None = None
+    """What the frame as a whole shows: {class: probability}."""
+    occluded: np.ndarray | None = None
+    """bool [H, W]: pixels that cannot be seen in the next frame."""
+    flow_confidence: np.ndarray | None = None
+    """float32 [H, W]: confidence of the flow in [0, 1]."""
 
     def box(self, object_id: int | None = None) -> np.ndarray:
         """float64 [4]: the box of one object (the first one where no id is given); NaN where there is none."""
@@ -59,9 +71,67 @@ class Target:
         return self.boxes[rows[0]] if len(rows) else missing
 
 
+class Field(NamedTuple):
+    """A row of the table of Target's fields."""
+
+    of: Literal["object", "point", "pixel", "frame"]
+    """What its rows, or the field as a whole, belong to."""
+    key: str
+    """What it is called in a line of `targets.jsonl`; empty where it has no key of its own."""
+    width: int = 0
+    """Numbers in each of its rows; 0 for one value."""
+    told_with: str = ""
+    """The field with which a task is told it, or from which it is withheld; empty: by itself."""
+
+
+FIELDS: dict[str, Field] = {
+    "boxes": Field("object", "box", 4),
+    "mask": Field("pixel", "mask"),
+    "points": Field("point", "points", 2),
+    "visible": Field("point", "visible", told_with="points"),
+    "uncertainty": Field("point", "uncertainty"),
+    "owners": Field("point", "", told_with="points"),
+    "scores": Field("object", "score"),
+    "boxes3d": Field("object", "box3d", 7),
+    "names": Field("object", "name"),
+    "flow": Field("pixel", "flow", 2),
+    "occluded": Field("pixel", "flow"),
+    "flow_confidence": Field("pixel", "flow"),
+    "classes": Field("frame", "classes"),
+}
+"""Every field of Target but `ids`, in the order of a line's keys."""
+DENSE = tuple(name for name, row in FIELDS.items() if row.key == "flow")
+"""Fields that lie in a file of their own."""
+
+
 def empty() -> Target:
     """A Target of which nothing is known."""
     return Target(ids=np.zeros(0, np.int64))
+
+
+def redacted(target: Target, takes: Iterable[str]) -> Target:
+    """What a target says in the fields `takes` and in those that are told with them; of nothing else."""
+    takes = set(takes)
+    told = {n: getattr(target, n) for n, row in FIELDS.items() if n in takes or row.told_with in takes}
+    objects = any(told.get(name) is not None for name, row in FIELDS.items() if row.of == "object" or name == "mask")
+    return Target(ids=target.ids if objects else np.zeros(0, np.int64), **told)
+
+
+def says_something(target: Target) -> bool:
+    """Whether any field holds anything that is known: a finite box or point, an object in the mask, a class."""
+    for name, row in FIELDS.items():
+        value = getattr(target, name)
+        if value is None or row.told_with:
+            continue
+        if row.of in ("frame",) or name == "names":
+            known = bool(value)
+        elif name == "mask":
+            known = bool((value > 0).any())
+        else:
+            known = bool(np.size(value)) and bool(np.isfinite(np.asarray(value, np.float64)).any())
+        if known:
+            return True
+    return False
 
 
 def mask_boxes(mask: np.ndarray, ids: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
@@ -110,11 +180,12 @@ FLOW_INVALID = -32768
 _START = re.compile(rb'\{"video": ("(?:[^"\\]|\\.)*"), "frame": (\d+)[,}]')
 
 
-def target_lines(video: str, frame: int, target: Target, flow: str | None = None) -> list[str]:
+def target_lines(video: str, frame: int, target: Target, dense: str | None = None) -> list[str]:
     """The lines of `targets.jsonl` for one frame of `video` (its path relative to that file), without line ends.
 
-    The line without an id comes first: background points, and the name of the file that holds `flow`. An object that
-    is known to be absent has `"box": null`. Coordinates are rounded to a thousandth of a pixel. Void is not kept.
+    The line without an id comes first: background points, classes, and the name of the file that holds the `dense`
+    fields. An object that is known to be absent has `"box": null`. Coordinates are rounded to a thousandth of a pixel.
+    Void is not kept.
     """
     start: dict[str, Any] = {"video": video, "frame": int(frame)}
     rows: dict[int, dict[str, Any]] = {0: {}}
@@ -125,27 +196,45 @@ def target_lines(video: str, frame: int, target: Target, flow: str | None = None
         for object_id in mask_boxes(target.mask)[0].tolist():
             rows.setdefault(object_id, {"id": object_id})
     for object_id, line in rows.items():
-        row = row_of.get(object_id)
-        if row is not None and target.boxes is not None:
-            line["box"] = _numbers(target.boxes[row])
-        if target.mask is not None and (object_id or len(rows) == 1):
-            line["mask"] = encode_mask(target.mask == object_id if object_id else np.zeros_like(target.mask, bool))
-        if target.points is not None:
-            mine = slice(None) if target.owners is None else target.owners == object_id
-            points = target.points[mine] if target.owners is not None or not object_id else np.zeros((0, 2))
-            if len(points):
-                line["points"] = [_numbers(point) for point in points]
-                if target.visible is not None:
-                    line["visible"] = target.visible[mine].astype(int).tolist()
-        if row is not None and target.scores is not None and np.isfinite(target.scores[row]):
-            line["score"] = round(float(target.scores[row]), 6)
-        if row is not None and target.boxes3d is not None:
-            line["box3d"] = _numbers(target.boxes3d[row])
-    if flow is not None and target.flow is not None:
-        rows[0]["flow"] = flow
+        row, mine = row_of.get(object_id), _points_of(target, object_id)
+        for name, kind in FIELDS.items():
+            value = getattr(target, name)
+            if value is None or not kind.key or name in DENSE:
+                continue
+            if name == "mask":
+                if object_id or len(rows) == 1:
+                    line["mask"] = encode_mask(value == object_id if object_id else np.zeros_like(value, bool))
+            elif kind.of == "object" and row is not None:
+                written = _written(value[row], kind)
+                if written is not None or kind.width:
+                    line[kind.key] = written
+            elif kind.of == "point" and len(mine):
+                line[kind.key] = [_written(value[point], kind) for point in mine]
+            elif kind.of == "frame" and not object_id and value:
+                line[kind.key] = {str(label): round(float(share), 6) for label, share in value.items()}
+    if dense is not None and any(getattr(target, name) is not None for name in DENSE):
+        rows[0]["flow"] = dense
     if len(rows) > 1 and not rows[0]:
         del rows[0]
     return [json.dumps({**start, **line}) for line in rows.values()]
+
+
+def _points_of(target: Target, object_id: int) -> np.ndarray:
+    """The rows of the points that belong to an object; 0 is what belongs to none."""
+    if target.points is None or (target.owners is None and object_id):
+        return np.zeros(0, np.int64)
+    return np.arange(len(target.points)) if target.owners is None else np.flatnonzero(target.owners == object_id)
+
+
+def _written(value: Any, kind: Field) -> Any:
+    """A row of a field for JSON; None where it is not known."""
+    if kind.width:
+        return _numbers(value)
+    if value is None or isinstance(value, str):
+        return value
+    if isinstance(value, (bool, np.bool_)):
+        return int(value)
+    return round(float(value), 6) if np.isfinite(value) else None
 
 
 def _numbers(values: np.ndarray) -> list[float] | None:
@@ -154,18 +243,18 @@ def _numbers(values: np.ndarray) -> list[float] | None:
 
 
 def write_targets(path: str | Path, videos: Mapping[str, Mapping[int, Target]]) -> None:
-    """Writes a whole `targets.jsonl`, or leaves what was there; flow, being dense, goes to `flow/` beside it."""
+    """Writes a whole `targets.jsonl`, or leaves what was there; dense fields go to `flow/` beside it."""
     path = Path(path)
     with replacing(path) as partial, open(partial, "w") as stream:
         for video, targets in videos.items():
-            flows, name = {}, f"flow/{video}.npz"
+            name = f"flow/{video}.npz"
             for frame in sorted(targets):
-                target = targets[frame]
-                if target.flow is not None:
-                    flows[frame] = target.flow
-                stream.writelines(f"{line}\n" for line in target_lines(video, frame, target, name))
-            if flows:
-                write_flow(path.parent / name, flows)
+                stream.writelines(f"{line}\n" for line in target_lines(video, frame, targets[frame], name))
+            full = {frame: targets[frame] for frame in sorted(targets) if _dense(targets[frame])}
+            if full:
+                with dense_file(path.parent / name) as add:
+                    for frame, target in full.items():
+                        add(frame, target)
 
 
 def read_targets(path: str | Path) -> dict[str, Mapping[int, Target]]:
@@ -258,12 +347,9 @@ class VideoTargets(Mapping[int, Target]):
     def _target(self, frame: int, lines: list[dict[str, Any]]) -> Target:
         rows = [line for line in lines if line.get("id")]
         target = Target(ids=np.array([line["id"] for line in rows], np.int64))
-        if any("box" in line for line in rows):
-            target.boxes = _table(rows, "box", 4)
-        if any("box3d" in line for line in rows):
-            target.boxes3d = _table(rows, "box3d", 7)
-        if any("score" in line for line in rows):
-            target.scores = np.array([line.get("score", np.nan) for line in rows], np.float64)
+        for name, kind in FIELDS.items():
+            if kind.of == "object" and any(kind.key in line for line in rows):
+                setattr(target, name, _column(rows, name, kind))
         masks = [(line.get("id") or 0, decode_mask(line["mask"])) for line in lines if "mask" in line]
         if masks:
             large = max(object_id for object_id, _ in masks) > 254
@@ -274,26 +360,40 @@ class VideoTargets(Mapping[int, Target]):
             counts = self.counts()
             places = {owner: np.full((count, 2), np.nan) for owner, count in sorted(counts.items()) if count}
             seen = {owner: np.zeros(len(rows), bool) for owner, rows in places.items()}
+            doubt = {owner: np.full(len(rows), np.nan) for owner, rows in places.items()}
             for line in lines:
                 owner = line.get("id") or 0
                 for row, point in enumerate(line.get("points") or []):
                     if point is not None:
                         places[owner][row] = _row(point, "points", 2)
                         seen[owner][row] = bool(line["visible"][row]) if "visible" in line else True
+                    if line.get("uncertainty") is not None and line["uncertainty"][row] is not None:
+                        doubt[owner][row] = float(line["uncertainty"][row])
             target.points, target.visible = np.concatenate(list(places.values())), np.concatenate(list(seen.values()))
+            if any("uncertainty" in line for line in lines):
+                target.uncertainty = np.concatenate(list(doubt.values()))
             if any(places):
                 target.owners = np.repeat(list(places), [len(rows) for rows in places.values()]).astype(np.int64)
         for line in lines:
+            if "classes" in line:
+                target.classes = {str(label): float(share) for label, share in line["classes"].items()}
             if "flow" in line:
-                target.flow = read_flow(self.path.parent / line["flow"], frame)
+                for name, value in read_dense(self.path.parent / line["flow"], frame).items():
+                    setattr(target, name, value)
         return target
 
 
-def _table(rows: list[dict[str, Any]], key: str, width: int) -> np.ndarray:
-    table = np.full((len(rows), width), np.nan)
-    for index, line in enumerate(rows):
-        if line.get(key) is not None:
-            table[index] = _row(line[key], key, width)
+def _column(rows: list[dict[str, Any]], name: str, kind: Field) -> Any:
+    """A field of all objects from their lines; NaN, or None for names, where a line does not tell."""
+    values = [line.get(kind.key) for line in rows]
+    if name == "names":
+        return [None if value is None else str(value) for value in values]
+    if not kind.width:
+        return np.array([np.nan if value is None else value for value in values], np.float64)
+    table = np.full((len(rows), kind.width), np.nan)
+    for index, value in enumerate(values):
+        if value is not None:
+            table[index] = _row(value, kind.key, kind.width)
     return table
 
 
@@ -304,29 +404,62 @@ def _row(values: Any, key: str, width: int) -> list[float]:
 
 
 def write_flow(path: str | Path, flows: Mapping[int, np.ndarray] | Iterable[tuple[int, np.ndarray]]) -> None:
-    """Writes the flow [H, W, 2] of some frames as one npz with an int16 array per frame, in steps of 1/64 pixel.
+    """Writes the flow [H, W, 2] of some frames as a `dense_file`."""
+    with dense_file(path) as add:
+        for frame, flow in flows.items() if isinstance(flows, Mapping) else flows:
+            add(frame, Target(ids=np.zeros(0, np.int64), flow=flow))
 
-    Its members are named by the frame's index; -32768 stands for NaN and for displacements of 512 pixels and more.
+
+@contextmanager
+def dense_file(path: str | Path) -> Iterator[Any]:
+    """A function `add(frame, target)` that writes the dense fields of a frame to one npz, whole or not at all.
+
+    Flow is an int16 array named by the frame's index, in steps of 1/64 pixel, where -32768 stands for NaN and for
+    displacements of 512 pixels and more; `occluded` (0 or 1) and `flow_confidence` (in steps of 1/255) are uint8,
+    named FRAME.occluded and FRAME.flow_confidence.
     """
-    items = flows.items() if isinstance(flows, Mapping) else flows
     with replacing(path) as partial, zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
-        for frame, flow in items:
-            steps = np.rint(flow * (1 / FLOW_STEP))
-            largest = np.maximum(np.abs(steps[..., 0]), np.abs(steps[..., 1]))
-            steps[~(largest < -FLOW_INVALID)] = FLOW_INVALID
-            buffer = io.BytesIO()
-            np.save(buffer, steps.astype(np.int16), allow_pickle=False)
-            # A fixed date, so that the same flow gives the same file.
-            archive.writestr(zipfile.ZipInfo(f"{frame}.npy"), buffer.getvalue(), zipfile.ZIP_DEFLATED, 1)
+
+        def add(frame: int, target: Target) -> None:
+            for name, value in _dense(target).items():
+                if name == "flow":
+                    steps = np.rint(value * (1 / FLOW_STEP))
+                    largest = np.maximum(np.abs(steps[..., 0]), np.abs(steps[..., 1]))
+                    steps[~(largest < -FLOW_INVALID)] = FLOW_INVALID
+                    stored, member = steps.astype(np.int16), f"{frame}.npy"
+                else:
+                    levels = value if value.dtype == bool else np.rint(np.clip(value, 0, 1) * 255)
+                    stored, member = levels.astype(np.uint8), f"{frame}.{name}.npy"
+                buffer = io.BytesIO()
+                np.save(buffer, stored, allow_pickle=False)
+                # A fixed date, so that the same flow gives the same file.
+                archive.writestr(zipfile.ZipInfo(member), buffer.getvalue(), zipfile.ZIP_DEFLATED, 1)
+
+        yield add
+
+
+def _dense(target: Target) -> dict[str, np.ndarray]:
+    """The dense fields that a target has."""
+    return {name: getattr(target, name) for name in DENSE if getattr(target, name) is not None}
 
 
 def read_flow(path: str | Path, frame: int) -> np.ndarray:
-    """float32 [H, W, 2]: the flow of one frame from a file of `write_flow`; OSError where it is not there."""
+    """float32 [H, W, 2]: the flow of one frame from a `dense_file`; OSError where it is not there."""
+    return read_dense(path, frame)["flow"]
+
+
+def read_dense(path: str | Path, frame: int) -> dict[str, np.ndarray]:
+    """The dense fields of one frame from a `dense_file`; OSError where it holds no flow of that frame."""
+    found: dict[str, np.ndarray] = {}
     try:
         with np.load(path, allow_pickle=False) as archive:
             steps = archive[str(frame)]
+            if f"{frame}.occluded" in archive:
+                found["occluded"] = archive[f"{frame}.occluded"].astype(bool)
+            if f"{frame}.flow_confidence" in archive:
+                found["flow_confidence"] = archive[f"{frame}.flow_confidence"].astype(np.float32) / 255
     except (ValueError, KeyError, zipfile.BadZipFile) as error:
         raise OSError(f"{path}: holds no flow for frame {frame} ({error})") from None
-    flow = steps.astype(np.float32) * FLOW_STEP
-    flow[steps[..., 0] == FLOW_INVALID] = np.nan
-    return flow
+    found["flow"] = steps.astype(np.float32) * FLOW_STEP
+    found["flow"][steps[..., 0] == FLOW_INVALID] = np.nan
+    return found

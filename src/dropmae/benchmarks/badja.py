@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from PIL import Image
 
+from dropmae.contracts import Benchmark
 from dropmae.formats.labels import LabelFolder
 from dropmae.metrics.keypoints import within
 from dropmae.storage import write_json
@@ -54,7 +55,7 @@ class Animal:
 
 
 @dataclass(kw_only=True)
-class BADJA:
+class BADJA(Benchmark):
     """PCK@0.2: joints of the first annotated frame followed to the other ones, right within 0.2 * sqrt(animal's area).
 
     Annotations are <root>/badja_480p.json ({animal: {width, height, frames: [{frame, xy, visible}]}}) or the original
@@ -181,7 +182,9 @@ class BADJA:
                 raise OSError(f"{file}: not {{frame: [[x, y] or null, ...]}}") from None
         return found
 
-    def write(self, name: str, targets: Mapping[int, Target], out: Path) -> None:
+    def write(
+        self, name: str, targets: Mapping[int, Target], out: Path, seconds: Iterable[float] | None = None
+    ) -> None:
         """<out>/<animal>.json; NaN is null. Positions count whether or not they are called visible."""
         tracks: dict[str, list[list[float] | None]] = {}
         for frame, target in targets.items():

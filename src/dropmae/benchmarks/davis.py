@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import numpy as np
 from PIL import Image
 
+from dropmae.contracts import Benchmark
 from dropmae.formats.labels import LabelFolder, MatchedLabels, label_ids, write_archive, write_folder, write_labels
 from dropmae.metrics.masks import assign, boundary_f, jaccard, statistics
 from dropmae.target import Target
@@ -33,7 +34,7 @@ class Curves(NamedTuple):
 
 
 @dataclass(kw_only=True)
-class DAVIS:
+class DAVIS(Benchmark):
     """Region similarity J and contour accuracy F on DAVIS, by the rules of the official evaluation of each year.
 
     Layout: <root>/{JPEGImages,Annotations}/{480p,Full-Resolution}/<sequence>/<frame>.{jpg,png} and
@@ -129,7 +130,9 @@ class DAVIS:
             raise FileNotFoundError(f"{results}: no results; expected <sequence>/<frame>.png for any of {names} ...")
         return found
 
-    def write(self, name: str, targets: Mapping[int, Target], out: Path) -> None:
+    def write(
+        self, name: str, targets: Mapping[int, Target], out: Path, seconds: Iterable[float] | None = None
+    ) -> None:
         """<out>/<name>/<frame>.png: palette images of object ids; 0/255 grey for 2016. All of it or nothing.
 
         Frames carry the names of the images once `sequences` has listed them, else their numbers.

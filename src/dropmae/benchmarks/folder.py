@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from dropmae.contracts import Benchmark
 from dropmae.metrics.boxes import centre_distances, iou
 from dropmae.metrics.masks import boundary_f, jaccard
 from dropmae.target import Target, empty, mask_boxes, read_targets, write_targets
@@ -22,7 +23,7 @@ video."""
 
 
 @dataclass(kw_only=True)
-class Folder:
+class Folder(Benchmark):
     """Boxes, masks, points and flow of a folder's `targets.jsonl`, each scored where truth and results have it.
 
     An object is given in the first frame that shows it and scored in all later ones; a point likewise. A frame without
@@ -32,7 +33,7 @@ class Folder:
     contours: bool = True
     """Score the contours of masks too (F)."""
 
-    prompted: ClassVar[str] = "appearance"
+    prompted = "appearance"
     """What a tracker is told: each object and point in the first frame that shows it."""
 
     # ---------------------------------------------------------------- what is on disk
@@ -67,7 +68,9 @@ class Folder:
             raise FileNotFoundError(f"{results}: no results; expected <video>.jsonl files")
         return found
 
-    def write(self, name: str, targets: Mapping[int, Target], out: Path) -> None:
+    def write(
+        self, name: str, targets: Mapping[int, Target], out: Path, seconds: Iterable[float] | None = None
+    ) -> None:
         """<out>/<name>.jsonl, whole or not at all; flow goes to `flow/` beside it."""
         write_targets(Path(out) / f"{name}.jsonl", {name: targets})
 

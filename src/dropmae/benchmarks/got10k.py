@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -66,7 +66,7 @@ class GOT10k(OnePass):
         """<out>/<name>/<name>_001.txt; the times lie beside it."""
         return Path(out) / name / f"{name}_001.txt"
 
-    def score(self, results: Results, annotations: Mapping[str, Track]) -> dict[str, Any]:
+    def score(self, results: Results, annotations: Mapping[str, Track], *, map: Callable = map) -> dict[str, Any]:
         """`ao`, `sr50`, `sr75` and the success curve; writes the server's zip where it is asked for."""
         packed = {}
         if self.submission is not None:

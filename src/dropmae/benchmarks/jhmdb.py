@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from PIL import Image
 
+from dropmae.contracts import Benchmark
 from dropmae.formats.arrays import read_array, read_dump, read_mat
 from dropmae.metrics.keypoints import joint_errors, mean_pck, pck, person_size
 from dropmae.storage import replacing
@@ -30,7 +31,7 @@ THRESHOLDS = (0.1, 0.2, 0.3, 0.4, 0.5)
 
 
 @dataclass(kw_only=True)
-class JHMDB:
+class JHMDB(Benchmark):
     """PCK of joints propagated from the first frame; the number of CRW, SiamMAE, CropMAE and their like.
 
     Layout: <root>/Rename_Images/<class>/<video>/<frame>.png, <root>/joint_positions/<class>/<video>/joint_positions.mat
@@ -132,7 +133,9 @@ class JHMDB:
             raise OSError(f"{file}: holds {list(values.shape)}, but joints are [2, {len(JOINTS)}, frames]")
         return values.astype(float).transpose(2, 1, 0)
 
-    def write(self, name: str, targets: Mapping[int, Target], out: Path) -> None:
+    def write(
+        self, name: str, targets: Mapping[int, Target], out: Path, seconds: Iterable[float] | None = None
+    ) -> None:
         """<out>/<class>/<video>.npy, float64 [2, 15, T]; -1, which is not counted, only where a position is NaN."""
         values = np.full((max(targets) + 1, len(JOINTS), 2), -1.0)
         for frame, target in targets.items():

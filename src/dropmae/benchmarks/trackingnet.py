@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -60,7 +60,7 @@ class TrackingNet(OnePass):
         }
         return {**found, **lacking}
 
-    def score(self, results: Results, annotations: Mapping[str, Track]) -> dict[str, Any]:
+    def score(self, results: Results, annotations: Mapping[str, Track], *, map: Callable = map) -> dict[str, Any]:
         """As for the others, with `coverage`: the share of frames with a box. Writes the zip where it is asked for."""
         packed = {}
         if self.submission is not None:

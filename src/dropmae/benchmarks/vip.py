@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
+from dropmae.contracts import Benchmark
 from dropmae.formats.labels import LabelFolder, write_folder
 from dropmae.metrics.masks import class_scores, confusion
 from dropmae.target import Target
@@ -27,7 +28,7 @@ CLASSES = (
 
 
 @dataclass(kw_only=True)
-class VIP:
+class VIP(Benchmark):
     """mIoU of 20 part classes, propagated over the annotated frames of the validation videos.
 
     Layout: <root>/Images/<video>/<frame>.jpg, <root>/{Category_ids,Annotations/Category_ids}/<video>/<frame>.png and
@@ -84,7 +85,9 @@ class VIP:
         folders = sorted(path for path in Path(results).iterdir() if path.is_dir() and not path.name.startswith("."))
         return {folder.name: LabelFolder(folder) for folder in folders}
 
-    def write(self, name: str, targets: Mapping[int, Target], out: Path) -> None:
+    def write(
+        self, name: str, targets: Mapping[int, Target], out: Path, seconds: Iterable[float] | None = None
+    ) -> None:
         """<out>/<video>/<frame>.png, grey with class ids (the evaluation reads colours, so a palette would mislead it).
 
         Frames carry the names of the annotated files once `sequences` has listed them, else their numbers.

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from dropmae.contracts import Benchmark
 from dropmae.formats.labels import LabelFolder, MatchedLabels, label_ids, write_archive, write_folder
 from dropmae.metrics.masks import boundary_f, jaccard
 from dropmae.target import Target
@@ -62,7 +63,7 @@ class Labels(LabelFolder):
 
 
 @dataclass(kw_only=True)
-class YouTubeVOS:
+class YouTubeVOS(Benchmark):
     """J and F on YouTube-VOS, separately over seen and unseen categories, and the zip for its server.
 
     Layout: <root>/{train,valid,test}/{JPEGImages,Annotations}/<video>/00000.{jpg,png}, every fifth frame, and
@@ -71,7 +72,7 @@ class YouTubeVOS:
     public: `submission` packs results on them, and numbers can be had on train, or a held-out part of it.
     """
 
-    prompted: ClassVar[str] = "appearance"
+    prompted = "appearance"
     """What a tracker is told: each object in the first frame that shows it."""
 
     rate: Literal["sampled", "all"] = "sampled"
@@ -139,7 +140,9 @@ class YouTubeVOS:
             raise FileNotFoundError(f"{results}: no results; expected <video>/<frame>.png for any of {names} ...")
         return found
 
-    def write(self, name: str, targets: Mapping[int, Target], out: Path) -> None:
+    def write(
+        self, name: str, targets: Mapping[int, Target], out: Path, seconds: Iterable[float] | None = None
+    ) -> None:
         """<out>/<name>/<frame>.png, palette images with the ids of the annotation, of the sampled frames.
 
         Frames carry the names of the images once `sequences` has listed them, else five times their number.

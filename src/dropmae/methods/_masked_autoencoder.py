@@ -11,8 +11,9 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from dropmae.contracts import Method
 from dropmae.data.augment import crop_frames
 from dropmae.data.clips import Sequence, frame_pair
 from dropmae.nn import masking
@@ -22,7 +23,7 @@ from dropmae.training import optim
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
-class MaskedAutoencoder(nn.Module):
+class MaskedAutoencoder(Method):
     """Hide patches, encode the others, reconstruct the hidden ones. `frames` says how many frames share one mask."""
 
     frames = 1

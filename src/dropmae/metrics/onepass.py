@@ -6,13 +6,14 @@ A benchmark adds the layout of its files (`clips`) and says which protocols it c
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
+from dropmae.contracts import Benchmark
 from dropmae.formats.boxes import ResultFiles, format_boxes, format_seconds, read_json, write_text
 from dropmae.formats.tracks import Clip, Result, Track, boxes_of
 from dropmae.metrics import protocols
@@ -28,7 +29,7 @@ Results = Mapping[str, Result | np.ndarray | Mapping[int, Target]]
 
 
 @dataclass(kw_only=True)
-class OnePass:
+class OnePass(Benchmark):
     """One-pass evaluation of a single-object tracker: the first box is given, the rest is compared."""
 
     protocol: ProtocolName = "official"
@@ -135,7 +136,7 @@ class OnePass:
 
     # ---------------------------------------------------------------- numbers
 
-    def score(self, results: Results, annotations: Mapping[str, Track]) -> dict[str, Any]:
+    def score(self, results: Results, annotations: Mapping[str, Track], *, map: Callable = map) -> dict[str, Any]:
         """Success, precision and normalised precision over the sequences that both hold; see `protocols.numbers`.
 
         Also "sequences" (the same numbers each), "attributes" (over the sequences that have one, with their count),

@@ -16,6 +16,8 @@ import numpy as np
 import torch
 
 from dropmae import registry
+from dropmae.contracts import Precision
+from dropmae.engine import Engine
 from dropmae.nn.vit import Size
 from dropmae.speed.segmentspeed import scene, timed
 from dropmae.speed.stepspeed import resident_peak
@@ -30,6 +32,7 @@ def measure(
     context: int = 20,
     frames: int = 5,
     presets: Iterable[str] = tuple(PRESETS),
+    precision: Precision = "fp32",
     **options: Any,
 ) -> dict[str, Any]:
     """Per preset {"frames_per_s", "seconds", "cpu_seconds", "peak_mb", "grid"} of an encoder of this size, patch 16.
@@ -40,7 +43,9 @@ def measure(
     report = {}
     for preset in presets:
         with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-            task = pool.submit(_one, preset, size, frame, objects, context, frames, torch.get_num_threads(), options)
+            task = pool.submit(
+                _one, preset, size, frame, objects, context, frames, torch.get_num_threads(), precision, options
+            )
             report[preset] = task.result()
     return {"size": size, "frame": list(frame), "objects": objects, "context": context, **report}
 
@@ -53,6 +58,7 @@ def _one(
     context: int,
     frames: int,
     threads: int,
+    precision: Precision,
     options: dict[str, Any],
 ) -> dict[str, Any]:
     """`measure` of one preset, in this process."""
@@ -61,10 +67,11 @@ def _one(
     model = Propagation(**settings)
     model.encoder = registry.load("methods", "mae")(size=size).encoder.eval()
     first, second, labels = scene(frame, objects)
-    state = model.start(first, Target(ids=np.arange(1, objects + 1), mask=labels))
+    engine = Engine(model, "cpu", precision)
+    state = engine.run(model.start, first, Target(ids=np.arange(1, objects + 1), mask=labels))
     rows = []
     for number in range(context + frames):
-        rows.append(timed(partial(model.step, state, (first, second)[number % 2])))
+        rows.append(timed(partial(engine.run, model.step, state, (first, second)[number % 2])))
     wall, busy = (statistics.median(row[place] for row in rows[context:]) for place in range(2))
     return {
         "frames_per_s": 1 / wall,

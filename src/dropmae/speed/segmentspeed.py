@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from dropmae import weights as files
+from dropmae.engine import Engine
 from dropmae.nn import masking
 from dropmae.nn.vit import Block, Size
 from dropmae.speed.stepspeed import resident_peak
@@ -172,17 +173,15 @@ def growth(
 ) -> dict[str, dict[str, float | None]]:
     """{frame number: most memory in MB of this process so far, frames per second so far} of a segmenter at work."""
     seen = scene(frame, objects)
-    half = supports_bf16(torch.device("cpu"))
     found: dict[str, dict[str, float | None]] = {}
-    with torch.autocast("cpu", torch.bfloat16) if half else contextlib.nullcontext():
-        model: Any = files.load(weights)
-        state = model.start(seen.first, Target(ids=np.arange(1, objects + 1), mask=seen.labels))
-        before = time.perf_counter()
-        for number in range(1, frames + 1):
-            state, _ = model.step(state, seen.second if number % 2 else seen.first)
-            if number in (frames // 30, frames // 10, frames // 3, frames):
-                rate = number / (time.perf_counter() - before)
-                found[str(number)] = {"peak_mb": resident_peak(), "frames_per_s": rate}
+    engine = Engine(files.load(weights), "cpu")
+    state = engine.run(engine.task.start, seen.first, Target(ids=np.arange(1, objects + 1), mask=seen.labels))
+    before = time.perf_counter()
+    for number in range(1, frames + 1):
+        state, _ = engine.run(engine.task.step, state, seen.second if number % 2 else seen.first)
+        if number in (frames // 30, frames // 10, frames // 3, frames):
+            rate = number / (time.perf_counter() - before)
+            found[str(number)] = {"peak_mb": resident_peak(), "frames_per_s": rate}
     return found
 
 

@@ -11,6 +11,7 @@ import math
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from dropmae.inference.precision import Precision, settle, within
+from dropmae.contracts import Precision
+from dropmae.engine import Engine
 from dropmae.nn import masking
 from dropmae.nn.vit import Size
 from dropmae.target import Target
@@ -77,16 +79,9 @@ class Forms:
 
     def step(self, precision: Precision, device: torch.device) -> Callable[[], Any]:
         """What follows the objects into the second frame."""
-        model = copy.deepcopy(self.model)
-        half = settle(model, precision, device)
-        with within(half, device):
-            state = model.start(self.frames[0], self.target)
-
-        def run() -> Any:
-            with within(half, device):
-                return model.step(state, self.frames[1])
-
-        return run
+        engine = Engine(copy.deepcopy(self.model), device, precision)
+        state = engine.run(engine.task.start, self.frames[0], self.target)
+        return partial(engine.run, engine.task.step, state, self.frames[1])
 
     def textbook(self) -> Tensor:
         return textbook(self.model, self.template, self.frames[1], self.boxes[0])

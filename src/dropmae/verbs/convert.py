@@ -7,18 +7,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from dropmae import registry, weights
+from dropmae.contracts import Task
 from dropmae.progress import say
 from dropmae.storage import replacing
-from dropmae.tasks.vot import export
 from dropmae.weights import official
 from dropmae.weights.layouts import LAYOUTS, named
 from dropmae.weights.official import Image
 
 OURS = "dropmae weights"
 """What a report calls our own files."""
+GRAPHS = (".pt2", ".onnx")
+"""Endings of files that hold a task's step as a graph."""
 
 
 def convert(
@@ -62,10 +63,10 @@ def convert(
         raise ValueError(f"{source}: source and result are the same file")
     module, report, extra = _read(source, layout, entry, image, encoder_only)
     left_out: list[str] = []
-    if out.suffix in export.SUFFIXES:
+    if out.suffix in GRAPHS:
         if to is not None or half:
             raise ValueError(f"{out} is a graph in float32: leave --to and --half out")
-        report |= export.export(module, out, objects)
+        report |= module.export_step(out, objects)
     elif target is None:
         weights.save(module, out, extra, half=half)
     else:
@@ -74,7 +75,7 @@ def convert(
         _write(tensors, out, target.entry, half)
         report["written"] = len(tensors)
     report |= {
-        "to": to or (out.suffix[1:] if out.suffix in export.SUFFIXES else OURS),
+        "to": to or (out.suffix[1:] if out.suffix in GRAPHS else OURS),
         "out": str(out),
         "bytes": out.stat().st_size,
         "left_out": left_out,
@@ -85,7 +86,7 @@ def convert(
 
 def _read(
     source: Path, layout: str | None, entry: str | None, image: Image | None, encoder_only: bool
-) -> tuple[nn.Module, dict[str, Any], dict[str, Any]]:
+) -> tuple[Any, dict[str, Any], dict[str, Any]]:
     """The module in `source`, a report on it, and what belongs into the header of a file made of it."""
     report: dict[str, Any] = {"source": str(source)}
     if source.is_dir() or weights.is_ours(source):
@@ -93,8 +94,8 @@ def _read(
         module: Any = weights.load(source)
         if image is not None:
             official.grid_of(image, module.patch)
-            if hasattr(module, "resize"):  # a task, whose position tables are learned
-                module.resize(image)
+            if isinstance(module, Task):  # a task, whose position tables are learned
+                module.resize_image(image)
             else:
                 module.image = image
         extra = {name: value for name, value in header.items() if name not in weights.OWN}
@@ -109,7 +110,7 @@ def _read(
         }
         report |= {"layout": found.layout.name, "entry": found.entry, "class": found.layout.module}
         report |= {"unexpected": found.unused, "notes": found.notes}
-    if encoder_only and hasattr(module, "decoder"):
+    if encoder_only and "decoder" in dict(module.named_children()):
         module.decoder = weights.Missing("decoder", str(source))
     parts = {name: part for name, part in module.named_children() if name in ("encoder", "decoder", "head")}
     report["fields"] = registry.settings(module)

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 import multiprocessing
 import os
@@ -16,8 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 
 from dropmae import registry
+from dropmae.contracts import Precision
+from dropmae.evaluation import Evaluation, claim, first_label, spread
 from dropmae.formats.results import distinct_names
-from dropmae.inference.following import PROPAGATION, Job, claim, spread
 from dropmae.progress import say
 from dropmae.storage import write_json
 from dropmae.visualize import plots as curves
@@ -27,9 +27,6 @@ if TYPE_CHECKING:
     Folders = Any
 else:  # what a command line can say; in Python one path will do
     Folders = tuple[Path, ...]
-
-OPTIONS = {"evaluate": PROPAGATION}
-"""Verb -> folder and name of the class whose fields are its flags too."""
 
 
 def score(
@@ -93,64 +90,74 @@ def evaluate(
     benchmark: str,
     *,
     root: Path,
-    weights: str,
+    weights: str = "shipped",
     out: Path,
     split: str | None = None,
     table: Form | None = None,
     beside: Literal["published"] | None = None,
     plots: Path | None = None,
+    set: tuple[str, ...] = (),
     workers: int = 0,
     device: str = "auto",
+    precision: Precision = "fp32",
     **settings: Any,
 ) -> dict[str, Any]:
     """Runs weights on a benchmark: predictions in its official layout, and its numbers.
 
-    A trained task does its own work; a pre-trained encoder carries the first labels on by training-free propagation,
-    whose options are flags here. The same command on the same folder goes on where it was stopped. From a script,
-    call it below `if __name__ == "__main__"`: sequences are shared among processes.
+    A trained task does its own work; a pre-trained encoder carries the first labels on by training-free propagation.
+    The same command on the same folder goes on where it was stopped. Frames that cannot be read count as missed and
+    are named; their sequences are tried again by the next such command. From a script, call it below
+    `if __name__ == "__main__"`: sequences are shared among processes.
 
     Args:
         benchmark: which benchmark: its name, or the path of a .py file.
         root: the data set, in its usual layout.
-        weights: a weight file or run folder; random:SIZE:METHOD:SEED:IMAGE is an untrained encoder.
+        weights: a weight file or run folder; shipped:NAME comes with the package, and shipped is what fits the
+            benchmark; random:SIZE:METHOD:SEED:IMAGE is an untrained encoder.
         out: folder for predictions/ (official layout), numbers.json and notes of what is done; made if needed.
         split: which sequences; by default those that papers report.
         table: print the table on stdout, as CSV (shares in [0, 1]), Markdown or LaTeX.
         beside: "published" adds the numbers of papers; what was scored by other rules is marked and not ranked.
         plots: folder for success.png, precision.png and norm_precision.png.
+        set: name=value of the task's settings: those that may change after training, or any of propagation.
         workers: sequences followed side by side; 0 is one per core, and one on a GPU. The numbers do not depend on it.
         device: auto, cpu, cuda or cuda:N.
+        precision: fp32 is what official numbers are made in; auto is what `track` takes.
     """
+    from dropmae.loading import named  # needs torch, which scoring does not
+
     known = [name for name, _, _ in registry.fields(registry.load("benchmarks", benchmark))]
     bench = build(benchmark, {name: value for name, value in settings.items() if name in known})
     rest = {name: value for name, value in settings.items() if name not in known and value is not None}
-    job = Job(
-        benchmark,
-        {name: getattr(bench, name) for name in known},
-        str(root),
-        split,
-        str(weights),
-        rest,
-        str(out),
-        device,
-    )
-    if not Path(root).exists() and not hasattr(bench, "prepare"):
-        raise FileNotFoundError(f"{root}: no such folder")
+    rest |= registry.assignments(set)
     if workers < 0:
         raise ValueError(f"workers is the number of sequences side by side, or 0 for one per core; not {workers}")
-    task = job.task()
-    claim(Path(out), job.describe(task))
+    bench.prepare(Path(root))
     sequences = bench.sequences(Path(root), split)
-    pending = [number for number, sequence in enumerate(sequences) if not job.note(sequence.name).is_file()]
+    fields = {name: getattr(bench, name) for name in known}
+    spec = named(weights, first_label(sequences))
+    job = Evaluation(benchmark, fields, str(root), split, spec, rest, str(out), device, precision)
+    engine = job.engine()
+    claim(Path(out), job.describe(engine))
+    pending = [number for number, sequence in enumerate(sequences) if not job.done(sequence.name)]
     if len(pending) < len(sequences):
         say(f"{len(sequences) - len(pending)} of {len(sequences)} sequences are done already")
-    spread(job, task, bench, sequences, pending, workers)
+    spread(job, engine, bench, sequences, pending, workers)
     truth = bench.annotations(Path(root)) if split is None else bench.annotations(Path(root), split)
     report = measure(bench, bench.read(job.predictions, truth), truth, workers)
     notes = [json.loads(job.note(sequence.name).read_text()) for sequence in sequences]
     frames, seconds = (sum(note[key] for note in notes) for key in ("frames", "seconds"))
     speed = {"frames": frames, "frames_per_second": frames / seconds if seconds else None}
-    report = {"benchmark": Path(benchmark).stem, "weights": str(weights), **report, "speed": speed}
+    how: dict[str, Any] = {"benchmark": Path(benchmark).stem, "weights": spec, "precision": engine.precision}
+    report = {**how, **report, "speed": speed}
+    for sequence, note in zip(sequences, notes):
+        if missed := note.get("missed"):
+            report.setdefault("frames_missed", {})[sequence.name] = missed
+            say(f"{sequence.name}: {missed} frames were not answered and count as missed")
+        if skipped := note.get("skipped"):
+            report.setdefault("frames_skipped", {})[sequence.name] = skipped
+            reason = next(iter(skipped.values()))
+            say(f"{sequence.name}: {len(skipped)} frames could not be read and count as missed: {reason}")
     write_json(Path(out) / "numbers.json", report)
     show(bench, {Path(out).resolve().name: report}, table, beside, plots)
     say(f"predictions are in {job.predictions}, the numbers in {Path(out) / 'numbers.json'}")
@@ -174,8 +181,6 @@ def measure(bench: Any, results: Any, annotations: Any, workers: int = 0) -> dic
     """`bench.score`, with its sequences spread over processes where it takes a `map`."""
     if workers < 0:
         raise ValueError(f"workers is the number of processes, or 0 for one per core; not {workers}")
-    if "map" not in inspect.signature(bench.score).parameters:
-        return bench.score(results, annotations)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     workers = min(workers or cores, max(len(results), 1))
     if workers == 1:

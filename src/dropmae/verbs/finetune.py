@@ -13,6 +13,7 @@ import torch
 
 import dropmae
 from dropmae import registry, weights
+from dropmae.contracts import Taken
 from dropmae.data.clips import collate
 from dropmae.data.sources import Joined, Mixture, Source, open_source
 from dropmae.progress import say
@@ -88,14 +89,14 @@ def finetune(task: str, data: Entries, *, init: Path | None = None, out: Path, *
         init: run folder or weight file whose encoder is taken over, of any method or task; None starts at random.
         out: run folder, made if needed: config.json, metrics.jsonl, validation.jsonl, last.safetensors, resume/.
     """
-    cls = registry.load("tasks", task)
+    cls: Any = registry.load("tasks", task)
     mine = {name for name, _, _ in registry.fields(cls)}
     theirs = {field.name for field in dataclasses.fields(Tuning)}
     if unknown := settings.keys() - mine - theirs:
         raise ValueError(
             f"{task} has no setting {', '.join(sorted(unknown))}; it has {', '.join(sorted(mine | theirs))}"
         )
-    if not hasattr(cls, "forward") or cls.forward is torch.nn.Module.forward:
+    if not cls.trainable():
         raise ValueError(f"{task} has nothing to train: use it with a pre-trained encoder as it is")
     options = Tuning(**{name: value for name, value in settings.items() if name in theirs})
     torch.manual_seed(options.seed)
@@ -111,7 +112,7 @@ def finetune(task: str, data: Entries, *, init: Path | None = None, out: Path, *
     if init is not None and checkpoints.newest(out) is None:
         taken = take_over(module, Path(init))
         if distributed.is_main():
-            say(taken.text(init))
+            say(report_taken(taken, Path(init)))
     clips = mixture(sources, module, options, options.seed)
     probe = _validation(mixture(held or sources, module, options, options.seed + 1), options.seed)
     extra = {"training": {"options": config["options"], "data": config["data"]}}
@@ -149,64 +150,20 @@ def describe(
     }
 
 
-@dataclass
-class Taken:
-    """What was taken over from other weights."""
-
-    kind: str
-    count: int
-    fresh: list[str]
-    """Names of the task that keep their initial values."""
-    unused: list[str]
-    """Names of the source's encoder for which the task has no use."""
-
-    def text(self, init: Path) -> str:
-        head = [name for name in self.fresh if not name.startswith("encoder.")]
-        encoder = [name for name in self.fresh if name.startswith("encoder.")]
-        lines = [f"{init} ({self.kind}): {self.count} tensors taken over"]
-        lines += [f"  not in it, so as initialised: {weights.listed(encoder)}"] if encoder else []
-        lines += [f"  the head is new, {len(head)} tensors"] if head else []
-        lines += [f"  no use for: {weights.listed(self.unused)}"] if self.unused else []
-        return "\n".join(lines)
-
-
-@torch.no_grad()
 def take_over(module: Any, init: Path) -> Taken:
-    """Copies the encoder in a weight file or run folder, of any method or task; of the same task also the rest.
+    """Copies the encoder in a weight file or run folder, of any method or task; of the same task also the rest."""
+    return module.take_over(weights.load(init), weights.read_header(init)["name"], init)
 
-    What the encoder holds in another form (position tables, embeddings of whole tubelets) is translated by the task's
-    `adopt`. ValueError where the encoders differ in width, depth or patch.
-    """
-    header = weights.read_header(init)
-    source: Any = weights.load(init)
-    own = module.state_dict()
-    trunk = [name for name in own if name.startswith(("encoder.blocks.", "encoder.norm."))]
-    shapes = [{name: state[name].shape for name in trunk if name in state} for state in (own, source.state_dict())]
-    if shapes[0] != shapes[1] or source.patch != module.patch:
-        has, wants = (f"size {part['size']}, patch {part['patch']}" for part in (header["fields"], vars(module)))
-        raise ValueError(f"the encoder in {init} has {has}, and this task {wants}: give --size and --patch")
-    if type(source) is type(module):
-        if source.image != module.image:
-            source.resize(module.image)
-        given, settled = dict(source.state_dict()), set()
-    else:
-        given = {f"encoder.{name}": tensor for name, tensor in source.encoder.state_dict().items()}
-        settled = module.adopt(source.encoder, source.grid)
-    patches = "encoder.patch_embed.weight"
-    if given[patches].ndim == 5:  # tubelets: a frame that repeats itself is embedded by the sum over time
-        given[patches] = given[patches].sum(2)
-    copied = []
-    for name, tensor in own.items():
-        if name in given and name not in settled and given[name].shape == tensor.shape:
-            tensor.copy_(given[name])
-            copied.append(name)
-    filled = {*copied, *settled}
-    return Taken(
-        kind=header["name"],
-        count=len(filled),
-        fresh=[name for name in own if name not in filled],
-        unused=[name for name in given if name not in own and not name.endswith("positions.table")],
-    )
+
+def report_taken(taken: Taken, init: Path) -> str:
+    """What a task took over, for people."""
+    head = [name for name in taken.fresh if not name.startswith("encoder.")]
+    encoder = [name for name in taken.fresh if name.startswith("encoder.")]
+    lines = [f"{init} ({taken.kind}): {taken.count} tensors taken over"]
+    lines += [f"  not in it, so as initialised: {weights.listed(encoder)}"] if encoder else []
+    lines += [f"  the head is new, {len(head)} tensors"] if head else []
+    lines += [f"  no use for: {weights.listed(taken.unused)}"] if taken.unused else []
+    return "\n".join(lines)
 
 
 def _validation(clips: Mixture, seed: int) -> Any:

@@ -25,11 +25,13 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 import dropmae
-from dropmae import registry
+from dropmae import contracts, registry
 from dropmae.storage import replacing
 
 LAST = "last.safetensors"
 """The weight file of a run folder."""
+SHIPPED = Path(dropmae.__file__).parent / "shipped"
+"""The weights that come with the package."""
 
 DTYPES = {
     torch.float64: "F64",
@@ -134,11 +136,19 @@ def class_name(cls: type) -> tuple[str, str]:
     file = registry.user_file(cls)
     if file is None:
         raise ValueError(f"{cls.__name__} is no method or task: those are loaded by name, or by the path of their file")
-    return ("tasks" if hasattr(cls, "step") else "methods"), str(file)
+    return ("tasks" if issubclass(cls, contracts.Task) else "methods"), str(file)
 
 
 def locate(path: str | Path) -> Path:
-    """The weight file meant by `path`: itself, or the last weights of a run folder. FileNotFoundError otherwise."""
+    """The weight file meant by `path`: itself, the last weights of a run folder, or shipped:NAME of the package.
+
+    FileNotFoundError where it is not there.
+    """
+    if str(path).startswith("shipped:"):
+        name, there = str(path).partition(":")[2], sorted(file.stem for file in SHIPPED.glob("*.safetensors"))
+        if name not in there:
+            raise ValueError(f"{path}: no such weights come with the package; there are: {', '.join(there) or 'none'}")
+        return SHIPPED / f"{name}.safetensors"
     path = Path(path)
     if path.is_dir():
         if not (path / LAST).is_file():
@@ -219,21 +229,42 @@ def _foreign(path: Path) -> str:
     return f"{path} is not one of dropmae's weight files: convert it first, `dropmae convert {path} {out}`"
 
 
-def load(path: str | Path, device: str | torch.device = "cpu", *, code: str | Path | None = None) -> Any:
+def load(
+    path: str | Path,
+    device: str | torch.device = "cpu",
+    *,
+    settings: Mapping[str, Any] | None = None,
+    code: str | Path | None = None,
+) -> Any:
     """The method or task in a weight file, or in the last weights of a run folder, in evaluation mode.
 
-    `code` is the .py file of a user's own class, which is run. The class is built from the header's fields, and every
-    name and shape must fit. A part that the file does not hold (the decoder of an encoder-only file) is replaced by
-    one that says so when it is used. OSError for a file that cannot be read; ValueError for one that does not fit, or
-    that `dropmae convert` must read first.
+    `settings` are fields of a task that may be changed after training (`use`), as values or as text; `code` is the .py
+    file of a user's own class, which is run. The class is built from the header's fields, and every name and shape must
+    fit. A part that the file does not hold (the decoder of an encoder-only file) is replaced by one that says so when
+    it is used. OSError for a file that cannot be read; ValueError for one that does not fit, or that `dropmae convert`
+    must read first.
     """
     path = locate(path)
     if code is not None:
         registry.trust(code)
     header = read_header(path)
+    if settings:
+        header = {**header, "fields": {**header["fields"], **changed(header, settings, str(path))}}
     module = build(header, str(path))
     fill(module, read_tensors(path), str(path))
     return module.to(device).eval()
+
+
+def changed(header: Mapping[str, Any], settings: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Fields of the task in `header` that are given; ValueError where one is unknown or fixed by the training."""
+    cls: Any = registry.find(header["kind"], header["name"], where)
+    free = tuple(cls.use) if header["kind"] == "tasks" else ()
+    for name in settings:
+        if name not in free:
+            known = name in {field for field, _, _ in registry.fields(cls)}
+            what = "is fixed by the training" if known else "is no setting"
+            raise ValueError(f"{name} {what} of {header['name']}; what may be set: {', '.join(free) or 'nothing'}")
+    return registry.parsed(cls, settings)
 
 
 def build(header: Mapping[str, Any], where: str) -> nn.Module:

@@ -195,11 +195,15 @@ def _task(found: Checkpoint, encoder_only: bool, image: Image | None) -> nn.Modu
         raise ValueError(f"{found.path}: {error}") from error
     fields |= {"size": found.size, "patch": found.patch}
     made: Any = weights.build({"kind": "tasks", "name": found.layout.module, "fields": fields}, str(found.path))
-    read = {name: lazy.read() for name, lazy in tensors.items() if name not in cls.RELICS or fields["relics"]}
+    read = {
+        name: lazy.read()
+        for name, lazy in tensors.items()
+        if name not in cls.unused_official_tensors or fields["relics"]
+    }
     read = {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in read.items()}
     weights.fill(made, read, str(found.path), found.layout.theirs)
     if image is not None:
-        made.resize(image)
+        made.resize_image(image)
     return made.eval()
 
 
@@ -303,7 +307,7 @@ def _from_task(made: Any, layout: Layout, image: Image | None) -> tuple[dict[str
         raise ValueError(f"the {layout.name} layout has a head, and these weights have none")
     if image is not None:
         made = copy.deepcopy(made)
-        made.resize(image)
+        made.resize_image(image)
     own = made.official_state(layout.theirs("encoder.frame_embed.x") is not None)
     named = {name: layout.theirs(name) for name in own}
     out = {theirs: own[name] for name, theirs in named.items() if theirs is not None}

@@ -14,13 +14,14 @@ from __future__ import annotations
 
 import contextlib
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
+from dropmae.contracts import Task
 from dropmae.nn import masking
 from dropmae.nn.vit import Positions
 from dropmae.ops.affinity import Context, Shape, Window, propagate
@@ -128,7 +129,7 @@ class State:
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
-class Propagation(nn.Module):
+class Propagation(Task):
     """Training-free propagation of masks, part labels and points; `encoder` is any with dense `features`.
 
     Assign `encoder` before use: `task.encoder = dropmae.load("run").encoder`. An option that is None is the preset's.
@@ -179,10 +180,10 @@ class Propagation(nn.Module):
     positions: Literal["resized", "computed"] = "resized"
     """Sin-cos positions of another grid than the encoder was trained on: those of that grid, resized, as all these
     scripts have it, or ones computed for the grid at hand."""
-    precision: Literal["fp32", "bf16"] = "fp32"
-    """Of the encoder; the comparison of its features is always float32."""
 
-    lag: ClassVar[int] = 0
+    takes = ("mask", "boxes", "points")
+    gives = ("mask", "boxes", "scores", "points", "visible")
+    training_free = True
 
     @classmethod
     def for_benchmark(cls, name: str, **options: Any) -> Propagation:
@@ -199,8 +200,8 @@ class Propagation(nn.Module):
         rules = Rules(**{name: getattr(self, name) for name in Rules._fields})
         if rules.context < 0 or rules.topk < 1 or rules.joint_peaks < 1 or self.anchors < 0:
             raise ValueError("context and anchors must not be negative, topk and joint-peaks at least 1")
-        if self.precision not in ("fp32", "bf16") or self.positions not in ("resized", "computed"):
-            raise ValueError("precision must be fp32 or bf16, and positions resized or computed")
+        if self.positions not in ("resized", "computed"):
+            raise ValueError("positions must be resized or computed")
         if rules.temperature <= 0 or rules.radius < 0:
             raise ValueError("the temperature must be positive and the radius not negative")
         input_size((480, 854), rules.resize, 16, rules.multiple, rules.rounding)
@@ -252,14 +253,15 @@ class Propagation(nn.Module):
         state.index += 1
         rules = self.rules
         features = self.features(frame, state.sides)
-        soft = propagate(
-            features,
-            self.contexts(state),
-            state.grid,
-            topk=rules.topk,
-            temperature=rules.temperature,
-            ties=rules.ties,
-        )
+        with torch.autocast(features.device.type, enabled=False):  # the comparison of features is always in float32
+            soft = propagate(
+                features,
+                self.contexts(state),
+                state.grid,
+                topk=rules.topk,
+                temperature=rules.temperature,
+                ties=rules.ties,
+            )
         if prompt is not None:
             soft = self.corrected(state, soft, prompt)
             state.anchors.append((features, soft))
@@ -271,14 +273,6 @@ class Propagation(nn.Module):
             state.filled = min(max(state.filled, place + 1), rules.context)
         return state, {state.index: self.decided(state, soft, prompt)}
 
-    def finish(self, state: State) -> dict[int, Target]:
-        """Nothing is held back: what is in a frame is known with its step."""
-        return {}
-
-    def sample(self, sequence: Any, rng: np.random.Generator) -> dict[str, Any]:
-        """Nothing here is trained: ValueError."""
-        raise ValueError("propagation is training-free: pre-train an encoder, then evaluate or track with it")
-
     def features(self, frame: np.ndarray, sides: tuple[int, int]) -> Tensor:
         """Unit vectors float32 [N, C] of a frame uint8 [H, W, 3] that is resized to `sides`."""
         device = next(self.encoder.parameters()).device
@@ -287,8 +281,6 @@ class Propagation(nn.Module):
         deviation = torch.tensor((self.rules.red_deviation, *masking.DEVIATION[1:]), device=device).view(3, 1, 1)
         picture = (resize_frames(picture, sides, self.rules.interpolation) - mean) / deviation
         with contextlib.ExitStack() as within:
-            if self.precision == "bf16":  # else as whoever called has it
-                within.enter_context(torch.autocast(device.type, torch.bfloat16))
             places = getattr(self.encoder, "positions", None)  # a user's own encoder need not have any
             if isinstance(places, Positions):
                 within.enter_context(places.stretched(self.positions == "resized"))

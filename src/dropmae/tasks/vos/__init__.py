@@ -13,13 +13,14 @@ import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from dropmae.contracts import Task
 from dropmae.data.clips import Sequence
 from dropmae.nn import masking
 from dropmae.nn.vit import SIZES, Encoder, Size, resize_positions
@@ -77,14 +78,14 @@ class State:
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
-class VOS(nn.Module):
+class VOS(Task):
     """Carries masks through a video: memory frames with a mask and the next frame go through one ViT together.
 
     An option that is None is the preset's.
     """
 
-    lag: ClassVar[int] = 0
-    RELICS: ClassVar[tuple[str, ...]] = ()
+    takes = ("mask", "boxes")
+    gives = ("mask", "boxes", "scores")
 
     preset: Literal["dropseg", "light"] = "dropseg"
     """The published model, or a light one for CPUs: tiny, small pictures, with the previous frame as memory too."""
@@ -299,10 +300,6 @@ class VOS(nn.Module):
         boxes = mask_boxes(labels, numbers)[1]
         return state, {state.index: Target(ids=numbers, mask=labels, boxes=boxes, scores=scores)}
 
-    def finish(self, state: State) -> dict[int, Target]:
-        """Nothing is held back."""
-        return {}
-
     def look(self, state: State, frame: np.ndarray) -> Tensor:
         """Tokens [N, C] of a frame, without places."""
         place = state.canvas
@@ -382,7 +379,7 @@ class VOS(nn.Module):
 
     # ---------------------------------------------------------------- weights from elsewhere
 
-    def resize(self, image: int | tuple[int, int]) -> None:
+    def resize_image(self, image: int | tuple[int, int]) -> None:
         """Changes the size of the training pictures, and with it a stored position table, by bicubic interpolation."""
         height, width = (image, image) if isinstance(image, int) else image
         part, grid = self.encoder.positions, (height // self.patch, width // self.patch)

@@ -6,12 +6,14 @@ import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from dropmae.contracts import Task
 from dropmae.data.boxtracks import boxes_of, tracks_of
 from dropmae.data.clips import Sequence
 from dropmae.nn import masking
@@ -63,14 +65,16 @@ class State:
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
-class VOT(nn.Module):
+class VOT(Task):
     """Follows boxes: a template of each object and a search region around its last place go through one ViT together.
 
     `image` 384 and 256 have the official settings; smaller ones are for CPUs.
     """
 
-    lag: ClassVar[int] = 0
-    RELICS: ClassVar[tuple[str, ...]] = ("encoder.relic_token", "encoder.relic_positions")
+    takes = ("boxes", "mask")
+    gives = ("boxes", "scores")
+    use = ("window", "inertia", "calibrate", "margin", "lost_below", "search_factor")
+    unused_official_tensors = ("encoder.relic_token", "encoder.relic_positions")
 
     size: Size = "base"
     """Width, depth and heads of the encoder."""
@@ -380,10 +384,6 @@ class VOT(nn.Module):
         reported = np.where(state.lost[:, None], np.nan, state.boxes)
         return state, {state.index: Target(ids=state.ids, boxes=reported, scores=state.scores)}
 
-    def finish(self, state: State) -> dict[int, Target]:
-        """Nothing is held back."""
-        return {}
-
     def search(
         self, state: State, frame: np.ndarray, boxes: np.ndarray, rows: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
@@ -428,7 +428,7 @@ class VOT(nn.Module):
 
     # ---------------------------------------------------------------- weights from elsewhere
 
-    def resize(self, image: int | tuple[int, int]) -> None:
+    def resize_image(self, image: int | tuple[int, int]) -> None:
         """Changes the search crop to `image` pixels, and what follows from that to the defaults of that size.
 
         The position tables are resized by bicubic interpolation, as OSTrack and DropTrack take up pre-trained ones.
@@ -445,6 +445,11 @@ class VOT(nn.Module):
             part = getattr(self.encoder, name)
             part.table = nn.Parameter(resize_positions(part.table.detach(), old[name], grid).contiguous())
             part.learned_grid = grid
+
+    def export_step(self, out: Path, objects: int) -> dict[str, Any]:
+        from dropmae.tasks.vot.export import export  # needs it, and it this
+
+        return export(self, out, objects)
 
     @torch.no_grad()
     def adopt(self, encoder: Encoder, grid: tuple[int, int]) -> set[str]:
@@ -475,7 +480,7 @@ class VOT(nn.Module):
                 raise ValueError(f"the position table of the {field} has {shape[1]} rows, which is no square")
             sides[field] = side * patch
         head = shapes.get("head.score.0.0.weight")
-        relics = [shapes.get(name, (0, 0, 0))[1] for name in cls.RELICS] == [1, PRETRAINED_ROWS]
+        relics = [shapes.get(name, (0, 0, 0))[1] for name in cls.unused_official_tensors] == [1, PRETRAINED_ROWS]
         fields = {**sides, "identity": "encoder.frame_embed.x" in shapes, "relics": relics}
         return fields if head is None else {**fields, "head_width": head[0]}
 

@@ -21,7 +21,6 @@ from torch import Tensor, nn
 from dropmae.storage import replacing
 from dropmae.tasks.vot import head
 
-SUFFIXES = (".pt2", ".onnx")
 TOLERANCE = 1e-4
 """How far boxes and scores of a graph may be from PyTorch's."""
 
@@ -50,8 +49,6 @@ def export(tracker: Any, out: Path, objects: int = 1) -> dict[str, Any]:
     ValueError where it is no tracker, or where a package for ONNX is missing; ArithmeticError where the graph computes
     something else.
     """
-    if not hasattr(tracker, "respond") or not hasattr(tracker, "template"):
-        raise ValueError(f"only trackers are exported, and these weights are of {type(tracker).__name__.lower()}")
     if objects < 1:
         raise ValueError(f"objects must be at least 1, not {objects}")
     step = Step(tracker).eval()

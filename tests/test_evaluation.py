@@ -13,12 +13,15 @@ from PIL import Image
 
 from dropmae import registry, weights
 from dropmae.data.clips import Sequence
+from dropmae.engine import Engine, prompts_of, shown
+from dropmae.evaluation import Evaluation, answers
 from dropmae.formats.labels import read_labels, write_labels
-from dropmae.inference.following import Job, follow, present, prompts, untrained
+from dropmae.loading import untrained
 from dropmae.target import Target
 from dropmae.tasks.propagation import Propagation
 from dropmae.verbs.evaluate import evaluate, score
 
+TAKES = ("mask", "points")
 SMALL: dict[str, Any] = {"resize": "native", "context": 2, "workers": 1}
 
 
@@ -62,16 +65,30 @@ def test_it_goes_on_where_it_was_stopped(tmp_path: Path) -> None:
     broken = root / "JPEGImages/480p/two/00002.jpg"
     whole = broken.read_bytes()
     broken.write_bytes(whole[:100])
-    with pytest.raises(OSError, match=r"00002\.jpg"):
-        run(root, tmp_path / "out")
+    report = run(root, tmp_path / "out")
+    assert list(report["frames_skipped"]) == ["two"]
+    assert "00002.jpg" in report["frames_skipped"]["two"]["2"]
     kept = tmp_path / "out/predictions/one/00002.png"
     written = kept.stat().st_mtime_ns
-    assert not (tmp_path / "out/predictions/two").exists()
+    assert not read_labels(tmp_path / "out/predictions/two/00002.png").any()  # it counts as missed
     broken.write_bytes(whole)
     report = run(root, tmp_path / "out")
+    assert "frames_skipped" not in report
     assert kept.stat().st_mtime_ns == written
     fresh = run(root, tmp_path / "fresh")
     assert report["sequences"] == fresh["sequences"]
+
+
+def test_a_sequence_that_cannot_start_does_not_stop_the_others(tmp_path: Path) -> None:
+    root = davis(tmp_path / "davis")
+    first = root / "JPEGImages/480p/one/00000.jpg"
+    whole = first.read_bytes()
+    first.write_bytes(whole[:100])
+    with pytest.raises(OSError, match=r"1 of 2 sequences could not be followed: .*00000\.jpg"):
+        run(root, tmp_path / "out")
+    assert (tmp_path / "out/predictions/two/00002.png").is_file()
+    first.write_bytes(whole)
+    assert set(run(root, tmp_path / "out")["sequences"]) == {"one", "two"}
 
 
 def test_processes_do_not_change_the_numbers(tmp_path: Path) -> None:
@@ -107,8 +124,8 @@ def test_weights_count_by_their_content(tmp_path: Path) -> None:
 
 
 def test_presets_know_their_benchmarks() -> None:
-    job = Job("vip", {}, "", None, "random:tiny", {"preset": "cropmae"}, "", "cpu")
-    rules = job.task().rules
+    job = Evaluation("vip", {}, "", None, "random:tiny", {"preset": "cropmae"}, "", "cpu", "fp32")
+    rules = job.engine().task.rules
     assert (rules.resize, rules.topk) == ("long880", 10)
     assert Propagation.for_benchmark("vip", preset="cropmae", topk=4).rules.topk == 4
     assert Propagation.for_benchmark("vip").rules.resize == "short480"
@@ -154,11 +171,13 @@ def mask_target(*ids: int, points: Any = None, visible: Any = None) -> Target:
 
 def test_prompts_are_the_first_frame_or_each_first_appearance() -> None:
     targets = {3: mask_target(1), 5: mask_target(1, 2), 6: mask_target(2), 7: mask_target(1, 2, 3)}
-    assert list(prompts(targets, "first")) == [3]
-    told = prompts(targets, "appearance")
-    assert {frame: present(target) for frame, target in told.items()} == {3: [1], 5: [2], 7: [3]}
+    assert list(prompts_of(targets, "first", TAKES)) == [3]
+    told = prompts_of(targets, "appearance", TAKES)
+    assert {frame: shown(target) for frame, target in told.items()} == {3: [1], 5: [2], 7: [3]}
     assert told[5].ids.tolist() == [2]
-    assert prompts({}, "first") == {}
+    assert prompts_of({}, "first", TAKES) == {}
+    assert prompts_of(targets, "first", ()) == {}
+    assert prompts_of(targets, "first", ("boxes",)) == {}
 
 
 def test_points_are_told_once_when_they_first_show() -> None:
@@ -168,13 +187,13 @@ def test_points_are_told_once_when_they_first_show() -> None:
         1: mask_target(1, points=points + 1, visible=np.array([True, True, False])),
         2: mask_target(1, points=points + 2, visible=np.array([False, True, False])),
     }
-    told = prompts(targets, "appearance")
+    told = prompts_of(targets, "appearance", TAKES)
     assert list(told) == [0, 1]
     assert told[0].points is not None
     assert told[1].points is not None
     assert np.isfinite(told[0].points[:, 0]).tolist() == [True, False, False]
     assert np.isfinite(told[1].points[:, 0]).tolist() == [False, True, False]
-    assert present(told[1]) == []
+    assert shown(told[1]) == []
 
 
 def test_following_starts_where_something_is_known() -> None:
@@ -184,11 +203,18 @@ def test_following_starts_where_something_is_known() -> None:
     task = Propagation(resize="native", multiple=0)
     task.encoder = untrained("random").encoder
     target = Target(ids=np.array([1]), mask=mask)
-    found = follow(task, Sequence("noise", frames, {2: target}), "first")
+    engine, bench = Engine(task, "cpu", "fp32"), registry.load("benchmarks", "davis")()
+    found = answers(engine, bench, Sequence("noise", frames, {2: target})).targets
     assert list(found) == [2, 3]
-    assert found[2] is target
+    assert found[2].mask is not None
+    assert np.array_equal(found[2].mask, mask)
     with pytest.raises(OSError, match="nothing is annotated"):
-        follow(task, Sequence("noise", frames, {}), "first")
+        answers(engine, bench, Sequence("noise", frames, {}))
+    with pytest.raises(OSError, match="nothing is annotated in frame 0"):
+        answers(engine, bench, Sequence("noise", frames, {0: Target(ids=np.array([1]), boxes=np.full((1, 4), np.nan))}))
+    flow = Target(ids=np.zeros(0, np.int64), flow=np.zeros((32, 32, 2), np.float32))
+    with pytest.raises(ValueError, match="frame 0 tells nothing that propagation takes"):
+        answers(engine, bench, Sequence("noise", frames, {0: flow}))
 
 
 def test_one_annotated_frame_of_one() -> None:
@@ -196,7 +222,8 @@ def test_one_annotated_frame_of_one() -> None:
     task.encoder = untrained("random").encoder
     frame = np.zeros((1, 32, 32, 3), np.uint8)
     target = Target(ids=np.array([1]), mask=np.ones((32, 32), np.uint8))
-    assert list(follow(task, Sequence("still", frame, {0: target}), "first")) == [0]
+    bench = registry.load("benchmarks", "davis")()
+    assert list(answers(Engine(task, "cpu", "fp32"), bench, Sequence("still", frame, {0: target})).targets) == [0]
 
 
 def test_points_of_real_animals(test_data: Path, tmp_path: Path) -> None:

@@ -1,0 +1,34 @@
+"""The contract of what results are written as."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+Add = Callable[[Any], None]
+"""Takes an `engine.Answer`, frame after frame."""
+
+
+@dataclass(kw_only=True)
+class Export:
+    """A form that the answers for a video can be written in, as they come. Its fields are settings."""
+
+    MUST: ClassVar[tuple[str, ...]] = ("open",)
+    suffixes: ClassVar[tuple[str, ...]] = ()
+    """Of file names that ask for it; the first is the usual one."""
+    beside: ClassVar[tuple[str, ...]] = ()
+    """Suffixes of further forms that are written beside it."""
+
+    def open(self, out: Path, video: Any, doubtful_below: float | None) -> AbstractContextManager[Add]:
+        """A context whose value takes the answers for `video`; `out` appears, whole, when it ends without an error.
+
+        Objects whose score is below `doubtful_below` may be marked.
+        """
+        raise NotImplementedError
+
+    @classmethod
+    def check_class(cls, made: type, where: str) -> None:
+        """ValueError where a class variable has a wrong form."""

@@ -1,0 +1,215 @@
+"""Weights on the sequences of a benchmark: several side by side, each written when it is finished."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import multiprocessing
+import os
+import time
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dropmae import registry
+from dropmae.contracts import Benchmark
+from dropmae.progress import Progress
+from dropmae.storage import write_json
+from dropmae.target import FIELDS, Target, redacted, says_something
+
+if TYPE_CHECKING:
+    from dropmae.engine import Followed
+
+PREDICTIONS, DONE = "predictions", "done"
+"""Where the official files go, and a note per finished sequence."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What is evaluated, in terms that another process understands."""
+
+    benchmark: str
+    fields: dict[str, Any]
+    root: str
+    split: str | None
+    weights: str
+    """Not just "shipped": which of them."""
+    settings: dict[str, Any]
+    """Fields of the task that were given."""
+    out: str
+    device: str
+    precision: Any
+
+    @property
+    def predictions(self) -> Path:
+        return Path(self.out) / PREDICTIONS
+
+    def bench(self) -> Benchmark:
+        return registry.load("benchmarks", self.benchmark)(**self.fields)
+
+    def note(self, name: str) -> Path:
+        """Where it is noted that a sequence is done."""
+        return Path(self.out) / DONE / f"{name}.json"
+
+    def done(self, name: str) -> bool:
+        """Whether a sequence is done; one with frames that could not be read is tried again."""
+        note = self.note(name)
+        return note.is_file() and not json.loads(note.read_text()).get("skipped")
+
+    def engine(self) -> Any:
+        """The task, ready for use."""
+        from dropmae.engine import Engine
+        from dropmae.loading import load_task
+
+        task = load_task(self.weights, settings=self.settings, benchmark=Path(self.benchmark).stem)
+        return Engine(task, self.device, self.precision)
+
+    def describe(self, engine: Any) -> dict[str, Any]:
+        """What makes two evaluations the same: benchmark, settings, precision and weights, which may lie anywhere."""
+        from dropmae.weights import locate
+
+        spec = self.weights if self.weights.startswith("random") else file_digest(locate(self.weights))
+        return {
+            "benchmark": {"name": Path(self.benchmark).stem, "split": self.split, **self.fields},
+            "task": {"name": type(engine.task).__name__, **registry.settings(engine.task)},
+            "weights": {"content": spec},
+            "engine": {"precision": engine.precision},
+        }
+
+
+def file_digest(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def first_label(sequences: Any) -> Target | None:
+    """What the first annotated frame of the first sequence tells, by which shipped weights are chosen."""
+    for sequence in sequences[:1]:
+        for frame in sorted(sequence.targets)[:1]:
+            return sequence.targets[frame]
+    return None
+
+
+def claim(out: Path, config: dict[str, Any]) -> None:
+    """Makes `out` the folder of this evaluation, or checks that it already is; ValueError that names what differs."""
+    config = json.loads(json.dumps(config, default=str))
+    path = out / "config.json"
+    if path.is_file():
+        old = {"engine": {"precision": "fp32"}} | json.loads(path.read_text())  # older ones had no choice
+        differing = [
+            f"{part}.{name} was {old.get(part, {}).get(name)!r}, now {config[part].get(name)!r}"
+            for part in config
+            for name in sorted({*config[part], *old.get(part, {})})
+            if old.get(part, {}).get(name) != config[part].get(name)
+        ]
+        if differing:
+            raise ValueError(f"{out} belongs to another evaluation: {'; '.join(differing)}. Choose another --out")
+    elif out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ValueError(f"{out} exists and is no folder of an evaluation; choose another --out")
+    else:
+        write_json(path, config)
+
+
+def spread(job: Evaluation, engine: Any, bench: Benchmark, sequences: Any, pending: list[int], workers: int) -> None:
+    """Goes through the pending sequences, several at a time; each is written as soon as it is finished.
+
+    One that cannot be read does not stop the others: OSError names it when they are done.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    workers = min(workers or (1 if engine.device.type != "cpu" else cores), len(pending))
+    progress = Progress(len(sequences), len(sequences) - len(pending))
+    failed: list[str] = []
+    try:
+        if workers <= 1:
+            for done, number in enumerate(pending, len(sequences) - len(pending) + 1):
+                try:
+                    follow_and_write(job, engine, bench, sequences[number])
+                except OSError as error:
+                    failed.append(str(error))
+                progress.show(done, {})
+            refuse(failed, len(sequences))
+            return
+        context = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(workers, context, prepare_worker, (job, max(1, cores // workers))) as pool:
+            futures = [pool.submit(follow_number, number) for number in pending]
+            try:
+                for done, future in enumerate(as_completed(futures), len(sequences) - len(pending) + 1):
+                    try:
+                        future.result()
+                    except OSError as error:
+                        failed.append(str(error))
+                    progress.show(done, {})
+                refuse(failed, len(sequences))
+            except BrokenProcessPool:
+                raise OSError(
+                    "a process was killed, perhaps for want of memory: what is finished is kept, and the same command "
+                    "goes on from there; --workers 1 needs the least"
+                ) from None
+            except BaseException:
+                pool.shutdown(cancel_futures=True)
+                raise
+    finally:
+        progress.close()
+
+
+def refuse(failed: list[str], count: int) -> None:
+    """OSError for sequences that could not be followed, if there are any."""
+    if failed:
+        rest = f", and {len(failed) - 3} more" if len(failed) > 3 else ""
+        raise OSError(
+            f"{len(failed)} of {count} sequences could not be followed: {'; '.join(failed[:3])}{rest}. The others are "
+            "done, and the same command tries these again"
+        )
+
+
+_worker: tuple[Evaluation, Any, Benchmark, Any]
+
+
+def prepare_worker(job: Evaluation, threads: int) -> None:
+    """Makes everything anew in another process."""
+    global _worker
+    import torch
+
+    torch.set_num_threads(threads)
+    bench = job.bench()
+    _worker = (job, job.engine(), bench, bench.sequences(Path(job.root), job.split))
+
+
+def follow_number(number: int) -> None:
+    """Goes through one sequence in another process."""
+    job, engine, bench, sequences = _worker
+    follow_and_write(job, engine, bench, sequences[number])
+
+
+def follow_and_write(job: Evaluation, engine: Any, bench: Benchmark, sequence: Any) -> None:
+    """Goes through one sequence, writes its official files, and notes that it is done."""
+    started = time.perf_counter()
+    found = answers(engine, bench, sequence)
+    seconds = time.perf_counter() - started
+    bench.write(sequence.name, found.targets, job.predictions, seconds=found.seconds)
+    note: dict[str, Any] = {"frames": len(found.targets), "seconds": round(seconds, 3)}
+    note |= {"skipped": found.skipped} if found.skipped else {}
+    note |= {"missed": len(found.missed)} if found.missed else {}
+    write_json(job.note(sequence.name), note)
+    sequence.video.close()
+
+
+def answers(engine: Any, bench: Benchmark, sequence: Any) -> Followed:
+    """What the task answers for a sequence, told what the benchmark tells; what is given stands for itself.
+
+    OSError where nothing is annotated, ValueError where nothing that the task takes is.
+    """
+    from dropmae.engine import follow, prompts_of
+
+    takes = engine.task.takes
+    prompts = prompts_of(sequence.targets, bench.prompted, takes)
+    if takes and not prompts:
+        first = min(sequence.targets, default=None)
+        if first is None or not says_something(redacted(sequence.targets[first], FIELDS)):
+            where = "nothing is annotated" if first is None else f"nothing is annotated in frame {first}"
+            raise OSError(f"{sequence.name}: {where}, so there is nothing to follow")
+        name = type(engine.task).__name__.lower()
+        raise ValueError(f"{sequence.name}: frame {first} tells nothing that {name} takes ({' or '.join(takes)})")
+    return follow(engine, sequence.video, prompts, bench.direction)

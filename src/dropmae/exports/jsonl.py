@@ -1,0 +1,44 @@
+"""targets.jsonl: a line per frame and object, with everything that is known."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from dropmae.contracts import Export
+from dropmae.contracts.exports import Add
+from dropmae.engine import Answer
+from dropmae.storage import replacing
+from dropmae.target import DENSE, dense_file, target_lines
+from dropmae.video import Video
+
+
+@dataclass(kw_only=True)
+class JSONL(Export):
+    """The lines of a targets.jsonl; flow and what belongs to it goes to NAME.flow.npz beside it."""
+
+    suffixes = (".jsonl",)
+
+    @contextlib.contextmanager
+    def open(self, out: Path, video: Video, doubtful_below: float | None) -> Iterator[Add]:
+        name, flows = called(video, out.parent), out.with_suffix(".flow.npz")
+        with contextlib.ExitStack() as stack:
+            stream = stack.enter_context(open(stack.enter_context(replacing(out)), "w"))
+            dense = None
+
+            def add(answer: Answer) -> None:
+                nonlocal dense
+                if any(getattr(answer.target, field) is not None for field in DENSE):
+                    dense = dense or stack.enter_context(dense_file(flows))
+                    dense(answer.frame, answer.target)
+                stream.writelines(f"{line}\n" for line in target_lines(name, answer.frame, answer.target, flows.name))
+
+            yield add
+
+
+def called(video: Video, folder: Path) -> str:
+    """What lines call a video: its path from where they are; its name where it is no file."""
+    return video.name if video.path is None else os.path.relpath(video.path, folder)

@@ -1,0 +1,107 @@
+"""What a `weights` argument means: a file, a run folder, what comes with the package, an untrained encoder.
+
+Whatever it is becomes a Task: trained weights their own, an encoder the task that works with any encoder as it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dropmae import contracts, registry, weights
+from dropmae.contracts import Task
+from dropmae.progress import say
+from dropmae.target import FIELDS, Target
+
+SHIPPED = "shipped"
+"""The weights of the package that fit what is known; shipped:NAME is a certain one."""
+ENCODER = "encoder"
+"""Of the shipped files, the one that is no task."""
+
+
+def load_task(
+    spec: str | Path | None,
+    prompt: Target | None = None,
+    *,
+    settings: Mapping[str, Any] | None = None,
+    benchmark: str = "",
+) -> Task:
+    """The task that a `weights` argument means, for what `prompt` tells; None is "shipped".
+
+    `settings` are fields of the task: in trained weights those that it lets change (`use`), in a task that works with
+    any encoder all of them, over what `benchmark`'s usual script has. ValueError where one is unknown or frozen.
+    """
+    spec, settings = named(spec, prompt), dict(settings or {})
+    if spec.partition(":")[0] == "random":
+        return training_free(untrained(spec), settings, benchmark)
+    header = weights.read_header(spec)
+    if header["kind"] == "tasks":
+        return weights.load(spec, settings=settings)
+    source = weights.load(spec)
+    say(f"{spec} is an encoder ({header['name']}): labels are carried along by its features")
+    return training_free(source, settings, benchmark)
+
+
+def named(spec: str | Path | None, prompt: Target | None) -> str:
+    """The argument with "shipped", or None, replaced by the name of the shipped weights that `prompt` calls for."""
+    return shipped(prompt) if spec is None or str(spec) == SHIPPED else str(spec)
+
+
+def training_free(source: Any, settings: Mapping[str, Any], benchmark: str = "") -> Task:
+    """The task that works with any encoder as it is, with that of `source`."""
+    classes = [registry.load("tasks", name) for name in registry.names("tasks")]
+    cls: Any = next(cls for cls in classes if cls.training_free)
+    known = [name for name, _, _ in registry.fields(cls)]
+    if unknown := sorted(settings.keys() - set(known)):
+        name = cls.__name__.lower()
+        raise ValueError(f"{name} has no setting {', '.join(unknown)}; there are: {', '.join(known)}")
+    task = cls.for_benchmark(benchmark, **registry.parsed(cls, settings))
+    task.encoder = source.encoder
+    return task.eval()
+
+
+def shipped(prompt: Target | None) -> str:
+    """shipped:NAME of the weights of the package for what is known in a first frame; says which.
+
+    ValueError where none of them can be told that.
+    """
+    asked = [] if prompt is None else [name for name in FIELDS if getattr(prompt, name) is not None]
+    asked = ["mask", *asked] if "mask" in asked else asked
+    found: dict[str, str] = {}
+    for path in sorted(weights.SHIPPED.glob("*.safetensors")):
+        header = weights.read_header(path)
+        takes = contract_of(header).takes if header["kind"] == "tasks" else ()
+        found.setdefault(takes[0] if takes else "", path.stem)
+    name = next((found[field] for field in asked if field in found), None)
+    if name is None and asked and (weights.SHIPPED / f"{ENCODER}.safetensors").is_file():
+        name = ENCODER
+    if name is None:
+        what = " and ".join(n for n in asked if not FIELDS[n].told_with) or "no prompt"
+        raise ValueError(f"no weights that come with the package go by {what}: name some, --weights FILE")
+    say(f"no weights were named: {SHIPPED}:{name}, which comes with the package, is used")
+    return f"{SHIPPED}:{name}"
+
+
+def contract_of(header: Mapping[str, Any]) -> type[contracts.Task]:
+    """The class of a task that weights are of."""
+    cls: Any = registry.find(header["kind"], header["name"], "the file")
+    return cls
+
+
+def untrained(spec: str) -> Any:
+    """A method with the weights it would start training with: random:SIZE:METHOD:SEED:IMAGE, any end may miss.
+
+    IMAGE is the side in pixels of the frames it would train on, from whose grid positions are resized.
+    """
+    words = [*spec.split(":")[1:], "", "", "", ""][:4]
+    size, method, seed, image = (word or default for word, default in zip(words, ("tiny", "mae", "0", "224")))
+    if spec.count(":") > 4 or not seed.isdecimal() or not image.isdecimal():
+        raise ValueError(
+            f"untrained weights are written random:SIZE:METHOD:SEED:IMAGE, random:tiny:mae:0:224 say, not {spec!r}"
+        )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(int(seed))
+        return registry.load("methods", method)(size=size, image=int(image)).eval()
