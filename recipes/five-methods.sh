@@ -17,13 +17,13 @@ train() { # METHOD SETTINGS...
     --warmup 5% --seed "$seed" "$@"
 }
 measure() { # NAME WEIGHTS
-  dropmae evaluate synthetic --root "$out/synthetic" --weights "$2" --out "$eval/$1/synthetic" --preset "$preset" \
-    --resize native --multiple 0
+  dropmae evaluate synthetic --root "$out/synthetic" --weights "$2" --out "$eval/$1/synthetic" --set preset="$preset" \
+    resize=native multiple=0
   if [ -n "$davis" ]; then
-    dropmae evaluate davis --root "$davis" --year "${YEAR:-2017}" --weights "$2" --out "$eval/$1/davis" --preset "$preset"
+    dropmae evaluate davis --root "$davis" --year "${YEAR:-2017}" --weights "$2" --out "$eval/$1/davis" --set preset="$preset"
   fi
   if [ -n "$badja" ]; then
-    dropmae evaluate badja --root "$badja" --weights "$2" --out "$eval/$1/badja" --preset "$preset"
+    dropmae evaluate badja --root "$badja" --weights "$2" --out "$eval/$1/badja" --set preset="$preset"
   fi
 }
 measure "random-$seed" "random:tiny:mae:$seed:112"

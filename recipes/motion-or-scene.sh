@@ -15,7 +15,7 @@ for scenes in 8 512; do
     dropmae pretrain "${METHOD:-dropmae}" "$out/frames-$name" --out "$out/$name" --size tiny --image 112 \
       --steps 500 --global-batch 64 --lr 4e-3 --warmup 5% --scale 0.5 1 --crop shared --seed "${SEED:-0}"
     dropmae evaluate synthetic --root "$out/synthetic" --weights "$out/$name" --out "$out/eval/$name/synthetic" \
-      --resize native --multiple 0
+      --set resize=native multiple=0
   done
 done
 python "$(dirname "$0")/table.py" "$out/eval"

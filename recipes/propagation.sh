@@ -7,12 +7,12 @@
 set -euo pipefail
 weights=$1 out=$2 davis=$3 vip=${4:-} jhmdb=${5:-}
 for preset in dino crw cropmae dinov3; do
-  dropmae evaluate davis --root "$davis" --weights "$weights" --out "$out/$preset/davis" --preset "$preset"
+  dropmae evaluate davis --root "$davis" --weights "$weights" --out "$out/$preset/davis" --set preset="$preset"
   if [ -n "$vip" ]; then
-    dropmae evaluate vip --root "$vip" --weights "$weights" --out "$out/$preset/vip" --preset "$preset"
+    dropmae evaluate vip --root "$vip" --weights "$weights" --out "$out/$preset/vip" --set preset="$preset"
   fi
   if [ -n "$jhmdb" ]; then
-    dropmae evaluate jhmdb --root "$jhmdb" --weights "$weights" --out "$out/$preset/jhmdb" --preset "$preset"
+    dropmae evaluate jhmdb --root "$jhmdb" --weights "$weights" --out "$out/$preset/jhmdb" --set preset="$preset"
   fi
 done
 python "$(dirname "$0")/table.py" "$out"

@@ -13,7 +13,7 @@ train() { # NAME SETTINGS...
   dropmae pretrain siammae "$out/frames" --out "$out/$name" --size tiny --image 112 --steps 500 --global-batch 64 \
     --lr 4e-3 --warmup 5% "$@"
   dropmae evaluate synthetic --root "$out/synthetic" --weights "$out/$name" --out "$out/eval/$name/synthetic" \
-    --preset cropmae --resize native --multiple 0
+    --set preset=cropmae resize=native multiple=0
 }
 for encoding in siamese joint; do
   for decoding in cross-self cross joint; do

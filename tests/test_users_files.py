@@ -236,7 +236,7 @@ LOADERS = {
 HOMES = {
     "registry.py": {"exec_module", "spec_from_file_location", "SourceFileLoader"},
     "weights/unpickle.py": {"Unpickler"},  # a subclass that imports no name
-    "annotations/arrayfiles.py": {"Unpickler"},
+    "formats/arrays.py": {"Unpickler"},
 }
 
 
