@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 import pytest
 import torch
@@ -13,6 +14,7 @@ import torch
 from dropmae import registry, weights
 from dropmae.cli import main
 from dropmae.verbs.info import info
+from dropmae.video.decoder import turned, upright
 from official_files import (
     put,
     tiny_classifier,
@@ -69,6 +71,62 @@ def test_info_says_what_a_folder_is(module: Any, tmp_path: Path) -> None:
         info(tmp_path / "empty")
     with pytest.raises(FileNotFoundError, match="no such file"):
         info(tmp_path / "nothing")
+
+
+def with_sound(path: Path) -> Path:
+    """A video of ten frames of 64x48 at 5 per second with one second of silence."""
+    with av.open(str(path), "w") as container:
+        video, sound = container.add_stream("libx264", rate=5), container.add_stream("aac", rate=16000)
+        video.width, video.height, video.pix_fmt = 64, 48, "yuv420p"
+        sound.layout = "mono"
+        for _ in range(10):
+            frame = av.VideoFrame.from_ndarray(np.full((48, 64, 3), 90, np.uint8), "rgb24")
+            container.mux(video.encode(frame))
+        silence = av.AudioFrame.from_ndarray(np.zeros((1, 16000), np.float32), "fltp", "mono")
+        silence.rate = 16000
+        container.mux([*sound.encode(silence), *sound.encode(None), *video.encode(None)])
+    return path
+
+
+def test_info_of_a_video_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = info(with_sound(tmp_path / "x.mp4"))
+    assert {key: found[key] for key in ("frames", "width", "height", "fps", "codec", "pixel_format", "rotation")} == {
+        "frames": 10,
+        "width": 64,
+        "height": 48,
+        "fps": 5.0,
+        "codec": "h264",
+        "pixel_format": "yuv420p",
+        "rotation": None,
+    }
+    assert found["sound"] == ["aac, 16000 Hz, 1 channels"]
+    assert found["seconds"] == pytest.approx(2, abs=0.01)
+    assert "frames: 10\nwidth: 64" in capsys.readouterr().err
+
+
+def test_numbers_can_be_copied(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    np.save(tmp_path / "wide.npy", np.zeros((1, 2, 2160, 3), np.uint8))
+    info(tmp_path / "wide.npy")
+    assert "width: 2160" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("matrix", "said"),
+    [
+        ([[0, 1], [-1, 0]], "90 degrees"),
+        ([[-1, 0], [0, -1]], "180 degrees"),
+        ([[0, -1], [1, 0]], "270 degrees"),
+        ([[-1, 0], [0, 1]], "0 degrees, mirrored"),
+    ],
+)
+def test_rotations_in_words(matrix: list[list[int]], said: str) -> None:
+    turn = np.array(matrix, float)
+    assert turned(turn) == said
+    corner = np.zeros((2, 3, 3), np.uint8)
+    corner[0, 0] = 9
+    place = np.argwhere(upright(corner, turn)[..., 0])[0].tolist()
+    expected = {"90 degrees": [0, 1], "180 degrees": [1, 2], "270 degrees": [2, 0], "0 degrees, mirrored": [0, 2]}
+    assert place == expected[said], "as the pictures are turned"
 
 
 def test_convert_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -24,7 +24,10 @@ def pick_device(name: str = "auto") -> torch.device:
     """The device this process computes on; "auto" takes its own GPU where there is one."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    device = torch.device(name)
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ValueError(f"--device {name}: no such kind of device; say auto, cpu, cuda, cuda:N or mps") from None
     if device.type == "cuda":
         if not torch.cuda.is_available():
             raise ValueError(f"--device {name}: this machine has no CUDA device that torch can use")

@@ -146,8 +146,9 @@ def _video(path: Path) -> dict[str, Any]:
 def _measures(path: Path) -> dict[str, Any]:
     with Video(path) as video:
         frames, height, width, _ = video.shape
-        fps = float(video.fps)
-    return {"frames": frames, "height": height, "width": width, "fps": fps, "seconds": frames / fps if fps else None}
+        fps, details = float(video.fps), video.details()
+        last = float(video.times[-1]) + (1 / fps if fps else 0)
+    return {"frames": frames, "width": width, "height": height, "fps": fps, "seconds": last, **details}
 
 
 def _lines(found: dict[str, Any], indent: str = "") -> list[str]:
@@ -171,4 +172,4 @@ def _shown(value: Any) -> str:
         return str(value)
     if isinstance(value, list):
         return ", ".join(map(str, value[:8])) + (f" and {len(value) - 8} more" if len(value) > 8 else "")
-    return f"{value:,}" if isinstance(value, int) else f"{value:.5g}"
+    return str(value) if isinstance(value, int) else f"{value:.5g}"

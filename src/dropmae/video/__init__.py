@@ -95,6 +95,11 @@ class Video:
             times = np.arange(length) / rate if rate else self._media.times()
         return times if self._range is None else times[list(self._range)]
 
+    def details(self) -> dict[str, Any]:
+        """What the file says of itself: container, codec, pixel_format, rotation (applied) and sound; {} for others."""
+        with self._lock:
+            return self._media.details()
+
     @property
     def shape(self) -> tuple[int, int, int, int]:
         """(T, H, W, 3)."""

@@ -241,6 +241,14 @@ def rotation(frame: av.VideoFrame) -> np.ndarray | None:
     return None if np.array_equal(turn, np.eye(2)) or abs(np.linalg.det(turn)) != 1 else turn
 
 
+def turned(turn: np.ndarray) -> str:
+    """A rotation matrix in words: degrees clockwise from the coded picture to the shown one."""
+    mirrored = np.linalg.det(turn) < 0
+    flipped = turn * [[-1, 1], [-1, 1]] if mirrored else turn
+    degrees = round(np.degrees(np.arctan2(flipped[0, 1], flipped[0, 0]))) % 360
+    return f"{degrees} degrees" + (", mirrored" if mirrored else "")
+
+
 def upright(rgb: np.ndarray, turn: np.ndarray | None) -> np.ndarray:
     if turn is None:
         return rgb

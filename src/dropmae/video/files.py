@@ -6,11 +6,12 @@ import os
 import sys
 from collections.abc import Iterator
 from functools import cached_property
+from typing import Any
 
 import av
 import numpy as np
 
-from dropmae.video.decoder import Decoder, Picture, rotation, side_data
+from dropmae.video.decoder import Decoder, Picture, rotation, side_data, turned
 from dropmae.video.errors import DamagedFrame
 from dropmae.video.frames import FPS, Frame, fitted
 from dropmae.video.motion import motion_map
@@ -68,6 +69,25 @@ class File:
         decoded = np.sort(table.shown)
         clock = (np.diff(seconds[decoded]) > 0).all()  # some containers, AVI for one, tell when to decode, not to show
         return frame_times(seconds[decoded if clock else table.shown], self.fps)
+
+    def details(self) -> dict[str, Any]:
+        """What the container says of itself: formats, the rotation that is applied, the sound that is there."""
+        decoder = self.begun()
+        try:
+            first = decoder.pull()
+            turn = None if first is None else rotation(first.frame)
+            sound = [
+                (track.codec_context.name, track.rate, track.channels) for track in decoder.container.streams.audio
+            ]
+            return {
+                "container": decoder.container.format.name,
+                "codec": decoder.context.codec.name,
+                "pixel_format": decoder.context.pix_fmt,
+                "rotation": None if turn is None else turned(turn),
+                "sound": [f"{codec}, {rate} Hz, {channels} channels" for codec, rate, channels in sound],
+            }
+        finally:
+            decoder.close()
 
     def opened(self) -> Decoder:
         """The decoder; a new one after `close`, and in another process than before."""
@@ -267,6 +287,9 @@ class Live:
 
     def times(self) -> np.ndarray:
         return np.zeros(len(self))
+
+    def details(self) -> dict[str, Any]:
+        return {}
 
     def size(self) -> tuple[int, int]:
         return fitted(*self.opened().coded, self.short_side)

@@ -9,7 +9,7 @@ import tarfile
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -41,6 +41,10 @@ class Media(Protocol):
         """Height and width."""
         ...
 
+    def details(self) -> dict[str, Any]:
+        """Formats, rotation and sound, where there are such."""
+        ...
+
     def read(self, indices: list[int], motion: bool) -> dict[int, Frame]:
         """Frames by index; `indices` ascend and are unique."""
         ...
@@ -66,6 +70,9 @@ class Still:
 
     def times(self) -> np.ndarray:
         return np.arange(len(self)) / self.fps
+
+    def details(self) -> dict[str, Any]:
+        return {}
 
     def load(self, index: int) -> np.ndarray:
         """Frame `index` in its full size."""
