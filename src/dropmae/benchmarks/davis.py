@@ -83,9 +83,11 @@ class DAVIS(Benchmark):
                 words = [line.split()[0] for line in file.read_text().splitlines() if line.strip()]
                 # The lists of the 2016 release name every frame: /JPEGImages/480p/<sequence>/00000.jpg
                 return list(dict.fromkeys(word.split("/")[-2] if "/" in word else word for word in words))
-        there = ", ".join(sorted(str(path.relative_to(sets).with_suffix("")) for path in sets.rglob("*.txt")))
+        lists = [path.relative_to(sets).with_suffix("").parts for path in sorted(sets.rglob("*.txt"))]
+        there = ", ".join(f"{name} of {'/'.join(folders) or sets.name}" for *folders, name in lists)
         raise FileNotFoundError(
-            f"{files[0]}: no such list of sequences; lists here: {there or 'none'} (year and split choose one)"
+            f"{files[0]}: no such list of sequences; here are: {there or 'none'}. The year is a setting of its own: "
+            "--year 2016 --split val, say"
         )
 
     def folder(self, root: Path, kind: str) -> Path:

@@ -28,6 +28,8 @@ FRAMES = {
     "Freeman4": (1, 283),
 }
 """First and last image, by file name, of the sequences that use only some of theirs."""
+ANNOTATION = re.compile(r"groundtruth_rect(?:\.(\d+))?\.txt")
+"""Name of an annotation file, with the number of its target where there are several."""
 ATTRIBUTES = ("IV", "OPR", "SV", "OCC", "DEF", "MB", "FM", "IPR", "OV", "BC", "LR")
 """Illumination variation, out-of-plane rotation, scale variation, occlusion, deformation, motion blur, fast motion,
 in-plane rotation, out of view, background clutter, low resolution: the order of the toolkit's flags."""
@@ -40,7 +42,8 @@ class OTB(OnePass):
     """Success and precision on OTB-100.
 
     Layout: <root>/<Sequence>/{img/*.jpg, groundtruth_rect.txt}, or groundtruth_rect.1.txt and .2.txt for two targets,
-    which are called Jogging_1 and Jogging_2; the toolkit's attribute flags where there is <root>/att/<sequence>.txt.
+    which are called Jogging_1 and Jogging_2 (a groundtruth_rect.txt beside these repeats one of them and is passed
+    over); the toolkit's attribute flags where there is <root>/att/<sequence>.txt.
     The published success AUC and precision are `success_auc` and `precision_20`. The toolkit has no normalised
     precision; here it follows LaSOT's definition.
     """
@@ -56,22 +59,24 @@ class OTB(OnePass):
     }
 
     def clips(self, root: Path, split: str | None = None) -> list[Clip]:
-        """All sequences below `root`; OTB has no splits. Annotations that are empty (Human4's first) are left out."""
+        """All sequences below `root`; OTB has no splits. Of several targets those without boxes are left out (Human4).
+
+        OSError for an annotation file that is empty where it is the only one.
+        """
         if split not in (None, "test"):
             raise ValueError(f"OTB has no split {split!r}; all of it is test")
         found: list[Clip] = []
-        for file in sorted(root.glob("*/groundtruth_rect*.txt")):
-            match = re.fullmatch(r"groundtruth_rect(?:\.(\d+))?\.txt", file.name)
-            if match is None or not read_text(file).strip():
-                continue
-            folder = file.parent.name
-            name = folder if match[1] is None else f"{folder}_{match[1]}"
-            truth = Truth(partial(read_track, file, name), self.origin)
-            images = file.parent / "img"
-            if folder in FRAMES:
-                found.append(Clip(name, numbered_images(images, *FRAMES[folder]), truth))
-            else:
-                found.append(Clip(name, images, truth))
+        for folder in sorted({file.parent for file in root.glob("*/groundtruth_rect*.txt")}):
+            files = {match[1] or "": file for file in folder.iterdir() if (match := ANNOTATION.fullmatch(file.name))}
+            plain = {target: file for target, file in files.items() if not target}
+            several = {target: files[target] for target in sorted(files) if target}
+            annotated = {target: file for target, file in several.items() if read_text(file).strip()}
+            for target, file in (annotated or plain or several).items():
+                name = f"{folder.name}_{target}" if target else folder.name
+                truth = Truth(partial(read_track, file, name), self.origin)
+                images = folder / "img"
+                used = FRAMES.get(folder.name)
+                found.append(Clip(name, images if used is None else numbered_images(images, *used), truth))
         if not found:
             raise FileNotFoundError(
                 f"{root}: no OTB sequences; expected <root>/<Sequence>/groundtruth_rect.txt with images in img/"

@@ -79,7 +79,7 @@ def start(name: str, files: dict[str, Path]) -> int:
 
 def lines(file: Path) -> int:
     """How many boxes a file holds."""
-    return sum(1 for line in read_text(file).splitlines() if line.strip())
+    return len(read_text(file).rstrip().splitlines())
 
 
 def read_track(file: Path) -> Track:

@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 
 from dropmae.data.augment import Crops, postponed
 from dropmae.data.resample import pack
+from dropmae.formats.tracks import Truth
 from dropmae.target import Target
 from dropmae.video import DamagedFrame, Video
 
@@ -39,8 +40,11 @@ class Sequence:
 
     @cached_property
     def video(self) -> Video:
+        """The frames; of a one-pass benchmark those that are annotated, should there be more."""
         known = isinstance(self.source, Video)
-        return self.source if known else Video(self.source, fps=self.fps, short_side=self.short_side)
+        video = self.source if known else Video(self.source, fps=self.fps, short_side=self.short_side)
+        extent = self.targets.extent if isinstance(self.targets, Truth) else None
+        return video if extent is None or extent >= len(video) else video[:extent]
 
     def __repr__(self) -> str:
         source = self.source if isinstance(self.source, (str, Path)) else type(self.source).__name__

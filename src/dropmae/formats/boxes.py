@@ -20,24 +20,29 @@ from dropmae.storage import replacing
 
 
 def parse_boxes(text: str, where: object) -> np.ndarray:
-    """float64 [T, 4] from a text of one box per line; empty lines do not count. `where` is named in errors."""
-    lines = [re.sub(r"[,;\t]", " ", line).strip() for line in text.splitlines()]
-    lines = [line for line in lines if line]
+    """float64 [T, 4] from a text of one box per line, a line per frame; `where` is named in errors.
+
+    Empty lines at the end do not count. One before that is an error: evaluators pass over it, and so give every later
+    box to the frame before its own.
+    """
+    lines = [re.sub(r"[,;\t]", " ", line).split() for line in re.sub(r"\r+\n", "\n", text).rstrip().splitlines()]
     if not lines:
         raise OSError(f"{where}: empty, no boxes")
     try:
-        boxes = np.array([line.split() for line in lines], np.float64)
+        boxes = np.array(lines, np.float64)
         if boxes.ndim == 2 and boxes.shape[1] == 4:
             return boxes
     except ValueError:
         pass  # the loop below finds the line
-    for number, line in enumerate(lines, 1):
+    for number, words in enumerate(lines, 1):
+        if not words:
+            raise OSError(f"{where}: line {number} is empty: a frame without a box has a line too, NaN,NaN,NaN,NaN say")
         try:
-            if len([float(word) for word in line.split()]) == 4:
+            if len([float(word) for word in words]) == 4:
                 continue
         except ValueError:
             pass  # named below, like a line of three numbers
-        raise OSError(f"{where}: line {number} is not a box of four numbers x y w h: {line[:60]!r}")
+        raise OSError(f"{where}: line {number} is not a box of four numbers x y w h: {' '.join(words)[:60]!r}")
     raise AssertionError("four floats in every line make an array of four columns")
 
 

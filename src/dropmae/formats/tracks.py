@@ -81,6 +81,16 @@ class Truth(Mapping[int, Target]):
     def __len__(self) -> int:
         return len(self.boxes)
 
+    @property
+    def file(self) -> Path | None:
+        """Where it is read from: the path that `load` was made for."""
+        return next((given for given in getattr(self.load, "args", ()) if isinstance(given, Path)), None)
+
+    @property
+    def extent(self) -> int | None:
+        """How many frames are annotated; None where only the first is, and the others have boxes nobody may see."""
+        return len(self) if len(self) > 1 else None
+
     def __repr__(self) -> str:
         return f"Truth({self.load!r}, origin={self.origin})"
 
