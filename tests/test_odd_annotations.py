@@ -84,9 +84,6 @@ def test_lists_of_davis_are_named_as_they_are_chosen(tmp_path: Path) -> None:
     for year, split in (("2016", "val"), ("2017", "train")):
         (tmp_path / "ImageSets" / year).mkdir(parents=True)
         (tmp_path / "ImageSets" / year / f"{split}.txt").write_text("bear\n")
-    with pytest.raises(
-        FileNotFoundError, match="here are: val of 2016, train of 2017.*--year 2016 --split val"
-    ) as said:
+    with pytest.raises(FileNotFoundError, match=r"here are: val of 2016, train of 2017\. .*--year 2016 --split val"):
         DAVIS().names(tmp_path, "2016/val")
-    assert "2016/val," not in str(said.value)
     assert DAVIS(year=2016).names(tmp_path, "val") == ["bear"]
