@@ -17,15 +17,15 @@ SOURCE = Path(dropmae.__file__).parent
 LAYERS = [
     {"_moved", "storage", "progress", "ops"},
     {"target", "video", "formats", "nn"},
-    {"contracts", "registry", "weights", "data", "rendering", "runs", "training.optim"},
+    {"contracts", "registry", "declarations", "weights", "data", "rendering", "runs", "training.optim"},
     {"training", "methods", "tasks", "datasets"},
     {"metrics", "benchmarks", "engine", "loading", "evaluation"},
     {"verbs", "visualize", "exports", "speed", "data.sources"},
-    {"cli", "__main__", "web"},
+    {"cli", "manual", "__main__", "web"},
 ]
 """A folder stands for what is in it, save for the modules that are named by themselves."""
 
-HOMES = {"av": {"video"}, "tyro": {"cli"}, "triton": {"ops"}, "starlette": {"web"}}
+HOMES = {"av": {"video"}, "triton": {"ops"}, "starlette": {"web"}}
 
 
 def modules() -> list[Path]:

@@ -42,10 +42,8 @@ def test_every_command_is_understood(page: Path) -> None:
         if "..." in words or any(word.endswith(".py") for word in words) or words[-1:] == ["--help"]:
             assert words[0] in dropmae.VERBS
             continue
-        try:
-            cli.parse(words)
-        except SystemExit as stop:
-            pytest.fail(f"{page.name}: dropmae {' '.join(words)}: exit {stop.code}")
+        if cli.answer(words) is None:
+            cli.parse(cli.split_code(words)[0])
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -1,128 +1,151 @@
-"""The command line: argv -> dataclass -> verb.
+"""The command line: words -> keyword arguments -> verb.
 
 A verb is the function of that name in the module that `dropmae.VERBS` gives. Positional parameters without a default
 are positional arguments, the others are flags. A verb whose first parameter is `method`, `task` or `benchmark` also
-takes the fields of the class so named, and a module's `OPTIONS` adds the fields of a dataclass (or of the class of a
-verb: {verb: (folder, name)}, loaded when it is needed): both reach the verb as keyword arguments. A verb returns None
-or a JSON-able value, which `--json` prints on stdout; all else goes to stderr.
+takes the fields of the class so named, and a module's `OPTIONS` adds the fields of a dataclass: both reach the verb as
+keyword arguments. All that is read from the source text (`declarations`), so that help and wrong words cost no import.
+A verb returns None or a JSON-able value, which `--json` prints on stdout; all else goes to stderr.
 """
 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import importlib
-import inspect
 import json
 import re
 import sys
 from collections.abc import Callable
-from typing import Annotated, Any, get_type_hints
+from dataclasses import MISSING
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Any, Union, get_args, get_origin
 
 import dropmae
-from dropmae import registry
+from dropmae import declarations, manual, registry
+from dropmae.declarations import Flag
 
-FOLDERS = {"method": "methods", "task": "tasks", "benchmark": "benchmarks"}
-SUMMARY = {
-    "demo": "clips, pre-training, reconstructions and report.html in a few minutes",
-    "prepare": "verify and re-encode a folder of videos, or store decoded frames",
-    "pretrain": "pre-train METHOD on a folder of videos",
-    "finetune": "train TASK on labelled data, starting from a pre-trained run",
-    "track": "follow a box, a mask or points through a video",
-    "show": "a frame with the numbers of its pixels; several trackers' results on one video",
-    "evaluate": "run weights on BENCHMARK: predictions in the official layout, and numbers",
-    "score": "numbers for anybody's prediction files on BENCHMARK",
-    "reconstruct": "frames, masked frames and reconstruction, side by side",
-    "attention": "within-frame and between-frame attention per decoder layer, and f_tem maps",
-    "report": "report.html of a run",
-    "info": "what a weight file, run, video or folder holds",
-    "convert": "read official checkpoints, write ours or an official layout",
-    "synth": "render clips with exact boxes, masks, points and flow",
-    "bench": "measure speed and memory",
-    "web": "the browser page",
-}
-
-
-def parameter_docs(function: Callable[..., Any]) -> dict[str, str]:
-    """Help for each parameter, from the `Args:` section of a docstring."""
-    text = inspect.getdoc(function) or ""
-    section = re.search(r"^Args:\n((?:[ \t]+.*\n?|\n)+)", text, re.M)
-    found: dict[str, str] = {}
-    for match in re.finditer(r"^    (\w+): (.*(?:\n      +.*)*)", section.group(1) if section else "", re.M):
-        found[match.group(1)] = " ".join(match.group(2).split())
-    return found
-
-
-def arguments(function: Callable[..., Any], classes: list[type]) -> type:
-    """A dataclass with one field per parameter of `function` and per field of `classes`, for tyro."""
-    import tyro
-
-    hints, docs = get_type_hints(function), parameter_docs(function)
-    rows: list[tuple[str, Any, Any, str, bool]] = []
-    for parameter in inspect.signature(function).parameters.values():
-        if parameter.kind is parameter.VAR_KEYWORD:
-            continue
-        missing = parameter.default is parameter.empty
-        default = dataclasses.MISSING if missing else parameter.default
-        positional = missing and parameter.kind is parameter.POSITIONAL_OR_KEYWORD
-        rows.append((parameter.name, hints[parameter.name], default, docs.get(parameter.name, ""), positional))
-    for cls in classes:
-        help_texts = registry.field_docs(cls)
-        rows += [(n, kind, default, help_texts.get(n, ""), False) for n, kind, default in registry.fields(cls)]
-    made: dict[str, tuple[str, Any, Any]] = {}
-    for name, hint, default, help_text, positional in rows:
-        metavar = name.upper() if positional else None
-        kind: Any = Annotated[hint, tyro.conf.arg(help=help_text or None, metavar=metavar)]
-        kind = tyro.conf.Positional[kind] if positional else kind
-        field = dataclasses.field() if default is dataclasses.MISSING else dataclasses.field(default=default)
-        made[name] = (name, kind, field)
-    return dataclasses.make_dataclass("Arguments", list(made.values()), kw_only=True)
-
-
-def usage() -> str:
-    lines = ["usage: dropmae VERB ... [--code FILE.py] [--json] [--debug]", "", "Temporal matching in video.", ""]
-    lines += [f"  {verb:<12} {SUMMARY[verb]}" for verb in SUMMARY if verb in dropmae.VERBS]
-    return "\n".join([*lines, "", "dropmae VERB --help says what a verb takes. --version prints the version."])
+NUMBER = re.compile(r"-?[\d.,x]+(e-?\d+)?")
 
 
 def parse(argv: list[str]) -> tuple[Callable[..., Any], dict[str, Any]]:
-    """The verb's function and its keyword arguments; SystemExit(2) for wrong arguments, as argparse does."""
-    import tyro
+    """A verb's function and the arguments that are given; ValueError for wrong ones, before the verb is imported."""
+    verb, words = verb_of(argv[0]), argv[1:]
+    name = manual.named(verb, words)
+    flags = [*verb.flags, *declarations.settings(verb, name)]
+    given = dict[str, Any]()
+    rest = scan(words, {flag.name: flag for flag in flags if not flag.positional}, given)
+    for flag in (flag for flag in flags if flag.positional and rest):
+        most = longest(flag.hint)
+        given[flag.name], rest = converted(flag, rest[:most]), [] if most is None else rest[most:]
+    missing = [manual.shown(flag) for flag in flags if flag.default is MISSING and flag.name not in given]
+    if rest or missing:
+        what = f"{rest[0]!r} is one word too many" if rest else f"{' and '.join(missing)} must be given"
+        raise ValueError(f"{what}; {manual.usage(verb, name)}")
+    return getattr(importlib.import_module(f"dropmae.{dropmae.VERBS[verb.name]}"), verb.name), given
 
-    verb, rest = argv[0], argv[1:]
-    if verb not in dropmae.VERBS:
-        raise ValueError(f"{verb!r} is not a verb of dropmae; there are: {', '.join(dropmae.VERBS)}")
-    module = importlib.import_module(f"dropmae.{dropmae.VERBS[verb]}")
-    function = getattr(module, verb)
-    first = next(iter(inspect.signature(function).parameters), "")
-    classes: list[type] = []
-    prog, description = f"dropmae {verb}", (inspect.getdoc(function) or "").split("\nArgs:")[0]
-    if first in FOLDERS:
-        folder = FOLDERS[first]
-        if rest and not rest[0].startswith("-"):
-            cls = registry.load(folder, rest[0])
-            classes.append(cls)
-            description += f"\n\n{rest[0]}: {inspect.getdoc(cls) or ''}"
+
+def verb_of(name: str) -> declarations.Verb:
+    if name not in dropmae.VERBS:
+        known = ", ".join(dropmae.VERBS)
+        raise ValueError(f"{name!r} is not a verb of dropmae; there are: {known}{registry.meant(name, dropmae.VERBS)}")
+    return declarations.declared(name)
+
+
+def scan(words: list[str], flags: dict[str, Flag], given: dict[str, Any]) -> list[str]:
+    """Puts the values of the flags among the words into `given`; returns the other words."""
+    rest = list[str]()
+    while words:
+        word, *words = words
+        if not word.startswith("--"):
+            rest.append(word)
+            continue
+        title, equals, text = word.partition("=")
+        name = title[2:].replace("-", "_")
+        flag, off = flags.get(name), False
+        if flag is None and name.startswith("no_"):
+            flag = flags.get(name[3:])
+            off = flag is not None and is_switch(flag.hint)
+            flag = flag if off else None
+        if flag is None:
+            hint = registry.meant(title, [manual.shown(other) for other in flags.values()])
+            raise ValueError(f"there is no flag {title}{hint or ' here; --help-all lists them'}")
+        if equals:
+            taken = [text]
+        elif is_switch(flag.hint):
+            taken = ["no" if off else "yes"]
         else:
-            description += f"\n\n{first.upper()} is one of: {', '.join(registry.names(folder))}, or a .py file."
-            description += f"\n`{prog} {first.upper()} --help` shows its own settings too."
-    extra = getattr(module, "OPTIONS", None)
-    if isinstance(extra, dict):
-        extra = registry.load(*extra[verb]) if verb in extra else None
-    if extra is not None and any(p.kind is p.VAR_KEYWORD for p in inspect.signature(function).parameters.values()):
-        classes.append(extra)
-    parsed = tyro.cli(arguments(function, classes), args=rest, prog=prog, description=description)
-    values = {field.name: getattr(parsed, field.name) for field in dataclasses.fields(parsed)}
-    return function, values
+            taken = words[: longest(flag.hint)]
+            ends = [n for n, one in enumerate(taken) if one.startswith("--") or (n and not fits(one, flag.hint))]
+            taken = taken[: ends[0]] if ends else taken
+            words = words[len(taken) :]
+        value = converted(flag, taken)
+        again = flag.name in given and longest(flag.hint) is None
+        given[flag.name] = given[flag.name] + value if again else value
+    return rest
 
 
-def call(function: Callable[..., Any], values: dict[str, Any]) -> Any:
-    positional = [
-        p.name
-        for p in inspect.signature(function).parameters.values()
-        if p.kind in (p.POSITIONAL_OR_KEYWORD, p.VAR_POSITIONAL)
-    ]
-    return function(*[values.pop(name) for name in positional], **values)
+# ---------------------------------------------------------------- words to values
+
+
+def kinds(hint: Any) -> list[Any]:
+    """The types that a value may have, but for None."""
+    parts = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+    return [part for part in parts if part is not NoneType]
+
+
+def is_switch(hint: Any) -> bool:
+    return kinds(hint) == [bool]
+
+
+def longest(hint: Any) -> int | None:
+    """How many words a value has at most; None: any number."""
+    counts = [len(get_args(kind)) if is_listed(kind) else 1 for kind in kinds(hint)]
+    return (
+        None if any(get_args(kind)[1:] == (...,) or get_origin(kind) is list for kind in kinds(hint)) else max(counts)
+    )
+
+
+def is_listed(kind: Any) -> bool:
+    return get_origin(kind) in (tuple, list)
+
+
+def elements(kind: Any) -> set[Any]:
+    return {*get_args(kind)} - {...} if is_listed(kind) else {kind}
+
+
+def fits(word: str, hint: Any) -> bool:
+    """Whether a word can go on a value: among numbers only numbers can, so that a flag takes no path that follows."""
+    numeric = set().union(*map(elements, kinds(hint))) <= {int, float}
+    return not numeric or NUMBER.fullmatch(word) is not None
+
+
+def converted(flag: Flag, words: list[str]) -> Any:
+    """The value of a flag or argument from its words; ValueError in one line where they make none."""
+    title, error = manual.shown(flag), None
+    if [word.lower() for word in words] == ["none"] and NoneType in get_args(flag.hint):
+        return None
+    for kind in sorted(kinds(flag.hint), key=lambda kind: kind in (str, Path)):
+        parts = words
+        if elements(kind) <= {int, float} and is_listed(kind):
+            parts = [part for word in words for part in re.split(r"[,x]", word) if part]
+        each = get_args(kind)
+        try:
+            if not is_listed(kind):
+                if len(parts) != 1:
+                    raise ValueError(f"{title} takes one {manual.kind(kind)}")
+                return registry.read(title, parts[0], kind)
+            if each[1:] == (...,) or get_origin(kind) is list:
+                each = each[:1] * len(parts)
+            if len(each) != len(parts):
+                raise ValueError(f"{title} takes {manual.kind(kind)}, not {' '.join(words) or 'nothing'}")
+            return get_origin(kind)(registry.read(title, part, one) for part, one in zip(parts, each))
+        except ValueError as wrong:
+            error = wrong
+    assert error is not None
+    raise error
+
+
+# ---------------------------------------------------------------- running
 
 
 def split_code(argv: list[str]) -> tuple[list[str], list[str]]:
@@ -136,24 +159,37 @@ def split_code(argv: list[str]) -> tuple[list[str], list[str]]:
     return rest, code
 
 
+def answer(argv: list[str]) -> str | None:
+    """What is printed where nothing is to be done but to answer: help, the version, completion."""
+    if not argv or argv[0] in ("-h", "--help", "--help-all", "help"):
+        return manual.summary()
+    if argv[0] == "--version":
+        return f"dropmae {dropmae.__version__}"
+    if argv[0] == "--complete":
+        return "\n".join(manual.complete(argv[1:]))
+    if argv[0] == "--completion":
+        if argv[1:2] and argv[1] in manual.SHELLS:
+            return manual.SHELLS[argv[1]]
+        raise ValueError(f"--completion takes one of {', '.join(manual.SHELLS)}")
+    asked = {"-h", "--help", "--help-all"} & set(argv[1:])
+    return manual.page(verb_of(argv[0]), argv[1:], "--help-all" in asked) if asked else None
+
+
 def main(argv: list[str] | None = None) -> int:
     """Runs one verb; 0 done, 1 failed, 2 wrong arguments."""
     argv = list(sys.argv[1:] if argv is None else argv)
     switches = {flag: flag in argv for flag in ("--json", "--debug")}
     argv, code = split_code([word for word in argv if word not in switches])
-    if not argv or argv[0] in ("-h", "--help", "help"):
-        print(usage(), file=sys.stdout if argv else sys.stderr)
-        return 0 if argv else 2
-    if argv[0] == "--version":
-        print(f"dropmae {dropmae.__version__}")
-        return 0
     try:
+        if (text := answer(argv)) is not None:
+            print(text, file=sys.stdout if argv else sys.stderr)
+            return 0 if argv else 2
         for file in code:
             registry.trust(file)
         function, values = parse(argv)
         # With --json stdout is one JSON object: what a verb prints for other programs goes to people then.
         with contextlib.redirect_stdout(sys.stderr) if switches["--json"] else contextlib.nullcontext():
-            result = call(function, values)
+            result = function(**values)
             if hasattr(result, "finish"):  # work that is done step by step: here all of it
                 result = result.finish()
         if switches["--json"]:

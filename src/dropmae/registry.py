@@ -58,11 +58,7 @@ def load(folder: str, name: str) -> type:
     if name.endswith(".py"):
         module, stem = trust(name), PurePath(name).stem
     else:
-        known = names(folder)
-        if name not in known:
-            close = difflib.get_close_matches(name, known, 1)
-            hint = f"; did you mean {close[0]}?" if close else ""
-            raise ValueError(f"{name!r} is not one of the {folder}: {', '.join(known)}{hint}")
+        check(folder, name)
         module, stem = importlib.import_module(f"dropmae.{folder}.{name}"), name
     for attribute, value in vars(module).items():
         if (
@@ -72,6 +68,20 @@ def load(folder: str, name: str) -> type:
         ):
             return contracts.conform(folder, value, name)
     raise ValueError(f"{name}: the file holds no class named like it ({stem!r}, in any case)")
+
+
+def check(folder: str, name: str) -> None:
+    """ValueError, with what was perhaps meant, where nothing in `folder` is called so."""
+    if name.endswith(".py"):
+        raise ValueError(f"{name}: no such file")
+    if name not in (known := names(folder)):
+        raise ValueError(f"{name!r} is not one of the {folder}: {', '.join(known)}{meant(name, known)}")
+
+
+def meant(name: str, known: Iterable[str]) -> str:
+    """ "; did you mean ...?", where something known is called nearly so."""
+    close = difflib.get_close_matches(name, list(known), 1)
+    return f"; did you mean {close[0]}?" if close else ""
 
 
 def find(folder: str, name: str, where: str) -> type:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 
 import dropmae
-from dropmae import registry, weights
+from dropmae import declarations, registry, weights
 from dropmae.contracts import Taken
 from dropmae.data.clips import collate
 from dropmae.data.sources import Joined, Mixture, Source, open_source
@@ -90,17 +90,12 @@ def finetune(task: str, data: Entries, *, init: Path | None = None, out: Path, *
         out: run folder, made if needed: config.json, metrics.jsonl, validation.jsonl, last.safetensors, resume/.
     """
     cls: Any = registry.load("tasks", task)
-    mine = {name for name, _, _ in registry.fields(cls)}
-    theirs = {field.name for field in dataclasses.fields(Tuning)}
-    if unknown := settings.keys() - mine - theirs:
-        raise ValueError(
-            f"{task} has no setting {', '.join(sorted(unknown))}; it has {', '.join(sorted(mine | theirs))}"
-        )
     if not cls.trainable():
         raise ValueError(f"{task} has nothing to train: use it with a pre-trained encoder as it is")
-    options = Tuning(**{name: value for name, value in settings.items() if name in theirs})
+    mine, theirs = declarations.share(settings, task, cls, Tuning, "finetune")
+    options = Tuning(**{**cls.recipe, **theirs})
     torch.manual_seed(options.seed)
-    module = cls(**{name: value for name, value in settings.items() if name in mine})
+    module = cls(**mine)
     entries = [data] if isinstance(data, (str, Path)) else list(data)
     if not entries:
         raise ValueError("there is nothing to learn from: name data, a folder with a targets.jsonl for one")

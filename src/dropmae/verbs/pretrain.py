@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 import dropmae
-from dropmae import registry, weights
+from dropmae import declarations, registry, weights
 from dropmae.data import shards
 from dropmae.data.clips import Clips, Sequence, collate, generator
 from dropmae.data.resample import unpack
@@ -54,16 +54,10 @@ def pretrain(
             much larger than the crops. 0 does not.
     """
     cls = registry.load("methods", method)
-    mine = {name for name, _, _ in registry.fields(cls)}
-    theirs = {field.name for field in dataclasses.fields(Options)}
-    unknown = settings.keys() - mine - theirs
-    if unknown:
-        raise ValueError(
-            f"{method} has no setting {', '.join(sorted(unknown))}; it has {', '.join(sorted(mine | theirs))}"
-        )
-    options = Options(**{name: value for name, value in settings.items() if name in theirs})
+    mine, theirs = declarations.share(settings, method, cls, Options, "pretrain")
+    options = Options(**theirs)
     torch.manual_seed(options.seed)
-    module = cls(**{name: value for name, value in settings.items() if name in mine})
+    module = cls(**mine)
     if short_side < 0 or 0 < short_side < 16:
         raise ValueError(f"short-side must be 0 or at least 16, not {short_side}")
     sequences = [replace(sequence, short_side=short_side or None) for sequence in find_sequences(videos)]
