@@ -90,6 +90,16 @@ def test_a_file_is_run_once_for_its_content(tmp_path: Path) -> None:
     assert not list(tmp_path.glob("__pycache__"))
 
 
+def test_a_class_that_inherits_no_contract_is_one_class(tmp_path: Path) -> None:
+    text = "from dataclasses import dataclass\n@dataclass(kw_only=True)\nclass Bench:\n    x: int = 1\n" + "".join(
+        f"    def {name}(self): ...\n" for name in ("sequences", "annotations", "read", "write", "score")
+    )
+    code = write(tmp_path / "bench.py", text)
+    cls = registry.load("benchmarks", str(code))
+    assert registry.load("benchmarks", str(code)) is cls
+    assert type(pickle.loads(pickle.dumps(cls()))) is cls
+
+
 def test_two_files_of_one_name_are_two(tmp_path: Path) -> None:
     files = [write(tmp_path / folder / "mine.py", tint=tint) for folder, tint in (("a", 1.0), ("b", 2.0))]
     one, other = (registry.load("methods", str(file)) for file in files)

@@ -60,6 +60,8 @@ class Flag:
     group: str = ""
     """Title under which help lists it."""
     positional: bool = False
+    new: bool = False
+    """Whether it is a field that the class has and what it inherits from does not."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +97,7 @@ class Class:
         """Its public fields by name, inherited ones first, as `dataclasses` orders them."""
         found: dict[str, Flag] = {}
         for base in reversed(self.bases()):
-            found |= base.flags(group)
+            found |= {name: dataclasses.replace(flag, new=False) for name, flag in base.flags(group).items()}
         if not any("dataclass" in ast.unparse(decorator) for decorator in self.node.decorator_list):
             return found
         docs, titles = self.docs(), self.titles()
@@ -110,7 +112,7 @@ class Class:
             if default is not NotImplemented:
                 title = titles.get(name) or (old.group if old else group)
                 text = docs.get(name) or (old.text if old else "")
-                found[name] = Flag(name, self.module.value(node.annotation), default, text, title)
+                found[name] = Flag(name, self.module.value(node.annotation), default, text, title, new=old is None)
         return found
 
     def default(self, node: ast.expr | None) -> Any:
@@ -356,7 +358,7 @@ def settings(verb: Verb, name: str | None) -> list[Flag]:
         found += [dataclasses.replace(flag, group="In use") if flag.name in use else flag for flag in own]
     if verb.options is not None:
         options = verb.options.flags("Training").values()
-        found += [dataclasses.replace(flag, default=recipe.get(flag.name, flag.default)) for flag in options]
+        found += [dataclasses.replace(f, new=False, default=recipe.get(f.name, f.default)) for f in options]
     if not idle:
         check_names([flag.name for flag in (*verb.flags, *found)], verb.name, name)
     return found

@@ -34,8 +34,8 @@ SUMMARY = {
 }
 MAIN = ("size", "image", "mask_ratio", "epochs", "steps", "global_batch", "lr", "seed", "workers", "device")
 """Settings that a page explains at once; of the others it gives the names."""
-FEW = 6
-"""So many settings of a class, or fewer, are all explained at once."""
+FEW, NEW = 6, 3
+"""So many settings of a class, or so many that are its own, are all explained at once."""
 ALWAYS = {
     "--code FILE.py": "a .py file with the class that a weight file names; it is run",
     "--json": "print the result as JSON, alone on stdout",
@@ -112,13 +112,15 @@ def page(verb: Verb, words: list[str], whole: bool) -> str:
         lines += ["", f"dropmae {verb.name} {verb.folder[:-1].upper()} --help shows its own settings, too."]
     own = verb.flags if name is None else verb.flags[1:]
     lines += ["", *(row for flag in own for row in entry(flag, width, True))]
-    groups: dict[str, list[Flag]] = {}
     settings = declarations.settings(verb, name)
+    new = [flag for flag in settings if flag.new]
+    groups: dict[str, list[Flag]] = {}
     for flag in settings:
         groups.setdefault(flag.group, []).append(flag)
     rest: dict[str, list[Flag]] = {}
+    everything = whole or len(settings) <= FEW
     for title, flags in groups.items():
-        chosen = [flag for flag in flags if whole or len(flags) <= FEW or flag.name in MAIN]
+        chosen = [f for f in flags if everything or f.name in MAIN or (f in new and len(new) <= NEW)]
         rest[title] = [flag for flag in flags if flag not in chosen]
         if chosen:
             lines += ["", title, *(row for flag in chosen for row in entry(flag, width, whole))]
@@ -147,7 +149,9 @@ def wrapped(text: str, width: int, start: str = "", indent: str = "") -> list[st
 
 def first(text: str, ends: str = ".") -> str:
     """The first sentence, or the part of it before one of `ends`."""
-    return re.split(rf"[{ends}] ", " ".join(text.split()))[0].rstrip(".") + "." if text else ""
+    whole = " ".join(text.split())
+    found = re.split(rf"[{ends}] ", whole)[0].rstrip(".")
+    return first(whole) if len(found) < 8 < len(whole) and ends != "." else found + "." * bool(found)
 
 
 def entry(flag: Flag, width: int, whole: bool) -> list[str]:

@@ -66,7 +66,9 @@ def load(folder: str, name: str) -> type:
             and attribute.lower() == stem.lower()
             and value.__module__.startswith(module.__name__)
         ):
-            return contracts.conform(folder, value, name)
+            made = contracts.conform(folder, value, name)
+            setattr(module, attribute, made)  # the next call gives the same class, and so does unpickling
+            return made
     raise ValueError(f"{name}: the file holds no class named like it ({stem!r}, in any case)")
 
 
