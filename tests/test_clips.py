@@ -73,8 +73,10 @@ def test_crops_have_the_area_and_aspect_asked_for() -> None:
 
 def test_a_shared_crop_cuts_both_frames_alike() -> None:
     ramp = np.arange(64 * 64 * 3, dtype=np.uint32).astype(np.uint8).reshape(64, 64, 3)
-    same = augment.crop_frames([ramp, ramp], generator(1), (32, 32), (0.2, 0.5), flip=0.5, shared=True)
-    own = augment.crop_frames([ramp, ramp], generator(1), (32, 32), (0.2, 0.5), flip=0.5, shared=False)
+    same, own = (
+        np.asarray(augment.crop_frames([ramp, ramp], generator(1), (32, 32), (0.2, 0.5), flip=0.5, shared=shared))
+        for shared in (True, False)
+    )
     assert np.array_equal(same[0], same[1])
     assert not np.array_equal(own[0], own[1])
 

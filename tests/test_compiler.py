@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import threading
 from pathlib import Path
 
 import pytest
@@ -88,3 +89,23 @@ def test_switch(monkeypatch: pytest.MonkeyPatch) -> None:
         switch.form()
     with pytest.raises(ValueError, match="fast, torch, reference"), switch.use("quick"):
         pass
+
+
+def test_threads_choose_for_themselves(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the pages of a browser, each in a thread, have to."""
+    monkeypatch.delenv("DROPMAE_OPS", raising=False)
+    inside, seen = threading.Barrier(2), {}
+
+    def work(name: str) -> None:
+        with switch.use(name):
+            inside.wait(10)
+            seen[name] = switch.form()
+            inside.wait(10)
+
+    threads = [threading.Thread(target=work, args=(name,)) for name in ("torch", "reference")]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert seen == {"torch": "torch", "reference": "reference"}
+    assert switch.form() == "fast"

@@ -22,7 +22,7 @@ from dropmae.verbs.inspection import find_sequences, snapshots
 from dropmae.video import write_store
 from dropmae.visualize import attention_probe
 from dropmae.visualize.attention_probe import Watcher, measure, temporal_maps
-from dropmae.visualize.views import looked_at, plain, reconstructions
+from dropmae.visualize.views import looked_at, reconstructions, without_augmentation
 
 METHODS = registry.names("methods")
 
@@ -93,8 +93,9 @@ def test_what_is_pasted_is_the_frame_where_it_was_seen(sequences: list[Sequence]
 
 def test_views_are_plain_and_leave_training_as_it_was(sequences: list[Sequence]) -> None:
     module = small("dropmae", image=48, patch=8, scale=(0.3, 0.9))
-    with plain(module):
-        assert module.scale == (1.0, 1.0)
+    plain = without_augmentation(module)
+    assert (plain.scale, plain.flip, plain.crop) == ((1.0, 1.0), 0.0, "shared")
+    assert plain.encoder is module.encoder
     assert (module.scale, module.flip, module.crop) == ((0.3, 0.9), 0.5, "independent")
     before = torch.get_rng_state()
     names, batch = looked_at(module, sequences, 4, seed=0)

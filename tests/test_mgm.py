@@ -112,7 +112,7 @@ def test_crop_and_flip_move_vectors_as_they_move_pictures() -> None:
     for seed in range(4):
         rng = generator(seed)
         clip, motion = crop_clip(list(frames), true, BLOCK, rng, (192, 192), (12, 12), (0.9, 1.0), flip=0.5)
-        seen = clip_motion(torch.from_numpy(clip)[None], 16, 6)[0].numpy()
+        seen = clip_motion(torch.from_numpy(np.asarray(clip))[None], 16, 6)[0].numpy()
         inside = np.abs(motion[1:, ..., 1]) > 0.99
         assert inside.sum() > 20
         near = np.abs(seen[1:][inside] - motion[1:][inside]).max(-1) <= 2.1  # matching is good to two pixels

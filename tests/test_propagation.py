@@ -569,9 +569,8 @@ def test_sincos_positions_are_those_of_the_training_grid_resized_or_computed_if_
     encoder = registry.load("methods", "mae")(size="tiny", image=64).encoder.eval()
     places, device = encoder.positions, torch.device("cpu")
     own = places((8, 12), device)
-    with places.stretched():
-        stretched = places((8, 12), device)
-        torch.testing.assert_close(places((4, 4), device), torch.from_numpy(sincos_table(4, 4, 192))[None])
+    stretched = places((8, 12), device, resized=True)
+    torch.testing.assert_close(places((4, 4), device), torch.from_numpy(sincos_table(4, 4, 192))[None])
     expected = functional.interpolate(
         torch.from_numpy(sincos_table(4, 4, 192)).view(1, 4, 4, 192).permute(0, 3, 1, 2),
         size=(8, 12),
@@ -579,7 +578,7 @@ def test_sincos_positions_are_those_of_the_training_grid_resized_or_computed_if_
         align_corners=False,
     )
     torch.testing.assert_close(stretched, expected.flatten(2).transpose(1, 2), atol=1e-5, rtol=1e-5)
-    assert places((8, 12), device) is own  # and outside the block nothing has changed
+    assert places((8, 12), device) is own  # and otherwise nothing has changed
 
     frame = np.random.default_rng(0).integers(0, 256, (128, 192, 3), dtype=np.uint8)
     features = {}
@@ -590,7 +589,7 @@ def test_sincos_positions_are_those_of_the_training_grid_resized_or_computed_if_
     plain = functional.normalize(encoder.features(prepared(frame))[0].flatten(1).T, dim=1)
     torch.testing.assert_close(features["computed"], plain, atol=1e-4, rtol=1e-4)
     assert not torch.allclose(features["resized"], plain, atol=1e-2)
-    with pytest.raises(ValueError, match="positions resized or computed"):
+    with pytest.raises(ValueError, match="positions must be resized or computed"):
         Propagation(positions="stretched")  # type: ignore[arg-type]
 
 

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from dropmae import registry
-from dropmae.data.augment import crop_clip, crop_frames, postponed, resize
+from dropmae.data.augment import crop_box, crop_clip, crop_frames, resize
 from dropmae.data.clips import Clips, Sequence, Share, batches, collate, generator
 from dropmae.data.resample import BITS, COARSE, split, unpack, weights
 from dropmae.verbs.pretrain import pretrain
@@ -31,12 +31,11 @@ def test_a_batch_makes_what_the_host_makes(sides: tuple[int, int], shared: bool)
     host, device = [], []
     for i, (height, width) in enumerate(shapes):
         frames = [photo(i, height, width), photo(i + 9, height, width)]
-        for made, yes in ((host, False), (device, True)):
-            with postponed(yes):
-                crops = crop_frames(frames, generator(3, i), sides, (0.2, 1.0), flip=0.5, shared=shared)
-            made.append({"frames": crops, "index": i, "reports": []})
+        crops = crop_frames(frames, generator(3, i), sides, (0.2, 1.0), flip=0.5, shared=shared)
+        device.append({"frames": crops, "index": i, "reports": []})
+        host.append({"frames": crops, "index": i, "reports": []})
     expected = collate(host)["frames"]
-    batch = collate(device)
+    batch = collate(device, resize=False)
     assert "frames" not in batch
     found = unpack(batch)
     assert found.keys() == {"frames", "index", "reports"}
@@ -45,9 +44,8 @@ def test_a_batch_makes_what_the_host_makes(sides: tuple[int, int], shared: bool)
 
 
 def test_autocast_does_not_blur_the_levels() -> None:
-    with postponed():
-        crops = crop_frames([photo(0, 90, 80)], generator(1), (64, 64), (0.5, 1.0), flip=0.5, shared=False)
-    batch = collate([{"frames": crops, "reports": []}])
+    crops = crop_frames([photo(0, 90, 80)], generator(1), (64, 64), (0.5, 1.0), flip=0.5, shared=False)
+    batch = collate([{"frames": crops, "reports": []}], resize=False)
     with torch.autocast("cpu", torch.bfloat16):
         found = unpack(batch)["frames"]
     assert torch.equal(found[0], torch.from_numpy(np.asarray(crops)))
@@ -74,11 +72,13 @@ def test_clips_and_their_motion_agree() -> None:
     frames = [photo(i, 96, 96) for i in range(3)]
     motion = np.random.default_rng(0).normal(size=(3, 6, 6, 2)).astype(np.float32)
     args = ((48, 48), (3, 3), (0.5, 1.0))
-    plain, vectors = crop_clip(frames, motion, 16, generator(2), *args, flip=1.0)
-    with postponed():
-        crops, same = crop_clip(frames, motion, 16, generator(2), *args, flip=1.0)
-    assert np.array_equal(vectors, same)
-    assert np.array_equal(np.asarray(crops), plain)
+    crops, vectors = crop_clip(frames, motion, 16, generator(2), *args, flip=1.0)
+    top, left, height, width = crop_box(96, 96, generator(2), (0.5, 1.0))
+    assert crops.flips == [True] * 3
+    assert np.asarray(crops).shape == (3, 3, 48, 48)
+    assert np.array_equal(crops.regions[1], frames[1][top : top + height, left : left + width])
+    mirrored = crop_clip(frames, motion, 16, generator(2), *args, flip=0.0)[1][:, :, ::-1] * [-1, 1]
+    np.testing.assert_allclose(vectors, mirrored)
 
 
 def test_weights_add_up_and_nothing_comes_from_outside() -> None:
@@ -99,8 +99,8 @@ def test_every_method_takes_it(method: str, sequences: list[Sequence]) -> None:
     module = registry.load("methods", method)(size="tiny", image=64)
     share = Share(batch=2, micro=2)
     host, device = (
-        next(batches(Clips(sequences, module.sample, 0, postpone=postpone), share, 0, 1, workers))
-        for postpone, workers in ((False, 0), (True, 1))
+        next(batches(Clips(sequences, module.sample, 0, resize_on=where), share, 0, 1, workers))
+        for where, workers in (("host", 0), ("device", 1))
     )
     assert all(value.is_shared() for value in device.values() if isinstance(value, torch.Tensor) and value.numel() > 99)
     device = unpack(device)

@@ -143,7 +143,7 @@ def test_both_frames_share_crop_and_flip() -> None:
     still = np.random.default_rng(0).integers(0, 256, (1, 64, 80, 3), np.uint8).repeat(12, 0)
     module = make()
     for number in range(5):
-        past, future = module.sample(Sequence("still", still), generator(number))["frames"]
+        past, future = np.asarray(module.sample(Sequence("still", still), generator(number))["frames"])
         assert np.array_equal(past, future)
 
 

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from collections.abc import Sequence as Frames
-from contextlib import contextmanager
-from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,24 +11,14 @@ import numpy as np
 from PIL import Image
 
 ASPECT = (3 / 4, 4 / 3)
-POSTPONED: ContextVar[bool] = ContextVar("POSTPONED", default=False)
-
-
-@contextmanager
-def postponed(yes: bool = True) -> Iterator[None]:
-    """Leaves resizing and flipping to whoever gets the batch (resample.py): crops are cut out and no more."""
-    before = POSTPONED.set(yes)
-    try:
-        yield
-    finally:
-        POSTPONED.reset(before)
 
 
 @dataclass
 class Crops:
     """Regions uint8 [H, W, 3] of frames, which are still to be resized to `sides` and some of them flipped.
 
-    As an array it is what comes of it: uint8 [T, 3, h, w].
+    As an array it is what comes of it: uint8 [T, 3, h, w]. That is done where samples are made, or for a whole batch on
+    the device (resample.py).
     """
 
     regions: list[np.ndarray]
@@ -49,6 +36,11 @@ class Crops:
             cut = resize(region, self.sides)
             made[:] = (cut[:, ::-1] if flip else cut).transpose(2, 0, 1)
         return out
+
+
+def resized(sample: dict[str, Any]) -> dict[str, Any]:
+    """A sample with arrays in place of Crops."""
+    return {name: np.asarray(value) if isinstance(value, Crops) else value for name, value in sample.items()}
 
 
 def crop_box(
@@ -92,18 +84,15 @@ def crop_frames(
     *,
     flip: float,
     shared: bool,
-) -> Any:
-    """uint8 [T, 3, h, w]: a random resized crop and flip of each frame [H, W, 3], its own or a shared one.
-
-    Within `postponed`, Crops that a batch makes of it.
-    """
+) -> Crops:
+    """uint8 [T, 3, h, w]: a random resized crop and flip of each frame [H, W, 3], its own or a shared one."""
     crops = Crops([], [], sides)
     box, flipped = (0, 0, 0, 0), False
     for position, frame in enumerate(frames):
         if position == 0 or not shared:
             box, flipped = crop_box(frame.shape[0], frame.shape[1], rng, scale), bool(rng.random() < flip)
         crops.add(frame, box, flipped)
-    return crops if POSTPONED.get() else np.asarray(crops)
+    return crops
 
 
 def crop_clip(
@@ -116,11 +105,11 @@ def crop_clip(
     scale: tuple[float, float],
     *,
     flip: float,
-) -> tuple[Any, np.ndarray]:
+) -> tuple[Crops, np.ndarray]:
     """One random resized crop and flip of a clip and of its motion.
 
     Frames uint8 [T, 3, h, w] from frames [H, W, 3], and motion float32 [T, *grid, 2] in pixels of the crop, from
-    vectors [T, H / block, W / block, 2] of `block`-pixel blocks, NaN where there is none. Within `postponed`, Crops.
+    vectors [T, H / block, W / block, 2] of `block`-pixel blocks, NaN where there is none.
     """
     box, flipped = crop_box(frames[0].shape[0], frames[0].shape[1], rng, scale), bool(rng.random() < flip)
     height, width = box[2:]
@@ -131,7 +120,7 @@ def crop_clip(
     moved = crop_motion(motion, block, box, grid) * zoom
     if flipped:
         moved = moved[:, :, ::-1] * np.array([-1, 1], np.float32)
-    return crops if POSTPONED.get() else np.asarray(crops), np.ascontiguousarray(moved)
+    return crops, np.ascontiguousarray(moved)
 
 
 def crop_motion(motion: np.ndarray, block: int, box: tuple[int, int, int, int], grid: tuple[int, int]) -> np.ndarray:

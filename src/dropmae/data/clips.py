@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, default_collate
 
-from dropmae.data.augment import Crops, postponed
+from dropmae.data.augment import Crops, resized
 from dropmae.data.resample import pack
 from dropmae.formats.tracks import Truth
 from dropmae.target import Target
@@ -85,8 +85,8 @@ class Clips(Dataset):
     sample: Sample
     seed: int = 0
     repeats: int = 1
-    postpone: bool = False
-    """Leave the resizing of crops to whoever gets the batch: `resample.unpack`."""
+    resize_on: Literal["host", "device"] = "host"
+    """Where crops are resized: as samples are made, or by whoever gets the batch (`resample.unpack`)."""
 
     def __post_init__(self) -> None:
         if not self.sequences:
@@ -125,6 +125,7 @@ class Clips(Dataset):
             if position not in self._bad:
                 try:
                     made = self.make(position, generator(self.seed, 3, index))
+                    made = resized(made) if self.resize_on == "host" else made
                     return {**made, "index": index, "reports": reports}
                 except OSError as error:
                     self._open = None
@@ -139,8 +140,7 @@ class Clips(Dataset):
 
     def make(self, position: int, rng: np.random.Generator) -> dict[str, Any]:
         """A sample of the sequence at `position`."""
-        with postponed(self.postpone):
-            return self.sample(self._opened(position), rng)
+        return self.sample(self._opened(position), rng)
 
     def _opened(self, position: int) -> Sequence:
         """The sequence at `position`, opened anew unless it is the last one used, so that memory stays flat."""
@@ -181,8 +181,9 @@ class Share:
                 yield list(range(first, first + self.micro))
 
 
-def collate(samples: list[dict[str, Any]]) -> dict[str, Any]:
-    """One batch: arrays and numbers stacked into tensors, `reports` joined."""
+def collate(samples: list[dict[str, Any]], *, resize: bool = True) -> dict[str, Any]:
+    """One batch: arrays and numbers stacked into tensors, `reports` joined; without `resize` crops stay to be done."""
+    samples = [resized(sample) if resize else sample for sample in samples]
     batch: dict[str, Any] = {"reports": [report for sample in samples for report in sample.pop("reports")]}
     for name in samples[0]:
         values = [sample[name] for sample in samples]
@@ -201,7 +202,7 @@ def batches(clips: Clips, share: Share, start: int, stop: int, workers: int) -> 
         clips,
         batch_sampler=_Batches(share, start, stop),
         num_workers=workers,
-        collate_fn=collate,
+        collate_fn=partial(collate, resize=clips.resize_on == "host"),
         pin_memory=torch.cuda.is_available(),
         worker_init_fn=_one_thread if workers else None,
         prefetch_factor=4 if workers else None,

@@ -5,8 +5,7 @@ Shapes: B samples, N patches of a frame (h x w, row-major), L tokens, C width, H
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import cache, partial
 from typing import Literal, NamedTuple
 
@@ -64,7 +63,7 @@ class Positions(nn.Module):
     """Position embeddings for any grid: fixed sin-cos, computed for the grid at hand, or a learned table, resized.
 
     A learned table (its grid given) is resized by bicubic interpolation without aligned corners, as ViT code does.
-    Within `stretched` so is the sin-cos table of `home`, the grid of the training pictures, where that is known.
+    `resized` so is the sin-cos table of `home`, the grid of the training pictures, where that is known.
     """
 
     def __init__(self, channels: int, learned_grid: tuple[int, int] | None = None) -> None:
@@ -76,22 +75,12 @@ class Positions(nn.Module):
             self.table = nn.Parameter(torch.zeros(1, learned_grid[0] * learned_grid[1], channels))
             nn.init.trunc_normal_(self.table, std=0.02)
         self.home: tuple[int, int] | None = None
-        self._stretch = False
         self._cache: dict[tuple[tuple[int, int], tuple[int, int], torch.device], Tensor] = {}
 
-    @contextmanager
-    def stretched(self, on: bool = True) -> Iterator[None]:
-        """In the block, grids other than `home` have its sin-cos positions, resized, and not ones of their own."""
-        before, self._stretch = self._stretch, on
-        try:
-            yield
-        finally:
-            self._stretch = before
-
-    def forward(self, grid: tuple[int, int], device: torch.device) -> Tensor:
-        """float32 [1, h w, C]."""
+    def forward(self, grid: tuple[int, int], device: torch.device, *, resized: bool = False) -> Tensor:
+        """float32 [1, h w, C]; `resized`: other grids than `home` have its sin-cos positions, not ones of their own."""
         if self.table is None:
-            source = self.home if self._stretch and self.home else grid
+            source = self.home if resized and self.home else grid
             found = self._cache.get((source, grid, device))
             if found is None:
                 found = torch.from_numpy(sincos_table(*source, self.channels)).to(device)[None]
@@ -282,14 +271,15 @@ class Encoder(nn.Module):
             tokens = block(tokens)
         return self.norm(tokens)
 
-    def features(self, frames: Tensor, frame: int = 0) -> Tensor:
+    def features(self, frames: Tensor, frame: int = 0, *, resized: bool = False) -> Tensor:
         """Dense features [B, C, h, w] of frames [B, 3, H, W], uint8 RGB or ImageNet-normalised float.
 
         `frame` is the identity embedding that is added, 0 for x (the default) or 1 for z, where the encoder has them.
+        `resized`: sin-cos positions are those of the training pictures' grid, resized, not ones of the grid at hand.
         """
         grid = masking.grid_of(frames, self.patch)
         patches = masking.patchify(masking.normalize(frames), self.patch)
-        place = self.positions(grid, frames.device)
+        place = self.positions(grid, frames.device, resized=resized)
         if self.frame_embed is not None:
             place = place + self.frame_embed(frame)
         tokens = self.encode(self.embed(patches) + place)
@@ -395,18 +385,19 @@ class ClipEncoder(Encoder):
         weight = self.patch_embed.weight.permute(0, 2, 3, 4, 1).flatten(1)
         return functional.linear(patches, weight, self.patch_embed.bias)
 
-    def places(self, grid: tuple[int, int], frames: int = 1) -> Tensor:
+    def places(self, grid: tuple[int, int], frames: int = 1, *, resized: bool = False) -> Tensor:
         """[1, slots N, C] for a clip of `frames` frames."""
-        return clip_places(self.positions(grid, self.patch_embed.weight.device), frames // self.tubelet)
+        position = self.positions(grid, self.patch_embed.weight.device, resized=resized)
+        return clip_places(position, frames // self.tubelet)
 
-    def features(self, frames: Tensor, frame: int = 0) -> Tensor:
+    def features(self, frames: Tensor, frame: int = 0, *, resized: bool = False) -> Tensor:
         """Dense features [B, C, h, w] of single frames [B, 3, H, W]: each is repeated to fill its tubelet.
 
         `frame` is the temporal slot whose position is added.
         """
         grid = masking.grid_of(frames, self.patch)
         still = masking.patchify(masking.normalize(frames), self.patch).repeat(1, 1, self.tubelet)
-        place = self.places(grid, (frame + 1) * self.tubelet).unflatten(1, (frame + 1, -1))[:, frame]
+        place = self.places(grid, (frame + 1) * self.tubelet, resized=resized).unflatten(1, (frame + 1, -1))[:, frame]
         tokens = self.encode(self.embed(still) + place)
         tokens = tokens if self.cls_token is None else tokens[:, 1:]
         return tokens.transpose(1, 2).unflatten(2, grid)

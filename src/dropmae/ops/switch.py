@@ -9,27 +9,28 @@ import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import cache
 
 FORMS = ("fast", "torch", "reference")
 """fast: the best of all; torch: nothing but PyTorch, arranged for speed; reference: the meaning, literally."""
 
-_chosen: list[str] = []
+_chosen: ContextVar[str | None] = ContextVar("form", default=None)
 
 
 def form() -> str:
     """The form asked for: by the innermost `use`, else by DROPMAE_OPS, else "fast"."""
-    return _chosen[-1] if _chosen else _known(os.environ.get("DROPMAE_OPS") or "fast")
+    return _chosen.get() or _known(os.environ.get("DROPMAE_OPS") or "fast")
 
 
 @contextmanager
 def use(name: str) -> Iterator[None]:
-    """Runs the block with the op form `name`; ValueError if it is none of FORMS."""
-    _chosen.append(_known(name))
+    """Runs the block, in this thread alone, with the op form `name`; ValueError if it is none of FORMS."""
+    before = _chosen.set(_known(name))
     try:
         yield
     finally:
-        _chosen.pop()
+        _chosen.reset(before)
 
 
 @cache

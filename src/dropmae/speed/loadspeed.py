@@ -123,7 +123,7 @@ def _stages(paths: list[Path], image: int, seed: int) -> dict[str, float]:
         marks.append(time.process_time())
         frames = video[pair]
         marks.append(time.process_time())
-        crop_frames(list(frames), rng, (image, image), SCALE, flip=0.5, shared=False)
+        np.asarray(crop_frames(list(frames), rng, (image, image), SCALE, flip=0.5, shared=False))
         marks.append(time.process_time())
         video.close()
         for stage, start, stop in zip(spent, marks, marks[1:]):

@@ -23,6 +23,7 @@ from torch.distributed.fsdp import FSDPModule
 from torch.nn.parallel import DistributedDataParallel
 
 from dropmae.data.clips import Clips, Share, batches
+from dropmae.data.resample import unpack
 from dropmae.ops import allocator
 from dropmae.progress import Progress, say
 from dropmae.training import distributed, logs, optim
@@ -220,7 +221,7 @@ def fit(
                 waited += time.perf_counter() - asked
                 bad.add(batch.pop("reports"))
                 batch = {k: v.to(how.device, non_blocking=True) for k, v in batch.items() if isinstance(v, Tensor)}
-                batch |= {"seed": options.seed, "step": step, "progress": step / how.steps}
+                batch = unpack(batch) | {"seed": options.seed, "step": step, "progress": step / how.steps}
                 with _averaging(model, part == how.share.micros - 1):
                     with autocast():
                         part_loss = model(batch)["loss"]

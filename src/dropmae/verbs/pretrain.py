@@ -18,7 +18,6 @@ import dropmae
 from dropmae import declarations, registry, weights
 from dropmae.data import shards
 from dropmae.data.clips import Clips, Sequence, collate, generator
-from dropmae.data.resample import unpack
 from dropmae.storage import write_json
 from dropmae.training import distributed
 from dropmae.training.fit import FREE, Options, fit
@@ -66,9 +65,7 @@ def pretrain(
     config["data"]["short_side"] = short_side
     defaults = {"fields": registry.defaults(cls), "options": registry.defaults(Options), "data": {"short_side": 0}}
     claim(out, config, defaults)
-    clips = Clips(sequences, module.sample, options.seed, options.repeats, postpone=augment == "device")
-    if clips.postpone:
-        module.register_forward_pre_hook(lambda _, given: (unpack(given[0]), *given[1:]))
+    clips = Clips(sequences, module.sample, options.seed, options.repeats, resize_on=augment)
     save = partial(weights.save, extra={"training": {"options": config["options"], "data": config["data"]}})
     draw, probe = snapshots(out, sequences, options.seed), _validation(clips, options.seed)
 

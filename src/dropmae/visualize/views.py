@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
+import copy
 from collections.abc import Iterator
 from collections.abc import Sequence as Listed
 from typing import Any
@@ -29,18 +29,13 @@ HIDDEN = 0.91
 NORMALISED = "Hidden patches are predicted with mean and contrast removed; those of the true patch are put back."
 
 
-@contextlib.contextmanager
-def plain(module: Any) -> Iterator[None]:
-    """Within, the module's samples are the middle of the frame, neither shrunk at random nor flipped."""
-    settings = {"scale": (1.0, 1.0), "flip": 0.0, "crop": "shared"}
-    before = {name: getattr(module, name) for name in settings if hasattr(module, name)}
-    try:
-        for name in before:
-            setattr(module, name, settings[name])
-        yield
-    finally:
-        for name, value in before.items():
-            setattr(module, name, value)
+def without_augmentation(module: Any) -> Any:
+    """A module with the same weights, whose samples are the middle of the frame, not shrunk or flipped at random."""
+    made = copy.copy(module)
+    for name, value in {"scale": (1.0, 1.0), "flip": 0.0, "crop": "shared"}.items():
+        if name in vars(module):
+            setattr(made, name, value)
+    return made
 
 
 def looked_at(
@@ -63,21 +58,21 @@ def looked_at(
         spread = np.unique(np.linspace(0, len(sequences) - 1, count).round().astype(int))
     names, made = [], []
     reasons: dict[int, str] = {}
-    with contextlib.nullcontext() if augment else plain(module):
-        for number, start in enumerate(spread.tolist()):
-            for position in ((start + step) % len(sequences) for step in range(min(TRIES, len(sequences)))):
-                known = sequences[position]
-                if position in reasons or (known.name in names and not several):
-                    continue
-                sequence = Sequence(known.name, known.source, known.targets)
-                try:
-                    sample = module.sample(sequence, generator(seed, STREAM, number))
-                except OSError as error:
-                    reasons[position] = str(error)
-                    continue
-                names.append(known.name)
-                made.append({**sample, "index": number, "reports": []})
-                break
+    shown = module if augment else without_augmentation(module)
+    for number, start in enumerate(spread.tolist()):
+        for position in ((start + step) % len(sequences) for step in range(min(TRIES, len(sequences)))):
+            known = sequences[position]
+            if position in reasons or (known.name in names and not several):
+                continue
+            sequence = Sequence(known.name, known.source, known.targets)
+            try:
+                sample = shown.sample(sequence, generator(seed, STREAM, number))
+            except OSError as error:
+                reasons[position] = str(error)
+                continue
+            names.append(known.name)
+            made.append({**sample, "index": number, "reports": []})
+            break
     for reason in dict.fromkeys(() if quiet else reasons.values()):
         say(f"passed over: {reason}")
     if not made:

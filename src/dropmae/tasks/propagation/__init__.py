@@ -12,7 +12,6 @@ before any decision. `preset` names whose script is followed: what differs betwe
 
 from __future__ import annotations
 
-import contextlib
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -280,11 +279,8 @@ class Propagation(Task):
         mean = torch.tensor(masking.MEAN, device=device).view(3, 1, 1)
         deviation = torch.tensor((self.rules.red_deviation, *masking.DEVIATION[1:]), device=device).view(3, 1, 1)
         picture = (resize_frames(picture, sides, self.rules.interpolation) - mean) / deviation
-        with contextlib.ExitStack() as within:
-            places = getattr(self.encoder, "positions", None)  # a user's own encoder need not have any
-            if isinstance(places, Positions):
-                within.enter_context(places.stretched(self.positions == "resized"))
-            dense = self.encoder.features(picture)[0]
+        known = isinstance(getattr(self.encoder, "positions", None), Positions)  # a user's own need not have any
+        dense = self.encoder.features(picture, **({"resized": self.positions == "resized"} if known else {}))[0]
         return functional.normalize(dense.flatten(1).T.float(), dim=1)
 
     def contexts(self, state: State) -> list[Context]:
