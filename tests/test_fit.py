@@ -11,18 +11,20 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from dropmae.contracts import Model
 from dropmae.data.clips import Clips, Sequence, Share, batches
 from dropmae.training import optim
 from dropmae.training.fit import Options, fit, plan
 
 
-class Line(nn.Module):
+class Line(Model):
     """Learns y = 3 x from one number per sample; `poison` makes steps non-finite."""
 
     def __init__(self, poison: tuple[int, ...] = ()) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.zeros(1, 1))
         self.poison = poison
+        self.steps: list[tuple[int, float]] = []
 
     def groups(self, options: Any) -> list[dict[str, Any]]:
         return optim.decay_groups(self)
@@ -30,7 +32,10 @@ class Line(nn.Module):
     def forward(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         x = batch["x"].float()
         loss = (self.weight[0, 0] * x - 3 * x).square().mean()
-        return {"loss": loss * float("nan") if batch["step"] in self.poison else loss}
+        return {"loss": loss * float("nan") if batch["step"] in self.poison else loss, "largest": x.max()}
+
+    def after_step(self, step: int, progress: float) -> None:
+        self.steps.append((step, progress))
 
 
 def sample(sequence: Sequence, rng: np.random.Generator) -> dict[str, Any]:
@@ -55,6 +60,17 @@ def options(**changes: Any) -> Options:
         "precision": "fp32",
     }
     return Options(**{**usual, **changes})
+
+
+def test_named_losses_are_logged_and_each_step_is_told(tmp_path: Path) -> None:
+    module = Line()
+    fit(module, clips(), options(steps=4, micro_batch=4), tmp_path, save=save)
+    assert module.steps == [(1, 0.25), (2, 0.5), (3, 0.75), (4, 1.0)]
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    stream = clips()
+    for step, line in enumerate(lines):
+        parts = [np.stack([stream[i]["x"] for i in range(8 * step + 4 * k, 8 * step + 4 * k + 4)]) for k in (0, 1)]
+        assert line["largest"] == pytest.approx(np.mean([part.max() for part in parts]), rel=1e-6)
 
 
 def save(module: nn.Module, path: Path) -> None:

@@ -188,3 +188,14 @@ def test_bad_folders(root: Path, tmp_path: Path) -> None:
 def test_the_registry_knows_them() -> None:
     assert registry.load("benchmarks", "folder") is Folder
     assert registry.load("benchmarks", "synthetic") is Synthetic
+
+
+def test_a_frame_without_flow_is_named() -> None:
+    nobody = np.zeros(0, np.int64)
+    moves = Target(ids=nobody, flow=np.ones((4, 4, 2), np.float32))
+    still = Target(ids=nobody, flow=np.full((4, 4, 2), np.nan, np.float32))
+    truth = {0: moves, 1: moves, 2: still}
+    assert scored(truth, {0: moves, 1: moves})["pixels"]["flow_epe"] == 0  # the last frame has none
+    for results, frame in (({0: moves}, 1), ({}, 0), ({0: Target(ids=nobody), 1: moves}, 0)):
+        with pytest.raises(OSError, match=f"frame {frame}: the results have no flow"):
+            scored(truth, results)

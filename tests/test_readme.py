@@ -72,7 +72,7 @@ def test_the_make_targets_exist() -> None:
 
 
 def test_a_method_of_ones_own_trains_and_loads(tmp_path: Path) -> None:
-    page = (ROOT / "docs" / "add-your-own.md").read_text()
+    page = (ROOT / "docs" / "contracts.md").read_text()
     code = re.search(r"<!-- file: later\.py -->\n```python\n(.*?)```", page, re.S)
     assert code
     (tmp_path / "later.py").write_text(code.group(1))

@@ -18,13 +18,14 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from dropmae.contracts import Model
 from dropmae.data.clips import Clips, Sequence
 from dropmae.nn.vit import Block
 from dropmae.training import checkpoints, distributed, optim
 from dropmae.training.fit import Options, fit
 
 
-class Blocks(nn.Module):
+class Blocks(Model):
     """Two transformer blocks over tokens, with what FSDP treats apart: a token, a norm, a head, running statistics."""
 
     def __init__(self, poison: tuple[int, ...] = ()) -> None:

@@ -117,6 +117,12 @@ class Folder(Benchmark):
                 counts.add(truth[frame], result[frame] if frame in result else empty())
             except ValueError as error:
                 raise OSError(f"{name}, frame {frame}: {error}") from None
+            if counts.without_flow is True:
+                counts.without_flow = frame
+        flow_alone = not (counts.overlaps or counts.j or counts.points)
+        if counts.without_flow is not None and ("flow" in counts.predicted or flow_alone):
+            frame = counts.without_flow
+            raise OSError(f"{name}, frame {frame}: the results have no flow, which a mean end-point error needs")
         return counts.numbers()
 
 
@@ -139,6 +145,8 @@ class Counts:
     """Per frame: distance, visible in truth, visible in the result, each [points that are scored]."""
     flow: np.ndarray = field(default_factory=lambda: np.zeros(3))
     """Pixels, the sum of their errors, and how many are outliers."""
+    without_flow: int | bool | None = None
+    """The first frame in which the truth has flow and the result has none."""
 
     def add(self, truth: Target, result: Target) -> None:
         """One frame; ValueError where sizes differ."""
@@ -212,8 +220,11 @@ class Counts:
             if found.shape != true.shape:
                 raise ValueError(f"flow of {found.shape[:2]} for a video of {true.shape[:2]}")
         known = ~np.isnan(true[..., 0])
-        # Where a result has no flow it says that nothing moves.
-        error = np.linalg.norm((np.nan_to_num(found) if found is not None else 0) - true, axis=-1)[known]
+        if found is None:
+            self.without_flow = self.without_flow if self.without_flow is not None else bool(known.any()) or None
+            return
+        # Where a pixel of a result has no flow it says that nothing moves.
+        error = np.linalg.norm(np.nan_to_num(found) - true, axis=-1)[known]
         length = np.linalg.norm(true, axis=-1)[known]
         self.flow += [len(error), error.sum(dtype=np.float64), ((error > 3) & (error > 0.05 * length)).sum()]
 

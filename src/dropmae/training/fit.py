@@ -214,7 +214,7 @@ def fit(
         ended, waited = time.perf_counter(), 0.0
         for step in range(done, how.steps):
             rate = how.lr(step)
-            loss = torch.zeros((), device=how.device)
+            loss, named = torch.zeros((), device=how.device), dict[str, Tensor]()
             for part in range(how.share.micros):
                 asked = time.perf_counter()
                 batch = next(stream)
@@ -224,13 +224,18 @@ def fit(
                 batch = unpack(batch) | {"seed": options.seed, "step": step, "progress": step / how.steps}
                 with _averaging(model, part == how.share.micros - 1):
                     with autocast():
-                        part_loss = model(batch)["loss"]
+                        found = model(batch)
+                    part_loss = found.pop("loss")
                     (part_loss / how.share.micros).backward()
                 loss += part_loss.detach() / how.share.micros
+                for name, value in found.items():
+                    named[name] = named.get(name, 0) + value.detach().float() / how.share.micros
             loss = distributed.mean(loss)
+            named = dict(zip(named, distributed.mean(torch.stack(list(named.values()))))) if named else {}
             norm, finite = learner.step(rate, loss)
+            learner.trained.after_step(step + 1, (step + 1) / how.steps)
             now = time.perf_counter()
-            journal.add(step + 1, loss, norm, finite, rate, now - ended, waited, how.share.batch, how.device)
+            journal.add(step + 1, loss, named, norm, finite, rate, now - ended, waited, how.share.batch, how.device)
             ended, waited = now, 0.0
             if journal.due(step + 1) or step + 1 == how.steps:
                 journal.flush()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ class Journal:
 
     def __init__(self, out: Path, done: int, log: str) -> None:
         self.main = distributed.is_main()
-        self.pending: list[tuple[int, Tensor, Tensor, Tensor, dict[str, Any]]] = []
+        self.pending: list[tuple[int, Tensor, Mapping[str, Tensor], Tensor, Tensor, dict[str, Any]]] = []
         self.last: dict[str, Any] = {}
         self.flushed, self.next = time.perf_counter(), done + 1
         self.bad: list[int] = []
@@ -42,6 +43,7 @@ class Journal:
         self,
         step: int,
         loss: Tensor,
+        named: Mapping[str, Tensor],
         norm: Tensor,
         finite: Tensor,
         lr: float,
@@ -50,14 +52,17 @@ class Journal:
         batch: int,
         device: torch.device,
     ) -> None:
-        """Notes one step; the tensors are read only when flushed, so that the device is not waited for."""
+        """Notes one step; the tensors are read only when flushed, so that the device is not waited for.
+
+        `named` are the further losses that the model gives, by name.
+        """
         line = {
             "lr": lr,
             "clips_per_s": batch / seconds,
             "data_wait": min(1.0, waited / seconds),
             "memory_mb": _memory(device),
         }
-        self.pending.append((step, loss, norm, finite, line))
+        self.pending.append((step, loss, named, norm, finite, line))
 
     def due(self, step: int) -> bool:
         """Whether to flush after this step; the same on every rank, so that all of them stop at the same step."""
@@ -66,11 +71,12 @@ class Journal:
     def flush(self) -> None:
         """On every rank: writes what is pending; FloatingPointError where three steps in a row were not finite."""
         lines = []
-        for step, loss, norm, finite, line in self.pending:
+        for step, loss, named, norm, finite, line in self.pending:
             fine = bool(finite)
             self.last = {
                 "step": step,
                 "loss": loss.item() if fine else None,
+                **{name: value.item() if fine else None for name, value in named.items()},
                 "grad_norm": norm.item() if fine else None,
                 **line,
             }

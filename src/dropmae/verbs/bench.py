@@ -23,7 +23,8 @@ import dropmae
 from dropmae import registry
 from dropmae.nn.vit import Block, Size
 from dropmae.ops import allocator
-from dropmae.speed import loadspeed, stepspeed
+from dropmae.progress import say
+from dropmae.speed import loadspeed, stepspeed, taskspeed
 from dropmae.speed.cluster import Cluster, Model, parse
 from dropmae.speed.simulation import simulate as simulated
 from dropmae.training import distributed
@@ -42,6 +43,9 @@ def bench(
     steps: bool = True,
     compile: bool = False,
     videos: Path | None = None,
+    weights: str | None = None,
+    frame: tuple[int, int] = (360, 640),
+    count: int = 1,
     simulate: tuple[str, ...] = (),
     seed: int = 0,
 ) -> dict[str, Any]:
@@ -61,6 +65,9 @@ def bench(
         memory: measure the peak memory of each step; on a CPU each then runs in a process of its own.
         steps: time training steps and attention; `--no-steps --videos DIR` times loading alone.
         compile: time DropMAE's step under torch.compile too, which first takes minutes.
+        weights: time the steps of a trained task, of anybody's, instead of training: a weight file or run folder.
+        frame: height and width of the frames it goes through.
+        count: objects or points that it follows.
         videos: folder of videos: time the loading of pairs from up to eight of them, as they are and prepared.
         simulate: instead of all that, simulate DropMAE's training on a cluster: NAME=VALUE words such as nodes=8 gpus=8
             rate=1500; docs/scaling.md has the names. Without rate and tflops the step is measured on this device.
@@ -70,6 +77,13 @@ def bench(
         raise ValueError("batch and rounds must be at least 1")
     if simulate:
         return simulation(parse(simulate), size, image, batch, rounds, device, bf16, seed)
+    if weights is not None:
+        found = taskspeed.measure(weights, frame, count, max(rounds, 20), device)
+        say(
+            f"{found['task']}, {count} in {frame[0]}x{frame[1]}, {found['precision']} on {found['device']}: "
+            f"{found['ms']:.1f} ms a step (p99 {found['p99_ms']:.1f}), {found['frames_per_s']:.1f} frames/s"
+        )
+        return found
     if not steps and videos is None:
         raise ValueError("without --steps and without --videos there is nothing to measure")
     where = distributed.pick_device(device)
