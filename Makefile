@@ -3,19 +3,29 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+PYTEST := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -n auto
 
-.PHONY: demo test lint bench clean
+.PHONY: demo check test lint format bench clean
 
 demo: $(READY)
 	$(BIN)/dropmae demo
 
+# What to run before every commit: lint, types and the fast tests, in a minute.
+check: lint
+	$(PYTEST) -m "not slow and not data and not gpu"
+
+# Everything; tests of real video read DROPMAE_TEST_DATA and say so where they are skipped.
 test: lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
+	$(PYTEST) --dist loadfile
 
 lint: $(READY)
 	$(BIN)/ruff check src tests
 	$(BIN)/ruff format --check src tests
 	$(BIN)/pyrefly check
+
+format: $(READY)
+	$(BIN)/ruff check --fix src tests
+	$(BIN)/ruff format src tests
 
 bench: $(READY)
 	$(BIN)/dropmae bench

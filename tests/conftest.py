@@ -17,6 +17,15 @@ if not torch.cuda.is_available():
 from dropmae.data.clips import Sequence
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Marks what reads real videos, and leaves out what needs a GPU where there is none."""
+    for item in items:
+        if "test_data" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.data)
+        if item.get_closest_marker("gpu") is not None and not torch.cuda.is_available():
+            item.add_marker(pytest.mark.skip(reason="this machine has no GPU"))
+
+
 @pytest.fixture(scope="session")
 def test_data() -> Path:
     """The folder of real test data; the test is skipped where the machine has none."""

@@ -68,7 +68,7 @@ def test_the_readme_says_the_two_commands_first() -> None:
 
 def test_the_make_targets_exist() -> None:
     text = (ROOT / "Makefile").read_text()
-    assert all(re.search(rf"^{target}:", text, re.M) for target in ("demo", "test", "lint", "bench"))
+    assert all(re.search(rf"^{target}:", text, re.M) for target in ("demo", "check", "test", "lint", "format", "bench"))
 
 
 def test_a_method_of_ones_own_trains_and_loads(tmp_path: Path) -> None:

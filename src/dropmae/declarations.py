@@ -357,7 +357,7 @@ def settings(verb: Verb, name: str | None) -> list[Flag]:
             use, recipe = getattr(made, "use", ()), getattr(made, "recipe", {})
         found += [dataclasses.replace(flag, group="In use") if flag.name in use else flag for flag in own]
     if verb.options is not None:
-        options = verb.options.flags("Training").values()
+        options = verb.options.flags("Settings").values()
         found += [dataclasses.replace(f, new=False, default=recipe.get(f.name, f.default)) for f in options]
     if not idle:
         check_names([flag.name for flag in (*verb.flags, *found)], verb.name, name)

@@ -32,7 +32,7 @@ SUMMARY = {
     "synth": "render clips with exact boxes, masks, points and flow",
     "bench": "measure speed and memory",
 }
-MAIN = ("size", "image", "mask_ratio", "epochs", "steps", "global_batch", "lr", "seed", "workers", "device")
+MAIN = ("size", "image", "mask_ratio", "epochs", "steps", "global_batch", "lr", "workers", "device")
 """Settings that a page explains at once; of the others it gives the names."""
 FEW, NEW = 6, 3
 """So many settings of a class, or so many that are its own, are all explained at once."""
@@ -123,7 +123,8 @@ def page(verb: Verb, words: list[str], whole: bool) -> str:
         chosen = [f for f in flags if everything or f.name in MAIN or (f in new and len(new) <= NEW)]
         rest[title] = [flag for flag in flags if flag not in chosen]
         if chosen:
-            lines += ["", title, *(row for flag in chosen for row in entry(flag, width, whole))]
+            lines += [""] if whole or title == next(iter(groups)) else []
+            lines += [title, *(row for flag in chosen for row in entry(flag, width, whole))]
     if any(rest.values()):
         lines += ["", "More; --help-all explains them"]
         for title, flags in rest.items():

@@ -28,20 +28,24 @@ class MaskedAutoencoder(Method):
 
     frames = 1
 
+    # Model
     size: Size = "base"
     """Width, depth and heads of encoder and decoder."""
     image: int | tuple[int, int] = 224
     """Side of the training pictures in pixels, or their height and width: multiples of the patch."""
     patch: int = 0
     """Side of a patch in pixels; 0 takes that of the size (16, for huge 14)."""
+    # Objective
     mask_ratio: float = 0.75
     """Share of all tokens, of both frames together, that is hidden from the encoder."""
     norm_pix: bool = True
     """Predict patches with their own mean and deviation removed, instead of plain pixels."""
+    # Training samples
     scale: tuple[float, float] = (0.2, 1.0)
     """Area of the random crop as a share of the frame: least and most."""
     flip: float = 0.5
     """Probability of a horizontal flip."""
+    # Model
     cls: bool = False
     """Whether a class token goes through encoder and decoder, as in MAE."""
     learned_positions: int | tuple[int, int] = 0
@@ -212,6 +216,7 @@ class PairAutoencoder(MaskedAutoencoder):
     frames = 2
     judged: ClassVar[int] = 0
 
+    # Training samples
     gap: tuple[int, int] = (1, 49)
     """Least and most frames between the two, as far as the video is long enough."""
     crop: Literal["independent", "shared"] = "independent"

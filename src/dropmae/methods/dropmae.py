@@ -21,6 +21,7 @@ class DropMAE(PairAutoencoder):
     (it is TwinMAE). A positive P too small to drop anything is an error.
     """
 
+    # Objective
     drop_ratio: float = 0.1
     """P: share of the within-frame pairs dropped, N_d = int(P (N - 1)) 2 N per sample and head."""
     drop_in_eval: bool = False

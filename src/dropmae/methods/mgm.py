@@ -54,11 +54,13 @@ class MGM(MaskedAutoencoder):
 
     masks: ClassVar[tuple[str, ...]] = ("motion", "tube", "random", "simulated")
 
+    # Objective
     mask: Literal["motion", "tube", "random", "simulated"] = "motion"
     """Masks guided by motion; the same random tokens in all slots (VideoMAE); random tokens; or, as a control, the
     guided mask on a straight path of its own."""
     mask_ratio: float = 0.75
     """Share of the tokens that is hidden; the paper's best for guided masks (VideoMAE: tubes at 0.9)."""
+    # Training samples
     frames: int = 16
     """Frames of a clip."""
     stride: int = 4
@@ -67,6 +69,7 @@ class MGM(MaskedAutoencoder):
     """Frames of a token."""
     scale: tuple[float, float] = (0.5, 1.0)
     """Area of the clip's random crop as a share of the frame: least and most. Not stated by the paper."""
+    # Objective
     norm_by: Literal["colour", "patch"] = "colour"
     """What of a tubelet is normalised together: each colour (VideoMAE) or all values (MAE)."""
     vectors: Literal["auto", "codec", "match"] = "auto"
@@ -85,6 +88,7 @@ class MGM(MaskedAutoencoder):
     """Standard deviation, in tubelet slots, of the filter along a mask's path; 0 leaves it. Our choice."""
     speed: float = 1.5
     """Greatest speed of a simulated mask in tokens per slot. Our choice."""
+    # Decoder
     decoder_width: int = 0
     """Width of the decoder; 0 is half the encoder's, as in VideoMAE."""
     decoder_depth: int = 4

@@ -66,18 +66,22 @@ class SiamMAE(PairAutoencoder):
 
     judged: ClassVar[int] = 1
 
+    # Objective
     mask_ratio: float = 0.95
     """Share of the future frame's tokens that is hidden; the past frame is never masked."""
+    # Training samples
     gap: tuple[int, int] = (4, 48)
     """Least and most frames from past to future, uniform, as far as the video is long enough."""
     crop: Literal["independent", "shared"] = "shared"
     """Whether both frames share one crop and flip, or each has its own."""
     scale: tuple[float, float] = (0.5, 1.0)
     """Area of the random crop as a share of the frame: least and most."""
+    # Model
     cls: bool = True
     """Whether each frame has a class token."""
     encoding: Literal["siamese", "joint"] = "siamese"
     """Frames encoded one by one with the same weights, or (an ablation of the paper) both at once."""
+    # Decoder
     decoding: Literal["cross-self", "cross", "joint"] = "cross-self"
     """Future tokens attend to the past and to themselves, to the past alone, or one decoder attends to all tokens."""
     preset: Literal["siammae", "cropmae", "rsp", "croco"] = "siammae"

@@ -35,6 +35,7 @@ from dropmae.training.learner import Learner
 class Options:
     """How to train. Durations are written 1000 (steps), 40ep (epochs) or 5% (of the run)."""
 
+    # Optimisation
     epochs: float = 400
     """Passes over the videos; not used where --steps is given."""
     steps: int = 0
@@ -57,6 +58,7 @@ class Options:
     """Decides the initial weights and, hashed with the sample number, every later random choice."""
     repeats: int = 1
     """Samples made in a row from each opened video; an epoch grows by as much."""
+    # Machine
     micro_batch: int = 0
     """Samples per forward pass and process; 0 takes the largest divisor up to 64."""
     workers: int = -1

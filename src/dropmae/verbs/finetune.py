@@ -34,6 +34,7 @@ else:
 class Tuning(Options):
     """How to train a task. The defaults are DropTrack's recipe for GOT-10k; durations as in pretrain."""
 
+    # Optimisation
     epochs: float = 100
     """Epochs of --epoch-samples samples; not used where --steps is given."""
     epoch_samples: int = 60_000
@@ -54,6 +55,7 @@ class Tuning(Options):
     """One rate, and from --drop on a tenth of it; or half a cosine down to --min-lr."""
     drop: str = "80%"
     """When the rate drops."""
+    # Machine
     validation: tuple[str, ...] = ()
     """Data of which fixed samples are probed, written as DATA; by default that of the training."""
 

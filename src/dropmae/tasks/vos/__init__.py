@@ -87,6 +87,7 @@ class VOS(Task):
     takes = ("mask", "boxes")
     gives = ("mask", "boxes", "scores")
 
+    # Model
     preset: Literal["dropseg", "light"] = "dropseg"
     """The published model, or a light one for CPUs: tiny, small pictures, with the previous frame as memory too."""
     size: Size | None = None
@@ -110,6 +111,7 @@ class VOS(Task):
     limit: int | None = None
     """Most tokens of one pass in use, a bound on memory: more objects take turns, larger frames are scaled down. 0:
     all objects at once."""
+    # Training samples
     objects: int = 2
     """Training: most objects of a sample. In use there may be any number."""
     gap: int = 24
@@ -124,12 +126,15 @@ class VOS(Task):
     """Training: greatest rotation of each frame in degrees."""
     shear: float = 10.0
     """Training: greatest shear of each frame in degrees."""
+    # Optimisation
     drop_path: float = 0.1
     """Training: probability that the last block leaves a row as it is; less in earlier ones, linearly."""
+    # Loss
     hard_from: tuple[float, float] = (20 / 210, 70 / 210)
     """Training: progress at which only the hardest pixels begin to count, and at which `hard_share` is reached."""
     hard_share: float = 0.15
     """Training: share of the pixels that count in the end, those with the greatest loss."""
+    # Optimisation
     encoder_rate: float = 1.0
     """Training: learning rate of the encoder relative to the decoder's."""
 

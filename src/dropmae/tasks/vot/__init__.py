@@ -76,6 +76,7 @@ class VOT(Task):
     use = ("window", "inertia", "calibrate", "margin", "lost_below", "search_factor")
     unused_official_tensors = ("encoder.relic_token", "encoder.relic_positions")
 
+    # Model
     size: Size = "base"
     """Width, depth and heads of the encoder."""
     image: int = 384
@@ -98,6 +99,7 @@ class VOT(Task):
     """Template tokens that decide: the middle one, the middle four, all, or those in the object's box."""
     head_width: int = 0
     """Channels of the head's first layer; 0 is a third of the encoder's width, at most 256."""
+    # Tracking
     window: bool = True
     """Weigh the score map with a Hann window, so that small movements are preferred."""
     inertia: float = 0.0
@@ -112,6 +114,7 @@ class VOT(Task):
     lost_below: float = 0.0
     """Confidence below which an object counts as lost: no box is reported, and the search goes on where it was last
     seen. 0 always reports the best guess, which is what benchmarks expect."""
+    # Training samples
     gap: int = 200
     """Training: frames that the search frame may lie after the template, exclusive."""
     centre_jitter: float | None = None
@@ -133,6 +136,7 @@ class VOT(Task):
     smear: float = 0.0
     """Training: probability that the search crop is blurred along a line, as fast things are: up to a tenth of its
     side."""
+    # Optimisation
     drop_path: float = 0.1
     """Training: probability that the last block leaves a sample as it is; less in earlier ones, linearly."""
     encoder_rate: float = 0.1
@@ -141,12 +145,14 @@ class VOT(Task):
     """Training: progress at which elimination begins (the official 20 of 100 epochs)."""
     keep_warm: float = 0.5
     """Training: share of the run over which it grows to its full rate (50 of 100 epochs)."""
+    # Loss
     giou_weight: float = 2.0
     """Weight of the generalised-IoU loss."""
     l1_weight: float = 5.0
     """Weight of the L1 loss of the corners."""
     focal_weight: float = 1.0
     """Weight of the focal loss of the score map."""
+    # Model
     relics: bool = False
     """Carry the class token and first position table that official files hold and nothing uses, so that `convert` can
     give the whole file back."""
