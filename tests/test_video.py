@@ -19,6 +19,7 @@ import pytest
 from PIL import Image
 
 from dropmae.video import DamagedFrame, Video, Writer, files, find, write, write_store
+from dropmae.video.container import local
 from dropmae.video.decoder import Decoder
 
 STEP = np.array([3, 2])
@@ -187,7 +188,7 @@ def test_a_pair_is_one_seek_and_iterating_none(tmp_path: Path, monkeypatch: pyte
 @pytest.mark.parametrize(("name", "form"), [("film.mp4", None), ("film.ts", "mpegts")])
 def test_pictures_nobody_refers_to_are_not_decoded_on_the_way(name: str, form: str | None, tmp_path: Path) -> None:
     path = encode(tmp_path / name, form=form, g="100", bf="3")
-    decoder = Decoder(name, str(path))
+    decoder = Decoder(name, local(str(path)))
     skippable = np.ones(40, bool)
     skippable[39] = False
     pictures = [picture.packet for picture in iter(lambda: decoder.pull(skippable), None)]

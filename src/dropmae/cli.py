@@ -23,6 +23,7 @@ from typing import Any, Union, get_args, get_origin
 import dropmae
 from dropmae import declarations, manual, registry
 from dropmae.declarations import Flag
+from dropmae.names import printable
 
 NUMBER = re.compile(r"-?[\d.,x]+(e-?\d+)?")
 
@@ -205,7 +206,7 @@ def main(argv: list[str] | None = None) -> int:
         text = " ".join(_told(error).split()) or type(error).__name__
         prefix = "" if expected else f"{type(error).__name__}: "
         hint = "" if expected else " (--debug shows where)"
-        print(f"dropmae {argv[0]}: {prefix}{text}{hint}", file=sys.stderr)
+        print(printable(f"dropmae {argv[0]}: {prefix}{text}{hint}"), file=sys.stderr)
         return 2 if isinstance(error, ValueError) else 1
 
 

@@ -7,12 +7,14 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from dropmae.names import printable
+
 LINE_SECONDS = 10.0
 
 
-def say(text: str) -> None:
-    """One message for people."""
-    print(text, file=sys.stderr, flush=True)
+def say(*lines: str) -> None:
+    """One message for people, in one or more lines, in which nothing can be that a terminal would obey."""
+    print(*map(printable, lines), sep="\n", file=sys.stderr, flush=True)
 
 
 class Progress:

@@ -19,6 +19,7 @@ from dropmae.data.clips import Clips, Sequence, generator
 from dropmae.datasets.coco import Coco
 from dropmae.datasets.image_masks import Stills
 from dropmae.datasets.pseudo_labels import WAYS, SelfMade
+from dropmae.names import utf8
 from dropmae.video import find
 
 IMAGES = "coco"
@@ -41,7 +42,7 @@ class Source:
         """What it is, for the run's configuration."""
         names = hashlib.sha256()
         for number in range(0, len(self.sequences), max(1, len(self.sequences) // 10_000)):
-            names.update(self.sequences[number].name.encode() + b"\n")
+            names.update(utf8(self.sequences[number].name) + b"\n")
         return {"entry": self.entry, "sequences": len(self.sequences), "names": names.hexdigest()[:16]}
 
 

@@ -185,7 +185,7 @@ def fit(
     if distributed.world() > 1 and not options.shard:
         model = DistributedDataParallel(model, device_ids=[how.device.index] if how.device.type == "cuda" else None)
     if distributed.is_main():
-        say(_headline(how, options, clips, done) if done < how.steps else f"{out}: finished, {done} steps")
+        say(*_headline(how, options, clips, done) if done < how.steps else [f"{out}: finished, {done} steps"])
     progress = Progress(how.steps, done, enabled=distributed.is_main())
 
     def checkpoint(step: int) -> None:
@@ -304,7 +304,7 @@ def _averaging(model: Any, last: bool) -> AbstractContextManager[Any]:
     return nullcontext()
 
 
-def _headline(how: Plan, options: Options, clips: Clips, done: int) -> str:
+def _headline(how: Plan, options: Options, clips: Clips, done: int) -> list[str]:
     samples = how.steps * options.global_batch
     head = f"step {done} of {how.steps}" if done else f"{how.steps} steps"
     lines = [
@@ -317,4 +317,4 @@ def _headline(how: Plan, options: Options, clips: Clips, done: int) -> str:
         lines.append(
             f"note: {how.steps} steps is very short; a smaller --global-batch or more --epochs gives more of them"
         )
-    return "\n".join(lines)
+    return lines

@@ -148,4 +148,4 @@ def _print(report: dict[str, Any]) -> None:
     lines += [f"  {note}" for note in report["notes"]]
     lines.append(f"  licence of the weights: {report['licence'] or 'not stated'}")
     lines.append(f"  -> {report['out']} ({report['to']}, {report['bytes'] / 1e6:.1f} MB)")
-    say("\n".join(lines))
+    say(*lines)

@@ -81,7 +81,7 @@ def demo(*, out: Path = Path("demo"), minutes: float = 4.75, seed: int = 0) -> d
     runs, todo = [out / method for method in METHODS], []
     for method, run in zip(METHODS, runs):
         words = _words("pretrain", method, frames, out=run, **FIELDS, **TRAINING, steps=steps, seed=seed)
-        say(f"{'' if todo else chr(10)}$ {shlex.join(words)} &")
+        say(*[""][len(todo) :], f"$ {shlex.join(words)} &")
         if not (run / "report.html").exists():  # what a run writes last
             todo.append(words)
     side_by_side(todo)
@@ -89,7 +89,7 @@ def demo(*, out: Path = Path("demo"), minutes: float = 4.75, seed: int = 0) -> d
     path = out / "report.html"
     _tell("report", *runs, out=path)
     bind(runs, path, "TwinMAE and DropMAE, trained equally long", shown)
-    say(f"done in {duration_text(time.monotonic() - started)}; open the report in a browser:\n{path.resolve()}")
+    say(f"done in {duration_text(time.monotonic() - started)}; open the report in a browser:", str(path.resolve()))
     return {"out": str(path), "steps": steps, "runs": [str(run) for run in runs]}
 
 
@@ -194,7 +194,7 @@ def pace(method: str, frames: Path, seed: int) -> float:
 
 def _tell(verb: str, *places: Any, **settings: Any) -> None:
     """Shows a step of the demo as the command that does the same."""
-    say(f"\n$ {shlex.join(_words(verb, *places, **settings))}")
+    say("", f"$ {shlex.join(_words(verb, *places, **settings))}")
 
 
 def _words(verb: str, *places: Any, **settings: Any) -> list[str]:

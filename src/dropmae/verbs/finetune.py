@@ -109,7 +109,7 @@ def finetune(task: str, data: Entries, *, init: Path | None = None, out: Path, *
     if init is not None and checkpoints.newest(out) is None:
         taken = take_over(module, Path(init))
         if distributed.is_main():
-            say(report_taken(taken, Path(init)))
+            say(*report_taken(taken, Path(init)))
     clips = mixture(sources, module, options, options.seed)
     probe = _validation(mixture(held or sources, module, options, options.seed + 1), options.seed)
     extra = {"training": {"options": config["options"], "data": config["data"]}}
@@ -152,7 +152,7 @@ def take_over(module: Any, init: Path) -> Taken:
     return module.take_over(weights.load(init), weights.read_header(init)["name"], init)
 
 
-def report_taken(taken: Taken, init: Path) -> str:
+def report_taken(taken: Taken, init: Path) -> list[str]:
     """What a task took over, for people."""
     head = [name for name in taken.fresh if not name.startswith("encoder.")]
     encoder = [name for name in taken.fresh if name.startswith("encoder.")]
@@ -160,7 +160,7 @@ def report_taken(taken: Taken, init: Path) -> str:
     lines += [f"  not in it, so as initialised: {weights.listed(encoder)}"] if encoder else []
     lines += [f"  the head is new, {len(head)} tensors"] if head else []
     lines += [f"  no use for: {weights.listed(taken.unused)}"] if taken.unused else []
-    return "\n".join(lines)
+    return lines
 
 
 def _validation(clips: Mixture, seed: int) -> Any:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dropmae import weights
+from dropmae.opening import open_file
 from dropmae.progress import say
 from dropmae.video import Video, find
 from dropmae.weights import official
@@ -34,12 +35,12 @@ def info(path: Path) -> dict[str, Any]:
     else:
         found = _weights(path) if _is_weights(path) else _video(path)
     found = {"path": str(path), **found}
-    say("\n".join(_lines(found)))
+    say(*_lines(found))
     return found
 
 
 def _is_weights(path: Path) -> bool:
-    with open(path, "rb") as file:
+    with open_file(path) as file:
         start = file.read(9)
     return start[:2] == b"PK" or start[8:] == b"{" or start[:1] == b"\x80" or path.suffix.lower() in SUFFIXES
 

@@ -31,6 +31,7 @@ from typing import Any
 import numpy as np
 
 from dropmae.data.shards import Packer, Place
+from dropmae.names import utf8
 from dropmae.progress import Progress, say
 from dropmae.storage import write_json
 from dropmae.video import Video, find, write, write_store
@@ -264,7 +265,7 @@ def staging(place: Place, videos: Path) -> Path:
     """Where videos wait for their shard: in OUT, or beside other temporary files where OUT is elsewhere."""
     if place.local is not None:
         return place.local / ".staging"
-    key = hashlib.sha256(f"{videos.resolve()}\n{place.root}".encode()).hexdigest()[:16]
+    key = hashlib.sha256(utf8(f"{videos.resolve()}\n{place.root}")).hexdigest()[:16]
     return Path(tempfile.gettempdir()) / f"dropmae-prepare-{key}"
 
 

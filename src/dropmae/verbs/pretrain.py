@@ -18,6 +18,7 @@ import dropmae
 from dropmae import declarations, registry, weights
 from dropmae.data import shards
 from dropmae.data.clips import Clips, Sequence, collate, generator
+from dropmae.names import utf8
 from dropmae.storage import write_json
 from dropmae.training import distributed
 from dropmae.training.fit import FREE, Options, fit
@@ -105,7 +106,7 @@ def describe(method: str, module: Any, options: Options, sequences: list[Sequenc
         "method": method,
         "fields": registry.settings(module),
         "options": dataclasses.asdict(options),
-        "data": {"videos": len(sequences), "names": hashlib.sha256(names.encode()).hexdigest()[:16]},
+        "data": {"videos": len(sequences), "names": hashlib.sha256(utf8(names)).hexdigest()[:16]},
         "environment": {
             "dropmae": dropmae.__version__,
             "torch": torch.__version__,

@@ -194,7 +194,7 @@ class Tracking(Iterator[tuple[int, Target]]):
         lines += [f"  passed over: {reason}" for reason in list(skipped.values())[:3]]
         lines += [f"  and {len(skipped) - 3} more frames"] if len(skipped) > 3 else []
         lines.append(f"  -> {report['out']}" if "out" in report else "  nothing was written: --out OUT.mp4 does")
-        say("\n".join(lines))
+        say(*lines)
 
 
 def forms(out: Path) -> dict[Path, Export]:

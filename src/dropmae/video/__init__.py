@@ -19,6 +19,8 @@ from typing import Any, Literal, overload
 
 import numpy as np
 
+from dropmae.opening import load_array, open_file
+from dropmae.video.container import is_address, local
 from dropmae.video.errors import DamagedFrame, broken
 from dropmae.video.files import File, Live
 from dropmae.video.frames import IMAGES, Arrays, Media, Pictures, Piece, folder_pieces, tar_pieces
@@ -242,21 +244,18 @@ def open_media(source: Any, short_side: int | None, threads: int) -> Media:
         return Pictures([Piece(str(item), str(item)) for item in source], short_side)
     if not isinstance(source, (str, Path)):
         raise ValueError(f"a Video is made of a path, an array or a list of either, not of {type(source).__name__}")
-    path = str(source)
-    if "::" in path:
+    if is_address(source):
+        return File(str(source), str(source), short_side, threads)
+    path = str(source).removeprefix("file://")
+    if "::" in path and not os.path.lexists(path):
         pieces = tar_pieces(*path.split("::", 1))
         if len(pieces) > 1 or Path(pieces[0].name).suffix.lower() in IMAGES:
             return Pictures(pieces, short_side)
         return File(path, pieces[0].url, short_side, threads)
-    if "://" in path:
-        return File(path, path, short_side, threads)
     if os.path.isdir(path):
         return Pictures(folder_pieces(path), short_side)
-    try:
-        with open(path, "rb") as file:
-            head = file.read(8)
-    except OSError as error:
-        raise broken(path, error) from None
+    with open_file(path) as file:
+        head = file.read(8)
     if not head:
         raise broken(path, "the file is empty")
     if Path(path).suffix.lower() in IMAGES:
@@ -265,7 +264,7 @@ def open_media(source: Any, short_side: int | None, threads: int) -> Media:
         return Arrays(open_array(path), short_side)
     if (store := open_store(path)) is not None:
         return Arrays(store[0], short_side, store[1])
-    return File(path, path, short_side, threads, form="mov" if head[4:] == b"ftyp" else None)
+    return File(path, local(path), short_side, threads, form="mov" if head[4:] == b"ftyp" else None)
 
 
 def open_piece(piece: Piece, short_side: int | None, threads: int) -> Media:
@@ -282,10 +281,10 @@ def open_piece(piece: Piece, short_side: int | None, threads: int) -> Media:
 
 def open_array(path: str) -> np.ndarray:
     """The array of a .npy file, mapped into memory; OSError where it does not hold frames."""
+    array = load_array(path, mapped=True)
     try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
         Arrays(array)
-    except (OSError, ValueError) as error:
+    except ValueError as error:
         raise broken(path, error) from None
     return array
 
@@ -293,5 +292,6 @@ def open_array(path: str) -> np.ndarray:
 def is_live(source: Any) -> bool:
     """Whether a source is a camera's number or a stream's address."""
     if isinstance(source, str):
-        return (source.isdigit() and not os.path.exists(source)) or source.lower().startswith(LIVE)
+        number = source.isascii() and source.isdigit()
+        return (number and not os.path.exists(source)) or source.lower().startswith(LIVE)
     return isinstance(source, int) and not isinstance(source, bool)

@@ -13,14 +13,12 @@ import numpy as np
 from av.stream import Disposition
 from av.video.reformatter import Interpolation, VideoReformatter
 
+from dropmae.opening import VIDEO_PIXELS, check_pixels, pixels_allowed
+from dropmae.video.container import open_container
 from dropmae.video.errors import broken
 from dropmae.video.frames import fitted
 from dropmae.video.nal import shows_nothing, unreferenced
 
-av.logging.set_level(av.logging.PANIC)  # silences FFmpeg; what matters of its messages comes as exceptions
-
-TEXT = frozenset(("tty", "bin", "xbin", "adf", "idf"))
-"""Formats in which FFmpeg would render plain text as pictures."""
 NONE = np.iinfo(np.int64).min
 """Stands for a timestamp that a packet does not have."""
 CHECKS = "crccheck+bitstream+buffer"
@@ -46,9 +44,9 @@ class Decoder:
     def __init__(
         self, name: str, url: str | bytes, *, threads: int = 1, motion: bool = False, options: dict | None = None
     ):
-        """`url` may be the file itself; `motion` has the codec's motion vectors exported; `options` go to `av.open`.
+        """`url` may be the file itself; `motion` has the codec's motion vectors exported; `options` tell its format.
 
-        OSError if it is no video.
+        They are those of `open_container`. OSError if it is no video.
         """
         self.name, self.url, self.threads, self.motion, self.options = name, url, threads, motion, options or {}
         self.reformatter = VideoReformatter()
@@ -56,15 +54,8 @@ class Decoder:
 
     def open(self) -> None:
         """Opens the file, anew if need be, before its first packet."""
-        try:
-            source = io.BytesIO(self.url) if isinstance(self.url, bytes) else self.url
-            self.container = av.open(source, mode="r", metadata_errors="ignore", **self.options)
-        except av.InvalidDataError:
-            raise broken(self.name, "not a video, or its header is damaged") from None
-        except av.EOFError:
-            raise broken(self.name, "cut short within its header") from None
-        except (av.FFmpegError, OSError, ValueError) as error:
-            raise broken(self.name, error) from None
+        source = io.BytesIO(self.url) if isinstance(self.url, bytes) else self.url
+        self.container = open_container(self.name, source, **self.options)
         try:
             self.stream = self.choose()
         except OSError:
@@ -75,15 +66,15 @@ class Decoder:
         if self.threads != 1:
             self.context.thread_type = "AUTO"
         checks = CHECKS + "+explode" * (self.context.codec.name == "mjpeg")
-        self.context.options = {"err_detect": checks, **({"flags2": "+export_mvs"} if self.motion else {})}
+        limit = str(pixels_allowed(VIDEO_PIXELS))  # a stream may grow on the way
+        vectors = {"flags2": "+export_mvs"} if self.motion else {}
+        self.context.options = {"err_detect": checks, "max_pixels": limit, **vectors}
         self.coded = (self.context.height, self.context.width)
         self.extradata = self.context.extradata
         self.restart(self.demux(0))
 
     def choose(self) -> Any:
         """The first video stream that is not cover art."""
-        if self.container.format.name in TEXT:
-            raise broken(self.name, "text, not a video")
         streams = [
             stream for stream in self.container.streams.video if not stream.disposition & Disposition.attached_pic
         ]
@@ -93,6 +84,7 @@ class Decoder:
             raise broken(self.name, "its codec is unknown; it may be damaged")
         if not streams[0].codec_context.width or not streams[0].codec_context.height:
             raise broken(self.name, "the size of its pictures is unknown; it is damaged, or no video")
+        check_pixels(self.name, streams[0].codec_context.width, streams[0].codec_context.height, VIDEO_PIXELS)
         return streams[0]
 
     def restart(self, packets: Iterator[tuple[int, Any]]) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import av
 import numpy as np
 
+from dropmae.video.container import is_address
 from dropmae.video.decoder import Decoder, Picture, rotation, side_data, turned
 from dropmae.video.errors import DamagedFrame
 from dropmae.video.frames import FPS, Frame, fitted
@@ -40,7 +41,7 @@ class File:
     def __init__(self, name: str, url: str | bytes, short_side: int | None, threads: int, form: str | None = None):
         """`form` is FFmpeg's name of the container where it is known, which saves trying all of them."""
         self.name, self.url, self.short_side, self.threads = name, url, short_side, threads
-        self.options = {"format": form} if form else {}
+        self.options = {"form": form}
         self.motion = self.skipped = False
         self.found: Scan | None = None
         self.table: Table | None = None
@@ -269,11 +270,12 @@ class Live:
     """A camera or a network stream: frames come as they are made, and only by iterating."""
 
     def __init__(self, source: int | str, short_side: int | None, threads: int):
-        device = str(source).isdigit()
+        device = not is_address(source)
         self.name = f"camera {source}" if device else str(source)
         self.short_side, self.threads = short_side, threads
         form, url = CAMERAS.get(sys.platform, CAMERAS["linux"])
-        self.url, self.options = (url.format(source), {"format": form}) if device else (str(source), {})
+        self.url = url.format(source) if device else str(source)
+        self.options = {"form": form, "camera": True} if device else {}
         self.decoder: Decoder | None = None
         self.fps = float(self.opened().stream.average_rate or FPS)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 import re
 import tarfile
@@ -14,6 +13,8 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from PIL import Image, ImageOps
 
+from dropmae.opening import IMAGE_BYTES, open_file, open_image
+from dropmae.video.container import local
 from dropmae.video.errors import broken
 
 FPS = 30.0
@@ -132,21 +133,19 @@ class Piece(NamedTuple):
     @property
     def url(self) -> str:
         """How FFmpeg opens it."""
-        if self.length is None:
-            return self.path
-        return f"subfile,,start,{self.start},end,{self.start + self.length},,:{self.path}"
+        return local(self.path, self.start, self.length)
 
     @property
     def remote(self) -> bool:
-        return "://" in self.path
+        return self.length is not None and "://" in self.path
 
     def read(self) -> bytes:
         if self.remote:
-            assert self.length is not None
-            return self.part(0, self.length)
-        with open(self.path, "rb") as file:
+            return self.part(0, self.length or 0)
+        with open_file(self.path) as file:
+            size = os.fstat(file.fileno()).st_size - self.start
             file.seek(self.start)
-            return file.read(-1 if self.length is None else self.length)
+            return file.read(max(0, size if self.length is None else min(size, self.length)))
 
     def part(self, start: int, stop: int) -> bytes:
         """Some of its bytes, from where they lie; OSError where they are not all there."""
@@ -178,15 +177,12 @@ class Pictures(Still):
 
     def image(self, index: int) -> np.ndarray:
         piece = self.pieces[index]
-        try:
-            with Image.open(io.BytesIO(piece.read())) as image:
-                if image.mode.startswith("I;16"):
-                    return np.repeat((np.asarray(image) >> 8).astype(np.uint8)[..., None], 3, 2)
-                return np.array(ImageOps.exif_transpose(image).convert("RGB"))
-        except (FileNotFoundError, PermissionError, IsADirectoryError) as error:
-            raise broken(piece.name, error) from None
-        except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError):  # Pillow on bad images
-            raise broken(piece.name, "not an image that can be read, or damaged") from None
+        if (piece.length or 0) > IMAGE_BYTES:
+            raise broken(piece.name, f"{piece.length:,} bytes are too many for an image")
+        with open_image(piece.path if piece.length is None else piece.read(), piece.name) as image:
+            if image.mode.startswith("I;16"):
+                return np.repeat((np.asarray(image) >> 8).astype(np.uint8)[..., None], 3, 2)
+            return np.array(ImageOps.exif_transpose(image).convert("RGB"))
 
     def load(self, index: int) -> np.ndarray:
         frame = self.image(index)
@@ -205,9 +201,11 @@ def fitted(height: int, width: int, short_side: int | None) -> tuple[int, int]:
     return (short_side, longer) if height == side else (longer, short_side)
 
 
-def natural(text: str) -> list[tuple[int, int | str]]:
+def natural(text: str) -> list[tuple[int, int, str]]:
     """Sort key in which frame 2 comes before frame 10."""
-    return [(0, int(part)) if part.isdigit() else (1, part) for part in re.split(r"(\d+)", text) if part]
+    parts = [part for part in re.split(r"([0-9]+)", text) if part]
+    numbers = [part.lstrip("0") if "0" <= part[0] <= "9" else None for part in parts]
+    return [(1, 0, part) if number is None else (0, len(number), number) for part, number in zip(parts, numbers)]
 
 
 def folder_pieces(path: str) -> list[Piece]:
@@ -228,10 +226,10 @@ def tar_pieces(path: str, name: str) -> list[Piece]:
     try:
         status = os.stat(path)
         members = tar_index(path, status.st_size, status.st_mtime_ns)
-    except tarfile.TarError:
-        raise broken(path, "not an uncompressed tar file") from None
     except OSError as error:
         raise broken(path, error) from None
+    except Exception:  # tarfile on damaged headers: TarError, ValueError, OverflowError, ...
+        raise broken(path, "not an uncompressed tar file") from None
     if name in members:
         return [Piece(f"{path}::{name}", path, *members[name])]
     prefix = name.rstrip("/") + "/"
@@ -244,5 +242,5 @@ def tar_pieces(path: str, name: str) -> list[Piece]:
 @lru_cache(maxsize=8)
 def tar_index(path: str, size: int, changed: int) -> dict[str, tuple[int, int]]:
     """Member -> (first byte, length); `size` and the time of the last change make a changed file a new one."""
-    with tarfile.open(path, "r:") as archive:
-        return {member.name: (member.offset_data, member.size) for member in archive if member.isfile()}
+    with open_file(path) as file, tarfile.open(fileobj=file, mode="r:") as archive:
+        return {member.name: (member.offset_data, member.size) for member in archive if member.isreg()}

@@ -6,6 +6,7 @@ import os
 import re
 from pathlib import Path
 
+from dropmae.opening import open_file
 from dropmae.video.frames import image_name, natural
 
 NOT_VIDEO = frozenset(
@@ -32,7 +33,7 @@ def find(folder: str | Path) -> list[Path]:
     These are all files but hidden ones, images and those whose suffix says that they are something else (text,
     archives, sound, weights); and every folder that holds at least two images and no such file. Only files without any
     suffix are looked into, so that hundreds of thousands are listed in seconds; what is no video after all shows when
-    it is opened. A file given as `folder` is itself the answer.
+    it is opened. Links are followed, and each real file counts once. A file given as `folder` is itself the answer.
 
     Raises FileNotFoundError where there is no such folder.
     """
@@ -41,14 +42,29 @@ def find(folder: str | Path) -> list[Path]:
         raise FileNotFoundError(f"{root}: no such file or folder")
     if not root.is_dir():
         return [root]
-    found: list[str] = []
+    found: dict[str, str] = {}
+    """Where a video really is -> under which name it was found, its own name before that of a link."""
+    folders_seen: set[str] = set()
+    linked: list[str] = []
     for parent, folders, files in os.walk(root, followlinks=True):
+        real = os.path.realpath(parent)
+        if real in folders_seen:
+            folders.clear()
+            continue
+        folders_seen.add(real)
         folders[:] = [name for name in folders if not name.startswith(".")]
         videos = [name for name in files if may_be_video(parent, name)]
-        found += [os.path.join(parent, name) for name in videos]
+        for name in videos:
+            path = os.path.join(parent, name)
+            if os.path.islink(path):
+                linked.append(path)
+            else:
+                found[os.path.join(real, name)] = path
         if not videos and sum(map(image_name, files)) > 1:
-            found.append(parent)
-    return [Path(path) for path in sorted(found, key=natural)]
+            found[real] = parent
+    for path in linked:
+        found.setdefault(os.path.realpath(path), path)
+    return [Path(path) for path in sorted(found.values(), key=natural)]
 
 
 def may_be_video(folder: str, name: str) -> bool:
@@ -60,7 +76,7 @@ def may_be_video(folder: str, name: str) -> bool:
 
 def begins_like_video(path: str) -> bool:
     try:
-        with open(path, "rb") as file:
+        with open_file(path) as file:
             return bool(BEGINNINGS.match(file.read(16)))
     except OSError:
         return False

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from dropmae.opening import open_file
 from dropmae.storage import replacing
 from dropmae.video.errors import broken
 from dropmae.video.frames import Piece, Still
@@ -57,7 +58,7 @@ def open_store(path: str | Path, start: int = 0) -> tuple[np.ndarray, float] | N
 
     The store begins at byte `start` of the file.
     """
-    with open(path, "rb") as file:
+    with open_file(path) as file:
         file.seek(start)
         length = int.from_bytes(file.read(8), "little")
         text = file.read(length) if 2 <= length <= HEADER else b""

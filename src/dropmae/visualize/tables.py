@@ -303,7 +303,7 @@ def present(
     if form is None:
         width = max(60, shutil.get_terminal_size((80, 24)).columns) if sys.stderr.isatty() else 80
         for table in tables:
-            say("\n" + table.text(width))
+            say("", *table.text(width).splitlines())
     else:
         print("\n\n".join(table.render(form) for table in tables))
     for name, report in reports.items():

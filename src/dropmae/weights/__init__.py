@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 import dropmae
 from dropmae import contracts, registry
+from dropmae.opening import open_file
 from dropmae.storage import replacing
 
 LAST = "last.safetensors"
@@ -154,8 +155,7 @@ def locate(path: str | Path) -> Path:
         if not (path / LAST).is_file():
             raise FileNotFoundError(f"{path}: a folder without {LAST}, so not a run that has saved weights")
         return path / LAST
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file")
+    open_file(path).close()
     return path
 
 
@@ -212,7 +212,7 @@ def read_tensors(path: str | Path, prefix: str = "", device: str | torch.device 
 
 @contextlib.contextmanager
 def _opened(path: Path) -> Iterator[Any]:
-    with open(path, "rb") as file:
+    with open_file(path) as file:
         start = file.read(10)
     # Safetensors begin with a length, whose bytes may be those of a zip or a pickle, and then a brace.
     if start[8:9] != b"{" and (start[:2] == b"PK" or start[:1] == b"\x80"):

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from dropmae import registry, weights
 from dropmae.nn import vit
+from dropmae.opening import open_file
 from dropmae.weights import unpickle
 from dropmae.weights.layouts import LAYOUTS, Layout, Pieces, named
 
@@ -336,9 +337,7 @@ def _table(part: Any, grid: Grid, row: bool) -> Tensor:
 
 def _open(path: Path) -> tuple[Any, dict[str, Any]]:
     """The tree of mappings in a file, with Lazy in the place of tensors, and the training arguments in it."""
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file")
-    with open(path, "rb") as file:
+    with open_file(path) as file:
         start = file.read(9)
     if start[8:] == b"{":
         return {name: _lazy_tensor(path, name, shape) for name, shape in weights.read_shapes(path).items()}, {}

@@ -20,6 +20,8 @@ from typing import IO, Any, NamedTuple
 import torch
 from torch import Tensor
 
+from dropmae.opening import open_file
+
 MAGIC = 0x1950A86A20F9469CFC6C
 """First pickle of the older format."""
 
@@ -284,8 +286,6 @@ class Checkpoint:
         self._last: tuple[str, bytes] = ("", b"")
         self._places: dict[str, tuple[int, int]] = {}
         self._folder = ""
-        if not self.path.is_file():
-            raise FileNotFoundError(f"{path}: no such file")
         self._zip = self._open_zip()
         try:
             self.tree = self._read_zip(self._zip) if self._zip else self._read_rows()
@@ -296,7 +296,7 @@ class Checkpoint:
             raise OSError(f"{path}: not a readable PyTorch file ({reason})") from error
 
     def _open_zip(self) -> zipfile.ZipFile | None:
-        with open(self.path, "rb") as file:
+        with open_file(self.path) as file:
             if file.read(2) != b"PK":
                 return None
         try:
@@ -318,7 +318,7 @@ class Checkpoint:
     def _read_rows(self) -> Any:
         """Magic number, version, system, tree, storage keys: five pickles; then count and numbers of each storage."""
         size = self.path.stat().st_size
-        with open(self.path, "rb") as file:
+        with open_file(self.path) as file:
             if _Reader(file).load() != MAGIC:
                 raise OSError("it does not begin like one")
             for _ in ("version", "system"):
@@ -364,7 +364,7 @@ class Checkpoint:
                 raise OSError(f"{self.path}: not a readable PyTorch file, its numbers are compressed")
             return self._zip.read(entry)
         place, length = self._places[key]
-        with open(self.path, "rb") as file:
+        with open_file(self.path) as file:
             file.seek(place)
             return file.read(length)
 

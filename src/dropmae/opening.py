@@ -1,0 +1,188 @@
+"""The one way into files that others made: regular files only, and what they claim is checked before it is believed.
+
+Pictures, arrays and archives are opened here; videos in `video/container.py`, by the same rules. Nothing in this module
+decodes, unpacks or allocates more than the limits below, whatever a file says about itself.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import warnings
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from io import BytesIO
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from PIL import Image
+
+from dropmae.names import printable
+
+PIXELS = "DROPMAE_MAX_PIXELS"
+"""The environment variable that raises the two limits below, for all that is opened."""
+STILL_PIXELS = 1 << 26
+"""Pixels of the largest image that is decoded: 8192 x 8192."""
+VIDEO_PIXELS = 8192 * 4352
+"""Pixels of the largest video: what H.264, HEVC and AV1 have at their highest common level, 6.2."""
+IMAGE_BYTES = 1 << 29
+"""The largest image file."""
+MEMBER_BYTES = 1 << 26
+"""The largest file that is unpacked from an archive of results."""
+ARRAY_BYTES = 1 << 30
+"""The largest array that is read into memory."""
+FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF", "PPM", "JPEG2000")
+"""Pillow's names of the image formats that are read. Others, of which one runs programs, are not tried."""
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # `check_pixels` says it, and refuses
+END = b"\xff\xd9"
+"""The last two bytes of a JPEG."""
+
+
+def open_file(path: str | Path) -> BinaryIO:
+    """A regular file, open for reading; whatever else bears the name is refused at once, without waiting for it.
+
+    Raises FileNotFoundError, IsADirectoryError or another OSError in one line with the name.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0))
+    except ValueError:  # a zero byte in the name
+        raise FileNotFoundError(f"{path}: no such file") from None
+    except OSError as error:
+        raise type(error)(f"{path}: {_reason(error)}") from None
+    mode = os.fstat(descriptor).st_mode
+    if stat.S_ISREG(mode):
+        return os.fdopen(descriptor, "rb")
+    os.close(descriptor)
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(f"{path}: is a directory")
+    raise OSError(f"{path}: not a regular file but a pipe, a device or the like")
+
+
+def _reason(error: OSError) -> str:
+    """What the operating system says, as the rest of a sentence."""
+    text = "no such file" if isinstance(error, FileNotFoundError) else error.strerror or str(error)
+    return text[:1].lower() + text[1:]
+
+
+def check_pixels(name: object, width: int, height: int, limit: int) -> None:
+    """OSError where a picture is larger than `limit` pixels, or than the environment allows."""
+    allowed = pixels_allowed(limit)
+    if width * height > allowed:
+        raise OSError(f"{name}: {width}x{height} pixels are more than {allowed:,}: {PIXELS}={width * height} reads it")
+
+
+def pixels_allowed(limit: int) -> int:
+    """`limit`, or what the environment variable PIXELS says in its place."""
+    text = os.environ.get(PIXELS, "")
+    if not text:
+        return limit
+    if not (text.isascii() and text.isdigit() and 0 < int(text) < 2**31):
+        raise ValueError(f"{PIXELS} is a number of pixels, not {text!r}")
+    return int(text)
+
+
+@contextmanager
+def open_image(source: str | Path | bytes, name: object) -> Iterator[Image.Image]:
+    """An image file, or its bytes, as Pillow has it, decoded; `name` is named in errors, which are all OSErrors.
+
+    A JPEG that lacks nothing but the marker at its end is read; one that lacks pixels is not.
+    """
+    if isinstance(source, bytes):
+        data = source
+    else:
+        with open_file(source) as file:
+            if (size := os.fstat(file.fileno()).st_size) > IMAGE_BYTES:
+                raise OSError(f"{name}: {size:,} bytes are too many for an image")
+            data = file.read()
+    try:
+        image = _decoded(data, name)
+    except OSError as error:
+        if data[:2] != b"\xff\xd8" or "truncated" not in str(error):
+            raise
+        image = _unended(data, name)
+    with image:
+        yield image
+
+
+def _decoded(data: bytes, name: object) -> Image.Image:
+    if (allowed := pixels_allowed(STILL_PIXELS)) > (Image.MAX_IMAGE_PIXELS or allowed):
+        Image.MAX_IMAGE_PIXELS = allowed  # the user's word counts for Pillow too
+    try:
+        image = Image.open(BytesIO(data), formats=FORMATS)
+    except Exception as error:
+        raise _unreadable(name, error) from None
+    check_pixels(name, *image.size, STILL_PIXELS)
+    try:
+        image.load()
+    except Exception as error:
+        raise _unreadable(name, error) from None
+    return image
+
+
+def _unreadable(name: object, error: Exception) -> OSError:
+    """Pillow on bad images raises OSError, SyntaxError, ValueError, struct.error and more, mostly without the name."""
+    reason = "" if isinstance(error, Image.UnidentifiedImageError) else f" ({printable(error)[:120]})"
+    return OSError(f"{name}: not an image that can be read, or damaged{reason}")
+
+
+def _unended(data: bytes, name: object) -> Image.Image:
+    """A JPEG without its end; OSError where pixels are missing too.
+
+    Nothing is read after the last pixel, so a picture that is all there does not depend on what stands after it.
+    """
+    images = [_decoded(data.rstrip(b"\xff") + filling * 64 + END, name) for filling in (b"\x00", b"\x55")]
+    if images[0].tobytes() != images[1].tobytes():
+        raise OSError(f"{name}: not an image that can be read, or damaged (its last pixels are missing)")
+    return images[0]
+
+
+def load_array(path: str | Path, mapped: bool = False) -> np.ndarray:
+    """The array of a .npy file, read or (`mapped`) mapped into memory; OSError where it is none. No pickle is read."""
+    with open_file(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > ARRAY_BYTES and not mapped:
+            raise OSError(f"{path}: {size:,} bytes are too many for an array")
+        try:
+            found = np.load(path if mapped else file, mmap_mode="r" if mapped else None, allow_pickle=False)
+        except Exception as error:  # numpy on a damaged header: ValueError, SyntaxError, TypeError, MemoryError, ...
+            raise OSError(f"{path}: not a readable .npy file ({printable(error)[:120]})") from None
+    if not isinstance(found, np.ndarray):
+        raise OSError(f"{path}: an archive of arrays, not a .npy file")
+    return found
+
+
+class Archive:
+    """A zip whose members are read whole and within limits; what is wrong with it is an OSError with its name."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.file = open_file(path)
+        try:
+            self.zip = zipfile.ZipFile(self.file)
+        except Exception as error:  # zipfile on a damaged directory: BadZipFile, NotImplementedError, struct.error, ...
+            self.file.close()
+            raise OSError(f"{path}: a damaged zip ({printable(error)[:120]})") from None
+
+    def names(self) -> list[str]:
+        """Its files, as they are named in it, without folders."""
+        return [entry.filename for entry in self.zip.infolist() if not entry.is_dir()]
+
+    def read(self, name: str, limit: int = MEMBER_BYTES) -> bytes:
+        """The bytes of one member, of which there may be `limit`."""
+        try:
+            with self.zip.open(name) as member:
+                data = member.read(limit + 1)
+        except Exception as error:  # zipfile on damaged members: BadZipFile, zlib.error, EOFError, RuntimeError, ...
+            raise OSError(f"{self.path}: {name!r} in it is damaged ({printable(error)[:120]})") from None
+        if len(data) > limit:
+            raise OSError(f"{self.path}: {name!r} in it has more than {limit:,} bytes")
+        return data
+
+    def __enter__(self) -> Archive:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.zip.close()
+        self.file.close()
