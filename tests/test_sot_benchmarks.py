@@ -657,3 +657,35 @@ def test_score_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture
         error = capsys.readouterr().err
         assert reason in error
         assert error.count("\n") == 1
+
+
+def test_polygons_become_the_boxes_that_enclose_them(tmp_path: Path) -> None:
+    folder = tmp_path / "ball"
+    for number in range(4):
+        folder.mkdir(exist_ok=True)
+        Image.fromarray(np.zeros((40, 60, 3), np.uint8)).save(folder / f"{number + 1:08d}.jpg")
+    text = "10,30,20,28,22,8,12,10\n11.5,12,10,20\n1\n10,10,20,10,15,20\n"
+    (folder / "groundtruth.txt").write_text(text)
+    bench = registry.load("benchmarks", "votchallenge")()
+    (sequence,) = bench.sequences(tmp_path)
+    assert len(sequence.video) == 4
+    boxes = [sequence.targets[n].boxes[0].tolist() for n in (0, 1, 3)]
+    assert boxes == [[10, 8, 12, 22], [11.5, 12, 10, 20], [10, 10, 10, 10]]
+    assert np.isnan(sequence.targets[2].boxes).all()
+    bench.write("ball", dict(sequence.targets.items()), tmp_path / "out")
+    truth = bench.annotations(tmp_path)
+    assert bench.score(bench.read(tmp_path / "out", truth), truth)["success_auc"] == pytest.approx(20 / 21)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "list.txt").write_text("ball\n")
+    assert [clip.name for clip in bench.clips(tmp_path)] == ["ball"]
+    for line, message in (("m0,0,4,4,0,16", "line 1 is a mask"), ("1,2,3", "line 1 is no box"), ("", "empty")):
+        (folder / "groundtruth.txt").write_text(line)
+        with pytest.raises(OSError, match=message):
+            bench.annotations(tmp_path)["ball"]
+
+
+def test_a_real_sequence_of_polygons(test_data: Path) -> None:
+    bench = registry.load("benchmarks", "votchallenge")()
+    (sequence,) = bench.sequences(test_data / "data" / "test" / "VOT2015")
+    assert len(sequence.video) == len(sequence.targets) == 105
+    np.testing.assert_allclose(sequence.targets[0].boxes, [[246, 208.5, 23.5, 23]])

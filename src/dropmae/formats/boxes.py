@@ -67,6 +67,34 @@ def read_boxes(path: Path) -> np.ndarray:
     return parse_boxes(read_text(path), path)
 
 
+def read_regions(path: Path) -> np.ndarray:
+    """float64 [T, 4]: a box x y w h per line of a file of boxes and polygons x1 y1 x2 y2 x3 y3 ...
+
+    Of a polygon it is the one that encloses it, from the least to the greatest coordinates. A line of one number, with
+    which the challenges mark a frame without a region, becomes NaN.
+    """
+    rows: list[list[float]] = []
+    for number, line in enumerate(read_text(path).rstrip().splitlines(), 1):
+        words = re.sub(r"[,;\t]", " ", line).split()
+        try:
+            values = [float(word) for word in words]
+        except ValueError:
+            values = []
+        if len(values) == 4:
+            rows.append(values)
+        elif len(values) == 1:
+            rows.append([np.nan] * 4)
+        elif len(values) >= 6 and len(values) % 2 == 0:
+            x, y = values[::2], values[1::2]
+            rows.append([min(x), min(y), max(x) - min(x), max(y) - min(y)])
+        else:
+            what = "a mask, which this does not read" if line.startswith("m") else f"no box or polygon: {line[:60]!r}"
+            raise OSError(f"{path}: line {number} is {what}")
+    if not rows:
+        raise OSError(f"{path}: empty, no regions")
+    return np.array(rows)
+
+
 def read_numbers(path: Path) -> np.ndarray:
     """float64 [n]: all numbers of a text file."""
     return parse_numbers(read_text(path), path)
