@@ -139,6 +139,10 @@ class Session:
         if not self._begun:
             if task.takes and prompt is None:
                 return []
+            kind = "scan" if picture.ndim == 2 else "picture"
+            if kind != task.frame_kind:
+                name = type(task).__name__.lower()
+                raise ValueError(f"{name} goes through {task.frame_kind}s, and frame {number} is a {kind}")
             before = time.perf_counter()
             self._state = self.engine.run(task.start, picture, empty() if prompt is None else prompt)
             self.seconds.append(time.perf_counter() - before)

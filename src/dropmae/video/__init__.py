@@ -26,6 +26,7 @@ from dropmae.video.files import File, Live
 from dropmae.video.frames import IMAGES, Arrays, Media, Pictures, Piece, folder_pieces, tar_pieces
 from dropmae.video.listing import find
 from dropmae.video.motion import BLOCK
+from dropmae.video.scans import Scans, scan_files
 from dropmae.video.store import DistantStore, open_store, write_store
 from dropmae.video.writer import Writer, write
 
@@ -44,6 +45,9 @@ class Video:
     can only be iterated: a camera by number (0 or "0") or an rtsp:// address. Files are recognised by their content. Of
     several video streams the first is read. Rotation in a file's metadata is applied, edit lists are obeyed; non-square
     pixels stay.
+
+    A folder of .bin and .pcd files is a sequence of scans: `kind` is "scan", a frame is float32 [P, C], several are a
+    list, and there is no height and width.
 
     `v[i]` and `v[-1]` are frames, `v[[i, j]]` is [n, H, W, 3] in one pass, as is `v[mask]` with a bool per frame, and
     `v[a:b:s]` is a Video that shares the decoder (s < 0 plays backwards). Iterating decodes straight on and never
@@ -82,6 +86,11 @@ class Video:
             return f"camera {self.source}" if is_live(self.source) else "array"
         inner = Path(str(self.path).split("::")[-1])
         return inner.name if inner.is_dir() else inner.stem
+
+    @property
+    def kind(self) -> str:
+        """What its frames are: "picture", uint8 [H, W, 3], or "scan", float32 [P, C]."""
+        return self._media.kind
 
     @property
     def fps(self) -> float:
@@ -155,6 +164,8 @@ class Video:
         rows = [mine[place] for place in picked(indices, len(mine), self.name)]
         with self._lock:
             found = self._media.read(sorted(set(rows)), motion) if rows else {}
+            if self.kind == "scan":
+                return [found[row][0] for row in rows]
             height, width = self._media.size()
         frames = np.empty((len(rows), height, width, 3), np.uint8)
         for place, row in enumerate(rows):
@@ -253,6 +264,8 @@ def open_media(source: Any, short_side: int | None, threads: int) -> Media:
             return Pictures(pieces, short_side)
         return File(path, pieces[0].url, short_side, threads)
     if os.path.isdir(path):
+        if scans := scan_files(path):
+            return Scans(scans)
         return Pictures(folder_pieces(path), short_side)
     with open_file(path) as file:
         head = file.read(8)

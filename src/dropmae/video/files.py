@@ -38,6 +38,8 @@ CAMERAS = {
 class File:
     """The pictures of a file that FFmpeg reads, by number."""
 
+    kind = "picture"
+
     def __init__(self, name: str, url: str | bytes, short_side: int | None, threads: int, form: str | None = None):
         """`form` is FFmpeg's name of the container where it is known, which saves trying all of them."""
         self.name, self.url, self.short_side, self.threads = name, url, short_side, threads
@@ -268,6 +270,8 @@ class File:
 
 class Live:
     """A camera or a network stream: frames come as they are made, and only by iterating."""
+
+    kind = "picture"
 
     def __init__(self, source: int | str, short_side: int | None, threads: int):
         device = not is_address(source)

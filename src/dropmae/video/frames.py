@@ -30,6 +30,11 @@ class Media(Protocol):
     """What stands behind a Video."""
 
     @property
+    def kind(self) -> str:
+        """What its frames are: picture or scan."""
+        ...
+
+    @property
     def fps(self) -> float: ...
 
     def __len__(self) -> int: ...
@@ -60,6 +65,7 @@ class Media(Protocol):
 class Still:
     """Media whose frames are independent of each other and carry no motion."""
 
+    kind = "picture"
     fps: float = FPS
     full: tuple[int, int]
 
