@@ -174,6 +174,12 @@ class Task(Model):
         if shapes[0] != shapes[1] or (None not in patches and patches[0] != patches[1]):
             has, wants = (f"size {vars(x).get('size', '?')}, patch {vars(x).get('patch', '?')}" for x in (source, self))
             raise ValueError(f"the encoder in {where} has {has}, and this task {wants}: give --size and --patch")
+        odd = {name: vars(source).get(name) for name in ("form", "heads")}
+        if odd["form"] not in (None, "plain", "transformers") or odd["heads"]:
+            raise ValueError(
+                f"the encoder in {where} is of form {odd['form']} with {odd['heads'] or 'as many'} heads, and this "
+                "task's is plain with those of its size"
+            )
         if type(source) is type(self):
             if vars(source).get("image") != vars(self).get("image"):
                 source.resize_image(vars(self)["image"])

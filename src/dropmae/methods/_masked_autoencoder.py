@@ -17,7 +17,7 @@ from dropmae.contracts import Method
 from dropmae.data.augment import crop_frames
 from dropmae.data.clips import Sequence, frame_pair
 from dropmae.nn import masking
-from dropmae.nn.vit import SIZES, Attend, Decoder, Encoder, Shape, Size
+from dropmae.nn.vit import FORMS, SIZES, Attend, Decoder, Encoder, Shape, Size
 from dropmae.ops import noise
 from dropmae.training import optim
 
@@ -50,12 +50,23 @@ class MaskedAutoencoder(Method):
     """Whether a class token goes through encoder and decoder, as in MAE."""
     learned_positions: int | tuple[int, int] = 0
     """Side in patches, or height and width, of a learned position table, for foreign encoders; 0: fixed sin-cos."""
+    depth: int = 0
+    """Blocks of the encoder; 0 takes those of the size."""
+    heads: int = 0
+    """Attention heads of the encoder; 0 takes those of the size."""
+    form: Literal["plain", "transformers", "clip", "openclip", "beit"] = "plain"
+    """What foreign encoders do otherwise: `nn.vit.FORMS`."""
 
     def __post_init__(self) -> None:
         super().__init__()
         if self.size not in SIZES:
             raise ValueError(f"size must be one of {', '.join(SIZES)}, not {self.size!r}")
+        if self.form not in FORMS:
+            raise ValueError(f"form must be one of {', '.join(FORMS)}, not {self.form!r}")
         shape = SIZES[self.size]
+        shape = shape._replace(depth=self.depth or shape.depth, heads=self.heads or shape.heads)
+        if shape.depth < 1 or shape.heads < 1 or shape.width % shape.heads:
+            raise ValueError(f"depth must be positive, and the number of heads divide the width, {shape.width}")
         self.patch = self.patch or shape.patch
         sides = (self.image, self.image) if isinstance(self.image, int) else tuple(self.image)
         if not isinstance(self.image, int):
@@ -71,6 +82,11 @@ class MaskedAutoencoder(Method):
         masking.kept_count(self.grid[0] * self.grid[1], self.mask_ratio)
         side = self.learned_positions
         learned = (side, side) if isinstance(side, int) else (side[0], side[1])
+        if FORMS[self.form].relative and learned != self.grid:
+            raise ValueError(
+                f"the biases of form {self.form} are by relative position on a {learned[0]}x{learned[1]} grid: they "
+                f"are not for pictures of {self.grid[0]}x{self.grid[1]} patches"
+            )
         self.build(shape, learned if all(learned) else None)
         self.encoder.positions.home = self.grid
 
@@ -84,6 +100,7 @@ class MaskedAutoencoder(Method):
             frames=self.frames,
             cls=self.cls,
             learned_grid=learned,
+            form=FORMS[self.form],
         )
         self.decoder = Decoder(
             shape.width,

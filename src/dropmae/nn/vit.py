@@ -44,6 +44,30 @@ SIZES: dict[str, Shape] = {
 }
 
 
+class Form(NamedTuple):
+    """What public encoders do otherwise than the plain ViT."""
+
+    epsilon: float = 1e-6
+    """Of the norms."""
+    pre_norm: bool = False
+    """Whether a norm stands before the first block, and the patch embedding has no bias (CLIP)."""
+    quick: bool = False
+    """Whether the activation is x sigmoid(1.702 x) instead of the exact GELU (OpenAI's CLIP)."""
+    relative: bool = False
+    """Whether each block's attention has a bias by relative position, for one grid and a class token (BEiT)."""
+
+
+FORMS: dict[str, Form] = {
+    "plain": Form(),
+    "transformers": Form(1e-12),
+    "clip": Form(1e-5, pre_norm=True, quick=True),
+    "openclip": Form(1e-5, pre_norm=True),
+    "beit": Form(relative=True),
+}
+"""By what a field or a public layout calls it."""
+PLAIN = FORMS["plain"]
+
+
 @cache
 def sincos_table(height: int, width: int, channels: int) -> np.ndarray:
     """Fixed 2-D sin-cos positions float32 [height width, channels]: first half the column, second half the row.
@@ -127,26 +151,30 @@ class Attention(nn.Module):
 
 
 class MLP(nn.Module):
-    """Two linear layers with an exact GELU between them."""
+    """Two linear layers with an exact GELU between them, or the quick one."""
 
-    def __init__(self, width: int, hidden: int) -> None:
+    def __init__(self, width: int, hidden: int, quick: bool = False) -> None:
         super().__init__()
+        self.quick = quick
         self.fc1 = Linear(width, hidden)
         self.fc2 = Linear(hidden, width)
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.quick:
+            x = self.fc1(x)
+            return self.fc2(x * torch.sigmoid(1.702 * x))
         return self.fc2(gelu_linear(x, self.fc1.weight, self.fc1.bias))
 
 
 class Block(nn.Module):
-    """Pre-norm transformer block, MLP ratio 4, LayerNorm epsilon 1e-6."""
+    """Pre-norm transformer block, MLP ratio 4."""
 
-    def __init__(self, width: int, heads: int) -> None:
+    def __init__(self, width: int, heads: int, form: Form = PLAIN) -> None:
         super().__init__()
-        self.norm1 = nn.LayerNorm(width, eps=1e-6)
+        self.norm1 = nn.LayerNorm(width, eps=form.epsilon)
         self.attn = Attention(width, heads)
-        self.norm2 = nn.LayerNorm(width, eps=1e-6)
-        self.mlp = MLP(width, 4 * width)
+        self.norm2 = nn.LayerNorm(width, eps=form.epsilon)
+        self.mlp = MLP(width, 4 * width, form.quick)
 
     def forward(self, x: Tensor, attend: Attend | None = None) -> Tensor:
         x = x + self.attn(self.norm1(x), attend)
@@ -221,11 +249,46 @@ class FrameEmbeddings(nn.Module):
         return self.z if frame else self.x
 
 
+class RelativePositions(nn.Module):
+    """BEiT's bias of attention by where tokens stand to each other (arXiv 2106.08254): for one grid and a class token.
+
+    A layer's table [(2 h - 1)(2 w - 1) + 3, heads] has a row for each offset, then one each for class token to patch,
+    patch to class token and class token to itself.
+    """
+
+    def __init__(self, grid: tuple[int, int], depth: int, heads: int) -> None:
+        super().__init__()
+        self.grid = grid
+        rows, columns = np.divmod(np.arange(grid[0] * grid[1]), grid[1])
+        down, across = (axis[:, None] - axis + size - 1 for axis, size in zip((rows, columns), grid))
+        offsets = (2 * grid[0] - 1) * (2 * grid[1] - 1)
+        index = np.full((len(rows) + 1, len(rows) + 1), offsets + 1)
+        index[0] = offsets
+        index[0, 0] = offsets + 2
+        index[1:, 1:] = down * (2 * grid[1] - 1) + across
+        self.index = torch.from_numpy(index)
+        self.tables = nn.ParameterList(torch.zeros(offsets + 3, heads) for _ in range(depth))
+
+    def attends(self, count: int) -> list[Attend]:
+        """Attention of each layer over `count` tokens; ValueError where these are not all tokens of the grid."""
+        if count != len(self.index):
+            raise ValueError(
+                f"this encoder knows positions by their relation on a {self.grid[0]}x{self.grid[1]} grid: pictures "
+                f"must have that grid and no token be hidden, and there are {count - 1} tokens"
+            )
+        return [partial(self._attend, table) for table in self.tables]
+
+    def _attend(self, table: Tensor, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        bias = table[self.index.to(query.device)].permute(2, 0, 1)[None]
+        return functional.scaled_dot_product_attention(query, key, value, attn_mask=bias.to(query.dtype))
+
+
 class Encoder(nn.Module):
     """ViT encoder of one frame, or of two frames jointly.
 
     `frames` 2 adds the frame identity embeddings; `cls` puts a class token first; `learned_grid` replaces the sin-cos
-    positions by a learned table. Initialised as MAE and DropMAE are: Xavier-uniform linear layers with zero bias.
+    positions by a learned table; `form` is what else a public encoder does in its own way. Initialised as MAE and
+    DropMAE are: Xavier-uniform linear layers with zero bias.
     """
 
     def __init__(
@@ -238,6 +301,7 @@ class Encoder(nn.Module):
         frames: int = 1,
         cls: bool = False,
         learned_grid: tuple[int, int] | None = None,
+        form: Form = PLAIN,
     ) -> None:
         super().__init__()
         self.width, self.patch = width, patch
@@ -246,8 +310,14 @@ class Encoder(nn.Module):
         self.frame_embed = FrameEmbeddings(width) if frames == 2 else None
         self.cls_token = nn.Parameter(torch.empty(1, 1, width).normal_(std=0.02)) if cls else None
         self.cls_position = nn.Parameter(torch.zeros(1, 1, width)) if cls and learned_grid else None
-        self.blocks = nn.ModuleList(Block(width, heads) for _ in range(depth))
-        self.norm = nn.LayerNorm(width, eps=1e-6)
+        self.norm_pre = nn.LayerNorm(width, eps=form.epsilon) if form.pre_norm else nn.Identity()
+        self.blocks = nn.ModuleList(Block(width, heads, form) for _ in range(depth))
+        self.norm = nn.LayerNorm(width, eps=form.epsilon)
+        self.relative: RelativePositions | None = None
+        if form.relative:
+            if learned_grid is None or not cls or frames > 1:
+                raise ValueError("positions by relative place need one grid (learned positions) and a class token")
+            self.relative = RelativePositions(learned_grid, depth, heads)
         initialize(self)
 
     def embed(self, patches: Tensor) -> Tensor:
@@ -267,9 +337,15 @@ class Encoder(nn.Module):
         if self.cls_token is not None:
             start = self.cls_token if self.cls_position is None else self.cls_token + self.cls_position
             tokens = torch.cat([start.expand(len(tokens), -1, -1).to(tokens.dtype), tokens], dim=1)
-        for block in self.blocks:
-            tokens = block(tokens)
-        return self.norm(tokens)
+        return self.norm(self.through(tokens, len(self.blocks)))
+
+    def through(self, tokens: Tensor, until: int) -> Tensor:
+        """The first `until` blocks over tokens [B, L, C], the class token among them."""
+        attends = self.relative.attends(tokens.shape[1]) if self.relative else [None] * until
+        tokens = self.norm_pre(tokens)
+        for block, attend in zip(self.blocks[:until], attends):
+            tokens = block(tokens, attend)
+        return tokens
 
     def features(self, frames: Tensor, frame: int = 0, *, resized: bool = False) -> Tensor:
         """Dense features [B, C, h, w] of frames [B, 3, H, W], uint8 RGB or ImageNet-normalised float.

@@ -36,16 +36,16 @@ def convert(
 ) -> dict[str, Any]:
     """Turn a public checkpoint into a weight file of ours, any weights into a public layout, a tracker into a graph.
 
-    Reads DropMAE, MAE, CropMAE, DINO, DeiT and timm files (.pth, .pt, .tar, .safetensors), with or without decoder,
-    OSTrack and DropTrack trackers, DropSeg, and our own files and run folders. Nothing that is pickled in a file is
-    executed. Returns what was found and done.
+    Reads DropMAE, MAE, CropMAE, DINO, DINOv2, MoCo-v3, CLIP, BEiT, DeiT, timm and transformers' ViT files (.pth, .pt,
+    .tar, .safetensors), with or without decoder, OSTrack and DropTrack trackers, DropSeg, and our own files and run
+    folders. Nothing that is pickled in a file is executed. Returns what was found and done.
 
     Args:
         source: a checkpoint, or a weight file or run folder of ours.
         out: the file to write; what is there is replaced once the new one is complete. OUT.onnx and OUT.pt2 (of
             torch.export) hold a tracker's step as a graph of fixed shapes, checked against PyTorch.
-        to: public layout to write: dropmae, mae, timm, dino, cropmae, ostrack, droptrack or dropseg. Ours where it is
-          not given.
+        to: public layout to write: dropmae, mae, timm, dino, dinov2, cropmae, ostrack, droptrack, dropseg or another
+          (docs/weights.md). Ours where it is not given.
         layout: layout of the source, where its names do not tell.
         entry: which entry of the source, where it holds several encoders (DINO's student and teacher, averages).
         image: side of the pictures in pixels, or height and width; position tables are written for it.

@@ -80,6 +80,33 @@ SEGMENTER: Pairs = (
     ("relic.head.*", "head.*"),
     ("relic.norm.*", "fc_norm.*"),
 )
+BRANCH_SCALES = (("attn.proj", "ls1"), ("mlp.fc2", "ls2"))
+"""The last layer of a block's branches, and timm's name of what scales it."""
+TRANSFORMERS: Pairs = (
+    ("encoder.patch_embed.*", "embeddings.patch_embeddings.projection.*"),
+    ("encoder.cls_token", "embeddings.cls_token"),
+    ("encoder.blocks.*.attn.proj.*", "encoder.layer.*.attention.output.dense.*"),
+    ("encoder.norm.*", "layernorm.*"),
+)
+TRANSFORMERS_STACKS = tuple(
+    (
+        f"encoder.blocks.*.attn.qkv.{kind}",
+        tuple(f"encoder.layer.*.attention.attention.{part}.{kind}" for part in ("query", "key", "value")),
+    )
+    for kind in ("weight", "bias")
+)
+CLIP: Pairs = (
+    ("encoder.patch_embed.weight", "conv1.weight"),
+    ("encoder.cls_token", "class_embedding"),
+    ("encoder.norm_pre.*", "ln_pre.*"),
+    ("encoder.blocks.*.norm1.*", "transformer.resblocks.*.ln_1.*"),
+    ("encoder.blocks.*.attn.qkv.*", "transformer.resblocks.*.attn.in_proj_*"),
+    ("encoder.blocks.*.attn.proj.*", "transformer.resblocks.*.attn.out_proj.*"),
+    ("encoder.blocks.*.norm2.*", "transformer.resblocks.*.ln_2.*"),
+    ("encoder.blocks.*.mlp.fc1.*", "transformer.resblocks.*.mlp.c_fc.*"),
+    ("encoder.blocks.*.mlp.fc2.*", "transformer.resblocks.*.mlp.c_proj.*"),
+    ("encoder.norm.*", "ln_post.*"),
+)
 CROSS_DECODER: Pairs = (
     ("decoder.blocks.*.attn.qkv.*", "decoder_blocks.*.self_attn.in_proj_*"),
     ("decoder.blocks.*.attn.proj.*", "decoder_blocks.*.self_attn.out_proj.*"),
@@ -113,6 +140,16 @@ class Layout:
     """(our name, their name), the stars standing for the same texts on both sides; the first match counts."""
     joins: tuple[tuple[str, Pieces], ...] = ()
     """(their name, our names and their shares of its rows): what they keep in one tensor and we in several."""
+    stacks: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    """(our name, their names): what we keep in one tensor and they in several, one below the other; "" is zeros."""
+    scales: Pairs = ()
+    """(our name, their name): factors of the rows of a tensor of ours that theirs are multiplied with in use."""
+    needless: tuple[str, ...] = ()
+    """Our tensors that a file may lack, which are then zero."""
+    form: str = "plain"
+    """What the encoder does otherwise, one of `nn.vit.FORMS`."""
+    heads: Mapping[str, int] = field(default_factory=dict)
+    """Size -> number of attention heads where it is not that of the size."""
     positions: dict[str, str]
     """Our part ("encoder", "decoder") -> their name of its position table."""
     copies: int = 1
@@ -141,17 +178,30 @@ class Layout:
     """Fields of that class -> arguments of the training script, which a file may hold."""
 
     def ours(self, name: str) -> Pieces:
-        """Our names of their tensor `name` and their shares of its rows: mostly one; none where it has no place."""
+        """Our names of their tensor `name` and their shares of its rows: mostly one; none where it has no place.
+
+        NAME/2 is the third part of our tensor NAME, and NAME/scale the factors of its rows.
+        """
         for theirs, pieces in self.joins:
             if (stars := _match(theirs, name)) is not None:
                 return tuple((_fill(ours, stars), share) for ours, share in pieces)
-        found = _translate(name, ((theirs, ours) for ours, theirs in self.pairs))
+        stacked = ((part, f"{ours}/{n}") for ours, parts in self.stacks for n, part in enumerate(parts))
+        scales = ((theirs, f"{ours}/scale") for ours, theirs in self.scales)
+        found = _translate(name, (*stacked, *scales, *((theirs, ours) for ours, theirs in self.pairs)))
         return ((found, 1),) if found else ()
 
     def theirs(self, name: str) -> str | None:
         """Their name of our tensor `name`, or of the one that holds it; None where it has none."""
-        joined = ((ours, theirs) for theirs, pieces in self.joins for ours, _ in pieces)
+        joined = [(ours, theirs) for theirs, pieces in self.joins for ours, _ in pieces]
+        joined += [(ours, parts[0]) for ours, parts in self.stacks]
         return _translate(name, (*joined, *self.pairs))
+
+    def parts(self, name: str) -> list[str]:
+        """Their names of the parts of our tensor `name` where they keep it in several."""
+        for ours, parts in self.stacks:
+            if (stars := _match(ours, name)) is not None:
+                return [_fill(part, stars) for part in parts]
+        return []
 
     def unused(self, name: str) -> bool:
         """Whether their tensor `name` may be there and has no use here."""
@@ -264,6 +314,121 @@ LAYOUTS: dict[str, Layout] = {
             marks=("decoder_blocks.0.attn.qkv.weight",),
             needs=("encoder.cls_token",),
             idle=CLASSIFIER,
+        ),
+        Layout(
+            name="dinov2",
+            about="DINOv2 (facebookresearch/dinov2) without registers, and other encoders with timm's layer scale",
+            licence="DINOv2: Apache-2.0 (other encoders with layer scale: see where the file came from)",
+            pairs=ENCODER + CLASS_TOKEN,
+            scales=tuple((f"encoder.blocks.*.{part}", f"blocks.*.{gamma}.gamma") for part, gamma in BRANCH_SCALES),
+            positions={"encoder": "pos_embed"},
+            marks=("blocks.0.ls1.gamma",),
+            idle=("mask_token", *CLASSIFIER),
+            entry=None,
+            cls_row=False,
+            fixed=False,
+        ),
+        Layout(
+            name="dinov2-transformers",
+            about="DINOv2 without registers as transformers stores it, with `dinov2.` before the names or without",
+            licence="DINOv2: Apache-2.0 (other encoders with layer scale: see where the file came from)",
+            pairs=(
+                *TRANSFORMERS,
+                *((f"encoder.blocks.*.{part}.*", f"encoder.layer.*.{part}.*") for part in ("norm1", "norm2")),
+                *((f"encoder.blocks.*.{part}.*", f"encoder.layer.*.{part}.*") for part in ("mlp.fc1", "mlp.fc2")),
+            ),
+            stacks=TRANSFORMERS_STACKS,
+            scales=(
+                ("encoder.blocks.*.attn.proj", "encoder.layer.*.layer_scale1.lambda1"),
+                ("encoder.blocks.*.mlp.fc2", "encoder.layer.*.layer_scale2.lambda1"),
+            ),
+            positions={"encoder": "embeddings.position_embeddings"},
+            marks=("encoder.layer.0.layer_scale1.lambda1",),
+            idle=("embeddings.mask_token", "classifier.*"),
+            entry=None,
+            cls_row=False,
+            fixed=False,
+        ),
+        Layout(
+            name="transformers",
+            about="ViT as transformers stores it, with `vit.` before the names or without",
+            licence="differs from model to model: see the model's card",
+            pairs=(
+                *TRANSFORMERS,
+                ("encoder.blocks.*.norm1.*", "encoder.layer.*.layernorm_before.*"),
+                ("encoder.blocks.*.norm2.*", "encoder.layer.*.layernorm_after.*"),
+                ("encoder.blocks.*.mlp.fc1.*", "encoder.layer.*.intermediate.dense.*"),
+                ("encoder.blocks.*.mlp.fc2.*", "encoder.layer.*.output.dense.*"),
+            ),
+            stacks=TRANSFORMERS_STACKS,
+            form="transformers",
+            positions={"encoder": "embeddings.position_embeddings"},
+            marks=("encoder.layer.0.layernorm_before.weight",),
+            idle=("embeddings.mask_token", "classifier.*", "pooler.*"),
+            entry=None,
+            cls_row=False,
+            fixed=False,
+        ),
+        *(
+            Layout(
+                name=name,
+                about=f"image encoder of {whose}",
+                licence=licence,
+                pairs=CLIP,
+                needless=("encoder.patch_embed.bias",),
+                form=name,
+                positions={"encoder": "positional_embedding"},
+                marks=("class_embedding", "ln_pre.weight"),
+                idle=("proj",),
+                entry=None,
+                cls_row=False,
+                fixed=False,
+            )
+            for name, whose, licence in (
+                ("clip", "CLIP (openai/CLIP), QuickGELU", "CLIP: MIT"),
+                ("openclip", "CLIP with an exact GELU (most of OpenCLIP's)", "see the model's card (OpenCLIP: MIT)"),
+            )
+        ),
+        Layout(
+            name="beit",
+            about="BEiT (microsoft/unilm) with a final norm: q and v biases, layer scale, relative positions",
+            licence="BEiT: MIT",
+            pairs=(
+                *((ours, theirs) for ours, theirs in ENCODER),
+                *CLASS_TOKEN,
+                ("encoder.relative.tables.*", "blocks.*.attn.relative_position_bias_table"),
+                ("encoder.relative.shared", "rel_pos_bias.relative_position_bias_table"),
+            ),
+            stacks=(("encoder.blocks.*.attn.qkv.bias", ("blocks.*.attn.q_bias", "", "blocks.*.attn.v_bias")),),
+            scales=(
+                ("encoder.blocks.*.attn.proj", "blocks.*.gamma_1"),
+                ("encoder.blocks.*.mlp.fc2", "blocks.*.gamma_2"),
+            ),
+            positions={"encoder": "pos_embed"},
+            marks=("blocks.0.attn.q_bias",),
+            idle=(
+                "mask_token",
+                "lm_head.*",
+                "blocks.*.attn.relative_position_index",
+                "rel_pos_bias.relative_position_index",
+                *CLASSIFIER,
+            ),
+            form="beit",
+            cls_row=False,
+            fixed=False,
+        ),
+        Layout(
+            name="mocov3",
+            about="MoCo-v3 (facebookresearch/moco-v3): the base encoder of a training checkpoint",
+            licence="MoCo-v3: CC-BY-NC 4.0, no commercial use",
+            pairs=ENCODER + CLASS_TOKEN,
+            heads={"small": 12},
+            positions={"encoder": "pos_embed"},
+            marks=("head.0.weight", "head.4.weight"),
+            idle=CLASSIFIER,
+            entry="state_dict",
+            cls_row=False,
+            fixed=False,
         ),
         Layout(
             name="timm",

@@ -90,13 +90,22 @@ def examine(
     tensors, tables, unused, strange = _translate(found, lead, mappings[place])
     if found.copies > 1 and "encoder" in tables:
         tables["encoder"] = _single(path, tables["encoder"], found.copies)
+    tensors = _assembled(path, found, tensors)
     width, depth, patch = _measure(path, tensors)
     size = next((name for name, shape in vit.SIZES.items() if (shape.width, shape.depth) == (width, depth)), None)
     if size is None:
         known = ", ".join(f"{name} {shape.width} x {shape.depth}" for name, shape in vit.SIZES.items())
         raise ValueError(f"{path}: an encoder {width} wide and {depth} deep is none of the sizes: {known}")
     notes: list[str] = []
+    if found.name == "clip":
+        notes.append("read as OpenAI's, with QuickGELU; files of OpenCLIP mostly want --layout openclip")
+    relative = _relative(path, tensors)
+    if relative and "encoder" not in tables:  # relative positions alone
+        tables["encoder"] = Lazy((1, relative**2 + 1, width), lambda: torch.zeros(1, relative**2 + 1, width))
     if "encoder" in tables:
+        if len(tables["encoder"].shape) == 2:
+            flat = tables["encoder"]
+            tables["encoder"] = Lazy((1, *flat.shape), lambda: flat.read()[None])
         rows = tables["encoder"].shape[1]
         extra = int("encoder.cls_token" in tensors or (_square(rows) is None and _square(rows - 1) is not None))
         grid, learned = _positions(path, tables["encoder"].read(), extra, grid_of(image, patch) if image else None)
@@ -151,6 +160,7 @@ def to_module(found: Checkpoint, *, encoder_only: bool = False, image: Image | N
     height, width = found.grid[0] * found.patch, found.grid[1] * found.patch
     fields: dict[str, Any] = {"size": found.size, "patch": found.patch, "cls": found.cls}
     fields["image"] = image or (height if height == width else (height, width))
+    fields |= {"form": found.layout.form, "heads": found.layout.heads.get(found.size, 0)}
     parts = ["encoder"] if encoder_only else found.parts
     for ours, theirs in found.layout.arguments.items():
         if isinstance(found.training.get(theirs), (bool, int, float)):
@@ -159,6 +169,10 @@ def to_module(found: Checkpoint, *, encoder_only: bool = False, image: Image | N
         fields |= found.layout.decoding
         fields |= _decoder_fields(found.tensors) if "decoder" in parts else {}
     tensors = {name: lazy.read().float() for name, lazy in found.tensors.items() if name.split(".", 1)[0] in parts}
+    if found.cls:
+        tensors["encoder.cls_token"] = tensors["encoder.cls_token"].view(1, 1, -1)
+    for name in found.layout.needless:
+        tensors.setdefault(name, torch.zeros(tensors["encoder.norm.bias"].shape))
     rows = found.grid[0] * found.grid[1]
     if found.learned:
         table = found.tables["encoder"].read().float()
@@ -231,7 +245,7 @@ def _decoder_fields(tensors: Mapping[str, Lazy]) -> dict[str, int]:
     return fields | ({"decoder_hidden": hidden.shape[0]} if hidden is not None else {})
 
 
-def from_module(made: nn.Module, layout: Layout, image: Image | None = None) -> tuple[dict[str, Tensor], list[str]]:
+def from_module(made: Any, layout: Layout, image: Image | None = None) -> tuple[dict[str, Tensor], list[str]]:
     """Weights of `made` by the names of a public layout, float32, and our names of what is left out.
 
     Position tables are written for pictures of side `image`, the module's own where not given; a learned table is
@@ -241,6 +255,11 @@ def from_module(made: nn.Module, layout: Layout, image: Image | None = None) -> 
     if layout.kind == "tasks":
         return _from_task(made, layout, image)
     own: dict[str, Tensor] = made.state_dict()
+    form = vars(made).get("form", "plain")
+    if form != layout.form:
+        raise ValueError(f"the {layout.name} layout is for encoders of form {layout.form}, and this one is {form}")
+    if layout.form not in ("plain", "transformers"):
+        raise ValueError(f"the {layout.name} layout is only read")
     folded = folds(made, layout)
     dropped = [name for name in own if folded and not name.startswith("encoder.")]
     for name in dropped:
@@ -262,13 +281,18 @@ def from_module(made: nn.Module, layout: Layout, image: Image | None = None) -> 
     for name in own:
         part, rest = name.split(".", 1)
         theirs = layout.theirs(name)
-        if theirs is not None:
+        if parts := layout.parts(name):
+            out |= dict(zip(parts, own[name].float().cpu().chunk(len(parts))))
+        elif theirs is not None:
             whole = [own[ours].float().cpu() for ours, _ in layout.ours(theirs)]
             out[theirs] = torch.cat(whole) if len(whole) > 1 else whole[0]
         elif not layout.has(part):
             dropped.append(name)
         elif rest not in ("positions.table", "cls_position"):
             raise ValueError(f"the {layout.name} layout has no place for {name}")
+    for _, gamma in layout.scales:
+        for block in range(len(made.encoder.blocks)):
+            out[gamma.replace("*", str(block))] = torch.ones(made.encoder.width)
     patch: Any = made.patch
     grid: Any = grid_of(image, patch) if image else made.grid
     for part, theirs in layout.positions.items():
@@ -401,8 +425,8 @@ def _choose(
             raise ValueError(f"{path} has {len(keep)} encoders under {entry!r}; there are: {', '.join(found)}")
         return found[keep[0]]
     if len(found) > 1:
-        teachers = [where for where in found if where.split(".")[0] == "teacher"]
-        if len(teachers) != 1:  # the teacher of a DINO training checkpoint is what the paper evaluates
+        teachers = [where for where in found if where.split(".")[0] == "teacher" or where.endswith("base_encoder")]
+        if len(teachers) != 1:  # DINO's papers evaluate the teacher, MoCo-v3's the base encoder
             raise ValueError(f"{path} holds several encoders, choose one with --entry: {', '.join(found)}")
         return found[teachers[0]]
     return next(iter(found.values()))
@@ -427,6 +451,55 @@ def _translate(
         else:
             strange.append(name)
     return tensors, tables, unused, strange
+
+
+def _assembled(path: Path, layout: Layout, tensors: dict[str, Lazy]) -> dict[str, Lazy]:
+    """The tensors with what the layout keeps in parts put together, and factors of rows multiplied in."""
+    made = {name: lazy for name, lazy in tensors.items() if "/" not in name}
+    depth = len({name.split(".")[2] for name in tensors if name.startswith("encoder.blocks.")})
+    for pattern, theirs in layout.stacks:
+        for block in range(depth):
+            ours = pattern.replace("*", str(block))
+            parts = [tensors.get(f"{ours}/{n}") if part else None for n, part in enumerate(theirs)]
+            there = [part for part in parts if part is not None]
+            if len(there) == sum(map(bool, theirs)):
+                made[ours] = _stacked(parts, there[0].shape)
+    for pattern, theirs in layout.scales:
+        lost = [block for block in range(depth) if f"{pattern.replace('*', str(block))}/scale" not in tensors]
+        if 0 < len(lost) < depth:
+            raise ValueError(f"{path} lacks {theirs.replace('*', str(lost[0]))}, and has others of that kind")
+    for name, factor in tensors.items():
+        base = name.removesuffix("/scale")
+        for whole in (f"{base}.weight", f"{base}.bias") if base != name else ():
+            if whole in made:
+                made[whole] = _scaled(made[whole], factor)
+    if shared := made.pop("encoder.relative.shared", None):
+        made |= {f"encoder.relative.tables.{block}": shared for block in range(depth)}
+    return made
+
+
+def _stacked(parts: list[Lazy | None], shape: tuple[int, ...]) -> Lazy:
+    """One tensor of parts of one shape, one below the other; None is zeros."""
+    return Lazy(
+        (shape[0] * len(parts), *shape[1:]),
+        lambda: torch.cat([torch.zeros(shape) if part is None else part.read().float() for part in parts]),
+    )
+
+
+def _scaled(lazy: Lazy, factor: Lazy) -> Lazy:
+    """A tensor whose rows are multiplied, in float32."""
+    return Lazy(lazy.shape, lambda: lazy.read().float() * factor.read().float().view(-1, *[1] * (len(lazy.shape) - 1)))
+
+
+def _relative(path: Path, tensors: Mapping[str, Lazy]) -> int:
+    """Side of the grid of the relative positions in a file, 0 without; ValueError where it is not square."""
+    table = tensors.get("encoder.relative.tables.0")
+    if table is None:
+        return 0
+    side = _square(table.shape[0] - 3) or 0
+    if side % 2 == 0:
+        raise ValueError(f"{path}: {table.shape[0]} relative positions are not those of a square grid")
+    return (side + 1) // 2
 
 
 def _split(lazy: Lazy, pieces: Pieces) -> dict[str, Lazy]:
