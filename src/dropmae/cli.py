@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import json
+import os
 import re
 import sys
 from collections.abc import Callable
@@ -179,8 +180,10 @@ def answer(argv: list[str]) -> str | None:
 def main(argv: list[str] | None = None) -> int:
     """Runs one verb; 0 done, 1 failed, 2 wrong arguments."""
     argv = list(sys.argv[1:] if argv is None else argv)
-    switches = {flag: flag in argv for flag in ("--json", "--debug")}
+    switches = {flag: flag in argv for flag in ("--json", "--debug", "--offline")}
     argv, code = split_code([word for word in argv if word not in switches])
+    if switches["--offline"]:
+        os.environ["DROPMAE_OFFLINE"] = "1"  # weights.public reads it, in started processes too
     try:
         if (text := answer(argv)) is not None:
             print(text, file=sys.stdout if argv else sys.stderr)

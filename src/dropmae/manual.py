@@ -40,6 +40,7 @@ ALWAYS = {
     "--code FILE.py": "a .py file with the class that a weight file names; it is run",
     "--json": "print the result as JSON, alone on stdout",
     "--debug": "show where an error comes from",
+    "--offline": "fetch nothing",
 }
 COLUMN = 24
 NAMES: dict[Any, str] = {int: "INT", float: "FLOAT", str: "TEXT", Path: "PATH", Any: "TEXT", bool: "yes|no"}

@@ -62,6 +62,11 @@ class Model(nn.Module):
         raise ValueError(f"{name_of(self)} has no step that could be exported as one graph")
 
     @classmethod
+    def reconstructs(cls) -> bool:
+        """Whether it makes pictures of what it was not shown."""
+        return False
+
+    @classmethod
     def trainable(cls) -> bool:
         """Whether there is something to train."""
         return cls.forward is not Model.forward
@@ -73,6 +78,14 @@ class Model(nn.Module):
 
 class Method(Model):
     """A pre-training objective."""
+
+    def provenance(self) -> dict[str, Any]:
+        """What else belongs into the header of its weights: a licence that follows from what it learned from, say."""
+        return {}
+
+    @classmethod
+    def reconstructs(cls) -> bool:
+        return cls.reconstruct is not Method.reconstruct
 
     def reconstruct(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         """Pictures of a batch: {"frames", "prediction"} RGB in [0, 1], float32 [B, T, 3, H, W], and "masked" bool

@@ -5,7 +5,7 @@ Shapes: B samples, N patches of a frame (h x w, row-major), L tokens, C width, H
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache, partial
 from typing import Literal, NamedTuple
 
@@ -334,18 +334,19 @@ class Encoder(nn.Module):
 
     def encode(self, tokens: Tensor) -> Tensor:
         """All blocks and the final norm over tokens [B, L, C]; a class token, if any, is put first and kept."""
+        *_, (_, last) = self.through(tokens, len(self.blocks))
+        return self.norm(last)
+
+    def through(self, tokens: Tensor, until: int) -> Iterator[tuple[int, Tensor]]:
+        """(number from 1, tokens [B, (1 +) L, C] after it) of each of the first `until` blocks, class token first."""
         if self.cls_token is not None:
             start = self.cls_token if self.cls_position is None else self.cls_token + self.cls_position
             tokens = torch.cat([start.expand(len(tokens), -1, -1).to(tokens.dtype), tokens], dim=1)
-        return self.norm(self.through(tokens, len(self.blocks)))
-
-    def through(self, tokens: Tensor, until: int) -> Tensor:
-        """The first `until` blocks over tokens [B, L, C], the class token among them."""
         attends = self.relative.attends(tokens.shape[1]) if self.relative else [None] * until
         tokens = self.norm_pre(tokens)
-        for block, attend in zip(self.blocks[:until], attends):
+        for number, (block, attend) in enumerate(zip(self.blocks[:until], attends), 1):
             tokens = block(tokens, attend)
-        return tokens
+            yield number, tokens
 
     def features(self, frames: Tensor, frame: int = 0, *, resized: bool = False) -> Tensor:
         """Dense features [B, C, h, w] of frames [B, 3, H, W], uint8 RGB or ImageNet-normalised float.
@@ -353,14 +354,20 @@ class Encoder(nn.Module):
         `frame` is the identity embedding that is added, 0 for x (the default) or 1 for z, where the encoder has them.
         `resized`: sin-cos positions are those of the training pictures' grid, resized, not ones of the grid at hand.
         """
-        grid = masking.grid_of(frames, self.patch)
+        return self.layers(frames, (len(self.blocks),), frame, resized=resized)
+
+    def layers(self, frames: Tensor, layers: tuple[int, ...], frame: int = 0, *, resized: bool = False) -> Tensor:
+        """As `features`, after each of the given blocks, from 1, with the final norm: [B, len(layers) C, h, w]."""
+        found = dict(self.through(self.placed(frames, frame, resized), max(layers)))
+        skipped = 0 if self.cls_token is None else 1
+        tokens = torch.cat([self.norm(found[layer])[:, skipped:] for layer in layers], -1)
+        return tokens.transpose(1, 2).unflatten(2, masking.grid_of(frames, self.patch))
+
+    def placed(self, frames: Tensor, frame: int, resized: bool) -> Tensor:
+        """Tokens [B, N, C] of frames [B, 3, H, W] with their positions."""
         patches = masking.patchify(masking.normalize(frames), self.patch)
-        place = self.positions(grid, frames.device, resized=resized)
-        if self.frame_embed is not None:
-            place = place + self.frame_embed(frame)
-        tokens = self.encode(self.embed(patches) + place)
-        tokens = tokens if self.cls_token is None else tokens[:, 1:]
-        return tokens.transpose(1, 2).unflatten(2, grid)
+        place = self.positions(masking.grid_of(frames, self.patch), frames.device, resized=resized)
+        return self.embed(patches) + (place if self.frame_embed is None else place + self.frame_embed(frame))
 
 
 class Decoder(nn.Module):
@@ -466,17 +473,12 @@ class ClipEncoder(Encoder):
         position = self.positions(grid, self.patch_embed.weight.device, resized=resized)
         return clip_places(position, frames // self.tubelet)
 
-    def features(self, frames: Tensor, frame: int = 0, *, resized: bool = False) -> Tensor:
-        """Dense features [B, C, h, w] of single frames [B, 3, H, W]: each is repeated to fill its tubelet.
-
-        `frame` is the temporal slot whose position is added.
-        """
-        grid = masking.grid_of(frames, self.patch)
+    def placed(self, frames: Tensor, frame: int, resized: bool) -> Tensor:
+        """Tokens [B, N, C] of frames [B, 3, H, W], each repeated to fill its tubelet, in temporal slot `frame`."""
         still = masking.patchify(masking.normalize(frames), self.patch).repeat(1, 1, self.tubelet)
+        grid = masking.grid_of(frames, self.patch)
         place = self.places(grid, (frame + 1) * self.tubelet, resized=resized).unflatten(1, (frame + 1, -1))[:, frame]
-        tokens = self.encode(self.embed(still) + place)
-        tokens = tokens if self.cls_token is None else tokens[:, 1:]
-        return tokens.transpose(1, 2).unflatten(2, grid)
+        return self.embed(still) + place
 
 
 class ClipDecoder(Decoder):

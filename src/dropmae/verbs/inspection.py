@@ -136,7 +136,7 @@ def opened(path: str | Path) -> tuple[Any, str]:
     """A pre-trained module in evaluation mode and what it is called; ValueError where it cannot reconstruct."""
     module = load(path)
     title = type(module).__name__
-    if not hasattr(module, "reconstruct"):
+    if not module.reconstructs():
         raise ValueError(
             f"{path} holds {title}, which has nothing to reconstruct with: use a pre-training run's weights"
         )
@@ -192,7 +192,7 @@ def snapshots(run: Path, sequences: list[Sequence], seed: int) -> Callable[[Any,
     kept: dict[str, Any] = {}
 
     def draw(module: Any, step: int) -> None:
-        if not hasattr(module, "reconstruct"):
+        if not module.reconstructs():
             return
         try:
             if not kept:
@@ -227,7 +227,7 @@ def _column(pictures: np.ndarray) -> np.ndarray:
 
 def illustrate(run: Path, module: Any, sequences: list[Sequence], seed: int) -> None:
     """figures/reconstruction.png, and for methods that attend to several frames attention.json and temporal.png."""
-    if not hasattr(module, "reconstruct"):
+    if not module.reconstructs():
         return
     folder, title = run / "figures", type(module).__name__
     names, batch = looked_at(module, sequences, PICTURES + 1, seed, quiet=True)

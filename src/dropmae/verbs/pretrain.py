@@ -67,7 +67,8 @@ def pretrain(
     defaults = {"fields": registry.defaults(cls), "options": registry.defaults(Options), "data": {"short_side": 0}}
     claim(out, config, defaults)
     clips = Clips(sequences, module.sample, options.seed, options.repeats, resize_on=augment)
-    save = partial(weights.save, extra={"training": {"options": config["options"], "data": config["data"]}})
+    training = {"options": config["options"], "data": config["data"]}
+    save = partial(weights.save, extra={"training": training, **module.provenance()})
     draw, probe = snapshots(out, sequences, options.seed), _validation(clips, options.seed)
 
     def validate(module: Any, step: int) -> dict[str, Any]:

@@ -143,6 +143,7 @@ def class_name(cls: type) -> tuple[str, str]:
 def locate(path: str | Path) -> Path:
     """The weight file meant by `path`: itself, the last weights of a run folder, or shipped:NAME of the package.
 
+    The name of public weights (`public.NAMES`) is that of a file that is fetched, unless there is one of that name.
     FileNotFoundError where it is not there.
     """
     if str(path).startswith("shipped:"):
@@ -155,6 +156,11 @@ def locate(path: str | Path) -> Path:
         if not (path / LAST).is_file():
             raise FileNotFoundError(f"{path}: a folder without {LAST}, so not a run that has saved weights")
         return path / LAST
+    if not path.exists():
+        from dropmae.weights import public
+
+        if str(path) in public.NAMES:
+            return public.fetch(str(path))
     open_file(path).close()
     return path
 
