@@ -15,7 +15,7 @@ import dropmae
 SOURCE = Path(dropmae.__file__).parent
 
 LAYERS = [
-    {"_moved", "names", "opening", "storage", "progress", "ops"},
+    {"_moved", "machine", "names", "opening", "storage", "progress", "ops"},
     {"target", "video", "formats", "nn"},
     {"contracts", "registry", "declarations", "weights", "data", "rendering", "runs", "training.optim"},
     {"training", "methods", "tasks", "datasets"},

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import multiprocessing
-import os
 import time
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -13,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dropmae import registry
+from dropmae import machine, registry
 from dropmae.contracts import Benchmark
 from dropmae.progress import Progress
 from dropmae.storage import write_json
@@ -117,7 +116,7 @@ def spread(job: Evaluation, engine: Any, bench: Benchmark, sequences: Any, pendi
 
     One that cannot be read does not stop the others: OSError names it when they are done.
     """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = machine.cores()
     workers = min(workers or (1 if engine.device.type != "cpu" else cores), len(pending))
     progress = Progress(len(sequences), len(sequences) - len(pending))
     failed: list[str] = []

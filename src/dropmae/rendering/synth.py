@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import multiprocessing
-import os
 import shutil
 import sys
 import time
@@ -25,6 +24,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from dropmae import machine
 from dropmae.progress import Progress
 from dropmae.rendering import motions
 from dropmae.rendering.geometry import scales, shifts, tilts, turns
@@ -327,7 +327,7 @@ def clip_name(n: int) -> str:
 
 def _each(folder: Path, seed: int, todo: list[int], fps: float, options: Rendering, workers: int) -> Iterator[None]:
     """Writes the clips `todo`, in this process or in several; yields after each."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = machine.cores()
     workers = min(workers or cores, len(todo))
     if workers <= 1:
         for n in todo:

@@ -18,9 +18,9 @@ import torch
 from dropmae import registry
 from dropmae.contracts import Precision
 from dropmae.engine import Engine
+from dropmae.machine import resident_peak
 from dropmae.nn.vit import Size
 from dropmae.speed.segmentspeed import scene, timed
-from dropmae.speed.stepspeed import resident_peak
 from dropmae.target import Target
 from dropmae.tasks.propagation import PRESETS, Propagation
 

@@ -22,9 +22,9 @@ from torch.nn import functional
 
 from dropmae import weights as files
 from dropmae.engine import Engine
+from dropmae.machine import resident_peak
 from dropmae.nn import masking
 from dropmae.nn.vit import Block, Size
-from dropmae.speed.stepspeed import resident_peak
 from dropmae.target import Target
 from dropmae.tasks.vos import VOS
 from dropmae.tasks.vos.frames import Canvas

@@ -14,7 +14,6 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from dropmae import registry
+from dropmae import machine, registry
 from dropmae.data.clips import Clips, Sequence, collate
 from dropmae.nn.vit import SIZES, Size
 from dropmae.ops import allocator, asad, noise, switch
@@ -292,13 +291,4 @@ def peak_of_process(setting: Setting, threads: int) -> float | None:
         step(number)
     if setting.device != "cpu":
         return torch.cuda.max_memory_allocated(torch.device(setting.device)) / 2**20
-    return resident_peak()
-
-
-def resident_peak() -> float | None:
-    """MB of memory this process has had at most, where the system tells (Linux)."""
-    try:
-        lines = Path("/proc/self/status").read_text().splitlines()
-    except OSError:
-        return None
-    return next((int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM")), None)
+    return machine.resident_peak()

@@ -11,7 +11,7 @@ import numpy as np
 from dropmae.contracts import Precision
 from dropmae.engine import Engine
 from dropmae.loading import load_task
-from dropmae.speed.stepspeed import resident_peak
+from dropmae.machine import resident_peak
 from dropmae.target import Target, redacted
 
 

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 from torch.nn.parallel import DistributedDataParallel
 
+from dropmae import machine
 from dropmae.data.clips import Clips, Share, batches
 from dropmae.data.resample import unpack
 from dropmae.ops import allocator
@@ -134,7 +135,7 @@ def plan(options: Options, epoch_samples: int) -> Plan:
     steps = options.steps or max(1, math.floor(options.epochs * epoch))
     device = distributed.pick_device(options.device)
     able = distributed.supports_bf16(device)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = machine.cores()
     local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     return Plan(
         options=options,

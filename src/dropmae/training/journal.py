@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dropmae import machine
 from dropmae.progress import say
 from dropmae.storage import replacing, write_json
 from dropmae.training import distributed
@@ -146,11 +146,7 @@ def _memory(device: torch.device) -> float:
     """MB in use: on the GPU the peak of its allocator, on a CPU the resident size of this process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
-    try:
-        pages = int(Path("/proc/self/statm").read_text().split()[1])
-    except OSError:
-        return 0.0
-    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+    return machine.resident()
 
 
 def _truncate(path: Path, done: int) -> int:

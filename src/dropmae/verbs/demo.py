@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from dropmae import registry
+from dropmae import machine, registry
 from dropmae.data.boxtracks import tracks_of
 from dropmae.data.clips import Clips, collate
 from dropmae.metrics.boxes import iou
@@ -124,7 +124,7 @@ def threads() -> int:
 
     Steps this small gain little from more threads, and lose much where another process has the core of one of them.
     """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = machine.cores()
     return max(1, cores // len(METHODS))
 
 

@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import json
 import multiprocessing
-import os
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 
-from dropmae import registry
+from dropmae import machine, registry
 from dropmae.contracts import Precision
 from dropmae.evaluation import Evaluation, claim, first_label, spread
 from dropmae.formats.results import distinct_names
@@ -181,7 +180,7 @@ def measure(bench: Any, results: Any, annotations: Any, workers: int = 0) -> dic
     """`bench.score`, with its sequences spread over processes where it takes a `map`."""
     if workers < 0:
         raise ValueError(f"workers is the number of processes, or 0 for one per core; not {workers}")
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = machine.cores()
     workers = min(workers or cores, max(len(results), 1))
     if workers == 1:
         return bench.score(results, annotations, map=lambda f, *rows: counted(map(f, *rows), len(rows[0])))

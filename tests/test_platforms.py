@@ -1,0 +1,84 @@
+"""Machines other than Linux: what only some systems have is asked for in one place, and nothing fails without it."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from test_layers import KNOWN, SOURCE, modules
+
+HOMES = ("machine.py", "processes.py", "ops/allocator.py")
+"""Where the operating system may be asked for what not all of them have."""
+MODULES = ("fcntl", "resource", "pwd", "grp", "termios", "tty", "pty", "posix", "syslog", "msvcrt", "winreg")
+CALLS = (
+    *("fork", "forkpty", "sched_getaffinity", "sched_setaffinity", "sysconf", "getuid", "geteuid", "getgid", "uname"),
+    *("killpg", "setsid", "getpgid", "mkfifo", "nice", "wait3", "wait4", "getloadavg", "statvfs", "posix_fallocate"),
+)
+GONE = ("fork", "forkpty", "sched_getaffinity", "sched_setaffinity", "sysconf", "killpg", "setsid", "mkfifo", "getuid")
+"""Of CALLS, those that other packages do without."""
+SIGNALS = ("SIGKILL", "SIGUSR1", "SIGUSR2", "SIGHUP", "SIGALRM", "SIGPIPE", "alarm", "setitimer")
+
+
+def asked(tree: ast.AST) -> set[str]:
+    """What a module uses that not every system has."""
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names} & {*MODULES}
+        elif isinstance(node, ast.ImportFrom):
+            found |= {node.module or ""} & {*MODULES}
+            found |= {alias.name for alias in node.names if node.module in ("os", "signal")} & {*CALLS, *SIGNALS}
+        elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+            names = {"os": CALLS, "signal": SIGNALS}.get(node.value.id, ())
+            found |= {node.attr} & {*names}
+    return found
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda p: str(p.relative_to(SOURCE)))
+def test_one_place_asks_for_what_not_all_systems_have(path: Path) -> None:
+    if path.relative_to(SOURCE).as_posix() not in HOMES:
+        assert not asked(ast.parse(path.read_text()))
+
+
+@pytest.mark.parametrize("line", ["import fcntl", "os.sched_getaffinity(0)", "from os import fork", "signal.SIGKILL"])
+def test_the_search_finds_it(line: str) -> None:
+    assert asked(ast.parse(line))
+
+
+ELSEWHERE = """
+import importlib, multiprocessing, os, sys
+blocked = {modules}
+for name in [*blocked]:
+    sys.modules[name] = None
+for name in {calls}:
+    if hasattr(os, name):
+        delattr(os, name)
+multiprocessing.get_all_start_methods = lambda: ["spawn"]
+failed = []
+for name in {names}:
+    try:
+        importlib.import_module(name)
+    except ImportError as error:
+        if error.name not in {extras}:
+            failed.append((name, str(error)))
+    except Exception as error:
+        failed.append((name, repr(error)))
+from dropmae import machine
+assert machine.cores() >= 1
+print(failed)
+"""
+EXTRAS = {"triton", "onnx", "onnxruntime", "onnxscript", "decord", "cv2", "trackio", "wandb", "tensorboard"}
+
+
+def test_every_module_is_imported_without_what_only_linux_has() -> None:
+    """`posix` stays: it is what `os` itself is made of here."""
+    names = sorted(f"dropmae.{name}" for name in KNOWN if name and name != "__main__")
+    blocked = {name for name in MODULES if name != "posix"}
+    code = ELSEWHERE.format(modules=blocked, calls=GONE, names=names, extras=EXTRAS)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip().splitlines()[-1] == "[]"
