@@ -78,6 +78,7 @@ def test_no_words_at_all(capsys: pytest.CaptureFixture[str]) -> None:
         (["track", "v", "--backwards", "--stop", "none"], {"video": "v", "backwards": True, "stop": None}),
         (["synth", "o", "--size", "120x160"], {"out": "o", "size": (120, 160)}),
         (["synth", "o", "--no-flow", "--fps=12.5"], {"out": "o", "flow": False, "fps": 12.5}),
+        (["bench", "--bf16", "True", "--no-fp32"], {"bf16": True, "fp32": False}),
         (["report", "a", "b", "--title", "two"], {"runs": [Path("a"), Path("b")], "title": "two"}),
         (
             ["pretrain", "mae", "--image", "64", "v", "--out", "o", "--short_side", "32"],

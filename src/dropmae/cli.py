@@ -73,7 +73,7 @@ def scan(words: list[str], flags: dict[str, Flag], given: dict[str, Any]) -> lis
             raise ValueError(f"there is no flag {title}{hint or ' here; --help-all lists them'}")
         if equals:
             taken = [text]
-        elif is_switch(flag.hint):
+        elif is_switch(flag.hint) and words[:1] not in (["True"], ["False"], ["None"]):
             taken = ["no" if off else "yes"]
         else:
             taken = words[: longest(flag.hint)]
