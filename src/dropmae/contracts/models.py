@@ -79,12 +79,16 @@ class Model(nn.Module):
 class Method(Model):
     """A pre-training objective."""
 
+    frames: int = 1
+    """Frames of a sample: 1, 2 for pairs, or as many as a clip has."""
+
     def provenance(self) -> dict[str, Any]:
         """What else belongs into the header of its weights: a licence that follows from what it learned from, say."""
         return {}
 
     @classmethod
     def reconstructs(cls) -> bool:
+        """Whether it fills in pictures."""
         return cls.reconstruct is not Method.reconstruct
 
     def reconstruct(self, batch: dict[str, Any]) -> dict[str, Tensor]:

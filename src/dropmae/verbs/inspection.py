@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from dropmae import registry
+from dropmae.contracts import Method
 from dropmae.data.clips import Sequence
 from dropmae.nn import masking
 from dropmae.progress import say
@@ -63,12 +65,12 @@ def reconstruct(
         masking.kept_count(1, mask_ratio)
         module.mask_ratio = mask_ratio
     if dropout:
-        if not hasattr(module, "drop_in_eval"):
+        if "drop_in_eval" not in registry.settings(module):
             raise ValueError(f"{title} drops no attention: leave out --dropout")
         module.drop_in_eval = True
     sequences = find_sequences(videos)
     if frames:
-        takes = getattr(module, "clip", module.frames)
+        takes = module.frames
         if takes != len(frames):
             noun = "frame" if takes == 1 else "frames"
             raise ValueError(f"{title} takes {takes} {noun} a sample, and --frames gives {len(frames)}")
@@ -136,7 +138,7 @@ def opened(path: str | Path) -> tuple[Any, str]:
     """A pre-trained module in evaluation mode and what it is called; ValueError where it cannot reconstruct."""
     module = load(path)
     title = type(module).__name__
-    if not module.reconstructs():
+    if not (isinstance(module, Method) and module.reconstructs()):
         raise ValueError(
             f"{path} holds {title}, which has nothing to reconstruct with: use a pre-training run's weights"
         )
