@@ -87,6 +87,8 @@ class Clips(Dataset):
     repeats: int = 1
     resize_on: Literal["host", "device"] = "host"
     """Where crops are resized: as samples are made, or by whoever gets the batch (`resample.unpack`)."""
+    pool: Any = None
+    """What holds the frames where they lie on a device (`resident.Pool`)."""
 
     def __post_init__(self) -> None:
         if not self.sequences:
@@ -181,14 +183,17 @@ class Share:
                 yield list(range(first, first + self.micro))
 
 
-def collate(samples: list[dict[str, Any]], *, resize: bool = True) -> dict[str, Any]:
-    """One batch: arrays and numbers stacked into tensors, `reports` joined; without `resize` crops stay to be done."""
-    samples = [resized(sample) if resize else sample for sample in samples]
+def collate(samples: list[dict[str, Any]], *, resize: bool = True, pool: Any = None) -> dict[str, Any]:
+    """One batch: arrays and numbers stacked into tensors, `reports` joined.
+
+    Without `resize`, or with regions that are places in a `pool`, crops stay to be done.
+    """
+    samples = [resized(sample) if resize and pool is None else sample for sample in samples]
     batch: dict[str, Any] = {"reports": [report for sample in samples for report in sample.pop("reports")]}
     for name in samples[0]:
         values = [sample[name] for sample in samples]
         if isinstance(values[0], Crops):
-            batch |= pack(name, values)
+            batch |= pack(name, values, pool)
         elif isinstance(values[0], np.ndarray):  # in a data process it stacks right into shared memory
             batch[name] = default_collate([torch.from_numpy(value) for value in values])
         else:
@@ -197,7 +202,12 @@ def collate(samples: list[dict[str, Any]], *, resize: bool = True) -> dict[str, 
 
 
 def batches(clips: Clips, share: Share, start: int, stop: int, workers: int) -> Iterator[dict[str, Any]]:
-    """Micro-batches of steps start .. stop - 1, made by `workers` processes (0: in this one), in fixed order."""
+    """Micro-batches of steps start .. stop - 1, made by `workers` processes (0: in this one), in fixed order.
+
+    Where the frames lie on a device this process makes them, which takes little.
+    """
+    if clips.pool is not None:
+        return (collate([clips[i] for i in part], pool=clips.pool) for part in share.indices(start, stop))
     loader = DataLoader(
         clips,
         batch_sampler=_Batches(share, start, stop),

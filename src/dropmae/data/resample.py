@@ -24,8 +24,22 @@ CHUNK = 2**26
 """Numbers that are worked on at once, which bounds the memory it takes."""
 
 
-def pack(name: str, samples: list[Crops]) -> dict[str, Tensor]:
-    """The Crops of a batch as tensors: regions uint8 [B, T, H, W, 3] in the upper left corner, sizes, flips."""
+def pack(name: str, samples: list[Crops], pool: Any = None) -> dict[str, Tensor]:
+    """The Crops of a batch as tensors: regions uint8 [B, T, H, W, 3] in the upper left corner, sizes, flips.
+
+    The regions are pixels, or places in the frames that a `pool` holds on a device (`resident.Pool`).
+    """
+    pixels, sizes = stacked(samples) if pool is None else pool.gather([crops.regions for crops in samples])
+    return {
+        name + PIXELS: pixels,
+        name + SIZES: sizes,
+        name + FLIPS: torch.tensor([crops.flips for crops in samples]).to(pixels.device),
+        name + CANVAS: torch.empty((*samples[0].sides, 0)),  # its shape tells the sides without a word to the device
+    }
+
+
+def stacked(samples: list[Crops]) -> tuple[Tensor, Tensor]:
+    """Regions of pixels as one tensor [B, T, H, W, 3], and their sizes [B, T, 2]."""
     sizes = np.array([[region.shape[:2] for region in crops.regions] for crops in samples])
     height, width = sizes.max((0, 1))
     padded = []
@@ -34,12 +48,7 @@ def pack(name: str, samples: list[Crops]) -> dict[str, Tensor]:
         for place, region in zip(pixels, crops.regions):
             place[: region.shape[0], : region.shape[1]] = region
         padded.append(torch.from_numpy(pixels))
-    return {
-        name + PIXELS: default_collate(padded),  # in a data process it stacks right into shared memory
-        name + SIZES: torch.from_numpy(sizes),
-        name + FLIPS: torch.tensor([crops.flips for crops in samples]),
-        name + CANVAS: torch.empty((*samples[0].sides, 0)),  # its shape tells the sides without a word to the device
-    }
+    return default_collate(padded), torch.from_numpy(sizes)  # in a data process it stacks right into shared memory
 
 
 @torch.compiler.disable

@@ -18,6 +18,7 @@ import dropmae
 from dropmae import declarations, registry, weights
 from dropmae.data import shards
 from dropmae.data.clips import Clips, Sequence, collate, generator
+from dropmae.data.resident import reside
 from dropmae.names import utf8
 from dropmae.storage import write_json
 from dropmae.training import distributed
@@ -36,6 +37,7 @@ def pretrain(
     *,
     out: Path,
     augment: Literal["host", "device"] = "host",
+    resident: bool = False,
     short_side: int = 0,
     **settings: Any,
 ) -> dict[str, Any]:
@@ -50,6 +52,8 @@ def pretrain(
         out: run folder, made if needed: config.json, metrics.jsonl, last.safetensors, resume/, report.html.
         augment: where crops are resized and flipped: by the data processes, or as a batch on the device, which spares
             the processes that work and makes the same pixels.
+        resident: read all frames into memory first, of the GPU where there is one: nothing then waits for decoding. The
+            same pixels; for sets that fit.
         short_side: scale frames down to this short side while they are decoded, before they are cropped; for videos
             much larger than the crops. 0 does not.
     """
@@ -70,6 +74,8 @@ def pretrain(
     training = {"options": config["options"], "data": config["data"]}
     save = partial(weights.save, extra={"training": training, **module.provenance()})
     draw, probe = snapshots(out, sequences, options.seed), _validation(clips, options.seed)
+    if resident:
+        clips = reside(clips, distributed.pick_device(options.device))
 
     def validate(module: Any, step: int) -> dict[str, Any]:
         draw(module, step)
