@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import hashlib
 from itertools import pairwise
 from typing import Any
 
@@ -17,10 +19,10 @@ from dropmae import registry
 from dropmae.data.clips import Sequence
 from dropmae.engine import Engine
 from dropmae.nn import masking
-from dropmae.nn.vit import sincos_table
+from dropmae.nn.vit import Positions, resize_positions, sincos_table
 from dropmae.ops import switch
 from dropmae.ops.affinity import Context, Window, propagate, reference
-from dropmae.ops.resampling import hard_labels, input_size, nearest_labels, soft_labels
+from dropmae.ops.resampling import hard_labels, input_size, nearest_labels, resize_bytes, soft_labels
 from dropmae.speed import propagationspeed
 from dropmae.target import Target
 from dropmae.tasks.propagation import ELSEWHERE, PRESETS, Propagation, State, point_maps, strongest
@@ -591,6 +593,90 @@ def test_sincos_positions_are_those_of_the_training_grid_resized_or_computed_if_
     assert not torch.allclose(features["resized"], plain, atol=1e-2)
     with pytest.raises(ValueError, match="positions must be resized or computed"):
         Propagation(positions="stretched")  # type: ignore[arg-type]
+
+
+GRIDS = [((14, 14), (30, 52)), ((14, 14), (28, 55)), ((4, 6), (3, 5)), ((14, 14), (14, 20))]
+
+
+@pytest.mark.parametrize("preset", ["dino", "cropmae"])
+@pytest.mark.parametrize(("old", "new"), GRIDS)
+def test_positions_are_resized_by_the_scale_of_the_script(preset: Any, old: Any, new: Any) -> None:
+    """PyTorch's bicubic interpolation by (n + 0.1) / m; the other two presets go by size."""
+    table = torch.randn(1, old[0] * old[1], 64, generator=torch.Generator().manual_seed(0))
+    picture = table.transpose(1, 2).unflatten(2, old)
+    scale = ((new[0] + 0.1) / old[0], (new[1] + 0.1) / old[1])
+    plain = functional.interpolate(picture, scale_factor=scale, mode="bicubic").flatten(2).transpose(1, 2)
+    excess = Propagation(preset=preset).rules.excess
+    torch.testing.assert_close(resize_positions(table, old, new, excess), plain, atol=1e-5, rtol=0)
+    by_size = functional.interpolate(picture, new, mode="bicubic").flatten(2).transpose(1, 2)
+    for other in ("crw", "dinov3"):
+        excess = Propagation(preset=other).rules.excess  # type: ignore[arg-type]
+        torch.testing.assert_close(resize_positions(table, old, new, excess), by_size, atol=1e-5, rtol=0)
+    assert (plain - by_size).abs().max() > 1e-3
+
+    learned = Positions(64, old)
+    assert learned.table is not None
+    learned.table.data = table
+    fixed = Positions(64)
+    fixed.home = old
+    for places, source in ((learned, table), (fixed, torch.from_numpy(sincos_table(*old, 64))[None])):
+        found = places(new, torch.device("cpu"), resized=True, excess=0.1)
+        picture = source.transpose(1, 2).unflatten(2, old)
+        plain = functional.interpolate(picture, scale_factor=scale, mode="bicubic").flatten(2).transpose(1, 2)
+        torch.testing.assert_close(found, plain, atol=1e-5, rtol=0)
+
+
+def test_the_task_hands_the_scale_to_its_encoder() -> None:
+    encoder = registry.load("methods", "mae")(size="tiny", image=64).encoder.eval()
+    frame, found = noise_frame(96, 128), {}
+    for excess in (0.0, 0.1):
+        task = make("cropmae", encoder, excess=excess)
+        found[excess] = task.features(frame, (96, 128))
+    assert 1e-4 < (found[0.0] - found[0.1]).abs().max() < 0.5
+    assert torch.equal(make("cropmae", encoder).features(frame, (96, 128)), found[0.1])
+    with pytest.raises(ValueError, match="the excess from 0 to"):
+        Propagation(excess=1.5)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        ((480, 854), (480, 832), "f71a23e50166"),
+        ((1080, 1920), (480, 832), "1ee7f828ad90"),
+        ((96, 128), (48, 64), "3361ba1b3b83"),
+        ((90, 160), (448, 832), "eaac80926313"),
+        ((64, 64), (32, 16), "ef00715c0127"),
+        ((1, 3), (5, 7), "3dcd4a743d98"),
+    ],
+)
+def test_frames_are_resized_to_the_bytes_of_opencv(old: Any, new: Any, expected: str) -> None:
+    """The hashes are of cv2.resize (5.0); where it is installed, it is asked too."""
+    frame = noise_frame(*old)
+    made = resize_bytes(frame, new)
+    assert hashlib.sha256(made.tobytes()).hexdigest()[:12] == expected
+    with contextlib.suppress(ImportError):
+        import cv2
+
+        assert np.array_equal(made, cv2.resize(frame, new[::-1]))
+    task = make("dino", Pixels(), red_deviation=0.229)
+    picture = masking.normalize(torch.from_numpy(made).permute(2, 0, 1))[None]
+    if new[0] % 16 == 0 and new[1] % 16 == 0:
+        plain = functional.normalize(Pixels().features(picture)[0].flatten(1).T, dim=1)
+        torch.testing.assert_close(task.features(frame, new), plain, atol=1e-5, rtol=1e-5)
+
+
+def test_ties_in_frames_that_hardly_change_are_numbers() -> None:
+    """Similarities summed in another order differ in their last bits, more than once by all that `EQUAL` allows."""
+    generator = torch.Generator().manual_seed(0)
+    base = functional.normalize(torch.randn(48, 768, generator=generator), dim=1)
+    keys = torch.stack([base + 1e-7 * torch.randn(48, 768, generator=generator) for _ in range(8)])
+    labels = torch.rand(8, 48, 3, generator=generator)
+    contexts = [Context(keys[:1], labels[:1], Window(12)), Context(keys[1:], labels[1:], Window(12))]
+    for temperature in (0.1, 0.7):
+        found = propagate(base, contexts, (6, 8), topk=5, temperature=temperature, ties=True)
+        assert found.isfinite().all()
+        assert (found >= labels.amin((0, 1)) - 1e-5).all()
+        assert (found <= labels.amax((0, 1)) + 1e-5).all()
 
 
 def prepared(frame: np.ndarray) -> torch.Tensor:

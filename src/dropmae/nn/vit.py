@@ -87,7 +87,8 @@ class Positions(nn.Module):
     """Position embeddings for any grid: fixed sin-cos, computed for the grid at hand, or a learned table, resized.
 
     A learned table (its grid given) is resized by bicubic interpolation without aligned corners, as ViT code does.
-    `resized` so is the sin-cos table of `home`, the grid of the training pictures, where that is known.
+    `resized` so is the sin-cos table of `home`, the grid of the training pictures, where that is known. `excess` is
+    what a script adds to the new grid before it computes the scale (see `resize_positions`).
     """
 
     def __init__(self, channels: int, learned_grid: tuple[int, int] | None = None) -> None:
@@ -99,28 +100,37 @@ class Positions(nn.Module):
             self.table = nn.Parameter(torch.zeros(1, learned_grid[0] * learned_grid[1], channels))
             nn.init.trunc_normal_(self.table, std=0.02)
         self.home: tuple[int, int] | None = None
-        self._cache: dict[tuple[tuple[int, int], tuple[int, int], torch.device], Tensor] = {}
+        self._cache: dict[tuple[tuple[int, int], tuple[int, int], float, torch.device], Tensor] = {}
 
-    def forward(self, grid: tuple[int, int], device: torch.device, *, resized: bool = False) -> Tensor:
+    def forward(
+        self, grid: tuple[int, int], device: torch.device, *, resized: bool = False, excess: float = 0.0
+    ) -> Tensor:
         """float32 [1, h w, C]; `resized`: other grids than `home` have its sin-cos positions, not ones of their own."""
         if self.table is None:
             source = self.home if resized and self.home else grid
-            found = self._cache.get((source, grid, device))
+            found = self._cache.get((source, grid, excess, device))
             if found is None:
                 found = torch.from_numpy(sincos_table(*source, self.channels)).to(device)[None]
-                found = found if source == grid else resize_positions(found, source, grid)
-                self._cache[(source, grid, device)] = found
+                found = found if source == grid else resize_positions(found, source, grid, excess)
+                self._cache[(source, grid, excess, device)] = found
             return found
         if grid == self.learned_grid:
             return self.table
         assert self.learned_grid is not None
-        return resize_positions(self.table, self.learned_grid, grid)
+        return resize_positions(self.table, self.learned_grid, grid, excess)
 
 
-def resize_positions(table: Tensor, old: tuple[int, int], new: tuple[int, int]) -> Tensor:
-    """Position table [1, h' w', C] on grid `new` from [1, h w, C] on grid `old`, bicubic, corners not aligned."""
-    picture = table.transpose(1, 2).unflatten(2, old)
-    picture = functional.interpolate(picture.float(), new, mode="bicubic", align_corners=False)
+def resize_positions(table: Tensor, old: tuple[int, int], new: tuple[int, int], excess: float = 0.0) -> Tensor:
+    """Position table [1, h' w', C] on grid `new` from [1, h w, C] on grid `old`, bicubic, corners not aligned.
+
+    With `excess` by a scale of (new + excess) / old along each side instead of new / old: DINO's code adds 0.1 so that
+    rounding does not lose a row, and all that descends from it has positions that are a little closer together.
+    """
+    picture = table.transpose(1, 2).unflatten(2, old).float()
+    scale = tuple((n + excess) / m for n, m in zip(new, old)) if excess else None
+    size = None if scale else new
+    picture = functional.interpolate(picture, size, scale, mode="bicubic", align_corners=False)
+    assert picture.shape[2:] == new
     return picture.flatten(2).transpose(1, 2)
 
 
@@ -348,25 +358,28 @@ class Encoder(nn.Module):
             tokens = block(tokens, attend)
             yield number, tokens
 
-    def features(self, frames: Tensor, frame: int = 0, *, resized: bool = False) -> Tensor:
+    def features(self, frames: Tensor, frame: int = 0, *, resized: bool = False, excess: float = 0.0) -> Tensor:
         """Dense features [B, C, h, w] of frames [B, 3, H, W], uint8 RGB or ImageNet-normalised float.
 
         `frame` is the identity embedding that is added, 0 for x (the default) or 1 for z, where the encoder has them.
-        `resized`: sin-cos positions are those of the training pictures' grid, resized, not ones of the grid at hand.
+        `resized`: sin-cos positions are those of the training pictures' grid, resized, not ones of the grid at hand;
+        `excess` is that of `Positions`.
         """
-        return self.layers(frames, (len(self.blocks),), frame, resized=resized)
+        return self.layers(frames, (len(self.blocks),), frame, resized=resized, excess=excess)
 
-    def layers(self, frames: Tensor, layers: tuple[int, ...], frame: int = 0, *, resized: bool = False) -> Tensor:
+    def layers(
+        self, frames: Tensor, layers: tuple[int, ...], frame: int = 0, *, resized: bool = False, excess: float = 0.0
+    ) -> Tensor:
         """As `features`, after each of the given blocks, from 1, with the final norm: [B, len(layers) C, h, w]."""
-        found = dict(self.through(self.placed(frames, frame, resized), max(layers)))
+        found = dict(self.through(self.placed(frames, frame, resized, excess), max(layers)))
         skipped = 0 if self.cls_token is None else 1
         tokens = torch.cat([self.norm(found[layer])[:, skipped:] for layer in layers], -1)
         return tokens.transpose(1, 2).unflatten(2, masking.grid_of(frames, self.patch))
 
-    def placed(self, frames: Tensor, frame: int, resized: bool) -> Tensor:
+    def placed(self, frames: Tensor, frame: int, resized: bool, excess: float) -> Tensor:
         """Tokens [B, N, C] of frames [B, 3, H, W] with their positions."""
         patches = masking.patchify(masking.normalize(frames), self.patch)
-        place = self.positions(masking.grid_of(frames, self.patch), frames.device, resized=resized)
+        place = self.positions(masking.grid_of(frames, self.patch), frames.device, resized=resized, excess=excess)
         return self.embed(patches) + (place if self.frame_embed is None else place + self.frame_embed(frame))
 
 
@@ -468,17 +481,17 @@ class ClipEncoder(Encoder):
         weight = self.patch_embed.weight.permute(0, 2, 3, 4, 1).flatten(1)
         return functional.linear(patches, weight, self.patch_embed.bias)
 
-    def places(self, grid: tuple[int, int], frames: int = 1, *, resized: bool = False) -> Tensor:
+    def places(self, grid: tuple[int, int], frames: int = 1, *, resized: bool = False, excess: float = 0.0) -> Tensor:
         """[1, slots N, C] for a clip of `frames` frames."""
-        position = self.positions(grid, self.patch_embed.weight.device, resized=resized)
+        position = self.positions(grid, self.patch_embed.weight.device, resized=resized, excess=excess)
         return clip_places(position, frames // self.tubelet)
 
-    def placed(self, frames: Tensor, frame: int, resized: bool) -> Tensor:
+    def placed(self, frames: Tensor, frame: int, resized: bool, excess: float) -> Tensor:
         """Tokens [B, N, C] of frames [B, 3, H, W], each repeated to fill its tubelet, in temporal slot `frame`."""
         still = masking.patchify(masking.normalize(frames), self.patch).repeat(1, 1, self.tubelet)
         grid = masking.grid_of(frames, self.patch)
-        place = self.places(grid, (frame + 1) * self.tubelet, resized=resized).unflatten(1, (frame + 1, -1))[:, frame]
-        return self.embed(still) + place
+        places = self.places(grid, (frame + 1) * self.tubelet, resized=resized, excess=excess)
+        return self.embed(still) + places.unflatten(1, (frame + 1, -1))[:, frame]
 
 
 class ClipDecoder(Decoder):

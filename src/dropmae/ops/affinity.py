@@ -11,6 +11,7 @@ Shapes: N = h w tokens of a frame, row-major; M frames of context; C channels; K
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Literal, NamedTuple
 
 import torch
@@ -50,16 +51,27 @@ class Context(NamedTuple):
 
 
 def reference(
-    query: Tensor, contexts: list[Context], grid: tuple[int, int], *, topk: int, temperature: float, ties: bool
+    query: Tensor,
+    contexts: list[Context],
+    grid: tuple[int, int],
+    *,
+    topk: int,
+    temperature: float,
+    ties: bool,
+    tokens: Tensor | None = None,
 ) -> Tensor:
-    """Labels [N, K] for features [N, C]: the whole affinity at once. See `propagate`."""
+    """Labels [N, K] for features [N, C]: the whole affinity at once; of some `tokens` only, if given.
+
+    See `propagate`.
+    """
     rows = torch.arange(grid[0], device=query.device).repeat_interleave(grid[1])
     columns = torch.arange(grid[1], device=query.device).repeat(grid[0])
+    own = slice(None) if tokens is None else tokens
     parts = []
     for keys, _, window in contexts:
-        part = torch.einsum("nc,mpc->nmp", query, keys)
+        part = torch.einsum("nc,mpc->nmp", query[own], keys)
         if window is not None:
-            near = window.inside(rows[:, None] - rows, columns[:, None] - columns)
+            near = window.inside(rows[own, None] - rows, columns[own, None] - columns)
             part = part.masked_fill(~near[:, None], -torch.inf)
         parts.append(part.flatten(1))
     similarity = torch.cat(parts, 1)
@@ -107,8 +119,9 @@ def propagate(
         carried = (weights[:, :, None] * labels[places]).sum(1)
         if tied.any():
             numbers = tied.nonzero()[:, 0]
-            exact = _with_ties(query, contexts, grid, numbers + rows.start * w, values[tied, -1], temperature, budget)
-            carried[numbers] = exact
+            step = max(1, budget // len(labels))
+            exact = partial(reference, query, contexts, grid, topk=topk, temperature=temperature, ties=True)
+            carried[numbers] = torch.cat([exact(tokens=part) for part in (numbers + rows.start * w).split(step)])
         out.append(carried)
     return torch.cat(out)
 
@@ -162,38 +175,3 @@ def _largest(similarity: Tensor, topk: int) -> tuple[Tensor, Tensor, Tensor]:
     best = rows.flatten(1).topk(min(topk, rows.shape[1] * w), 1)
     slot, column = best.indices // w, best.indices % w
     return best.values, frame.gather(1, slot), line.gather(1, slot) * w + column
-
-
-def _with_ties(
-    query: Tensor,
-    contexts: list[Context],
-    grid: tuple[int, int],
-    numbers: Tensor,
-    least: Tensor,
-    temperature: float,
-    budget: int,
-) -> Tensor:
-    """Labels [n, K] of some tokens, from every place whose similarity is at least `least` [n]."""
-    h, w = grid
-    rows = torch.arange(h, device=query.device).repeat_interleave(w)
-    columns = torch.arange(w, device=query.device).repeat(h)
-    out = []
-    step = max(1, budget // (h * w))
-    for part, limit in zip(numbers.split(step), least.split(step)):
-        total = query.new_zeros(len(part), contexts[0].labels.shape[-1])
-        weight = query.new_zeros(len(part), 1)
-        for keys, labels, window in contexts:
-            outside = None
-            if window is not None:
-                outside = ~window.inside(
-                    (rows[part][:, None] - rows).float(), (columns[part][:, None] - columns).float()
-                )
-            for key, label in zip(keys, labels):
-                similarity = query[part] @ key.T
-                below = similarity < limit[:, None] - EQUAL
-                below = below if outside is None else below | outside
-                share = torch.exp((similarity - limit[:, None]) / temperature).masked_fill(below, 0)
-                total += share @ label
-                weight += share.sum(1, keepdim=True)
-        out.append(total / weight)
-    return torch.cat(out)

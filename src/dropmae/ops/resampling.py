@@ -1,7 +1,8 @@
 """Frames, label maps and soft labels brought to other sizes by the rules of different image libraries.
 
 Nearest means two things: the pixel under the middle of the new one ("centre": Pillow) or under its upper left corner
-("corner": OpenCV). Bilinear interpolation is OpenCV's, without antialiasing, and bicubic is Pillow's, with it.
+("corner": OpenCV). Bilinear interpolation is OpenCV's, without antialiasing, of floats or as it rounds bytes, and
+bicubic is Pillow's, with it.
 """
 
 from __future__ import annotations
@@ -10,11 +11,15 @@ import math
 import re
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 Nearest = Literal["centre", "corner"]
+Interpolation = Literal["nearest", "bilinear", "bicubic", "bytes"]
+BITS = 11
+"""Fractional bits of an interpolation weight in OpenCV's bilinear resampling of bytes."""
 CHANNELS = 16
 """Maps that are brought to full size at a time."""
 
@@ -47,13 +52,54 @@ def input_size(
     raise ValueError(f"resize is 480x880 (height x width), short480, long880 or native, not {rule!r}")
 
 
-def resize_frames(frames: Tensor, size: tuple[int, int], how: Literal["nearest", "bilinear", "bicubic"]) -> Tensor:
-    """Frames float [B, C, H, W] at another size."""
+def resize_frames(frames: Tensor, size: tuple[int, int], how: Interpolation) -> Tensor:
+    """Frames float [B, C, H, W] at another size; those that `resize_bytes` has made have it already."""
     if frames.shape[2:] == size:
         return frames
+    assert how != "bytes"
     if how == "nearest":
         return functional.interpolate(frames, size, mode="nearest-exact")
     return functional.interpolate(frames, size, mode=how, align_corners=False, antialias=how == "bicubic")
+
+
+def resize_bytes(frame: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """A frame uint8 [H, W, 3] at another size, bilinear in OpenCV's fixed point: the same bytes as its `resize`."""
+    height, width = frame.shape[:2]
+    if (height, width) == size:
+        return frame
+    if (height, width) == (2 * size[0], 2 * size[1]):  # then it takes means, by itself
+        fours = frame.astype(np.uint16).reshape(size[0], 2, size[1], 2, -1).sum((1, 3), dtype=np.uint16)
+        return ((fours + 2) >> 2).astype(np.uint8)
+    first, second, a, b = taps(width, size[1], range(width), clamped=True)
+    top, bottom, c, d = taps(height, size[0], range(height), clamped=False)
+    used, place = np.unique(np.concatenate([top, bottom]), return_inverse=True)
+    rows = frame[used]
+    wide = (rows.take(first, 1) * a[:, None] + rows.take(second, 1) * b[:, None]) >> 4  # int32 [rows, w, 3]
+    upper, lower = (wide.take(part, 0) for part in (place[: size[0]], place[size[0] :]))
+    mixed = (upper * c[:, None, None] >> 16) + (lower * d[:, None, None] >> 16)
+    return ((mixed + 2) >> 2).astype(np.uint8)
+
+
+def taps(side: int, out: int, valid: range, *, clamped: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Both source pixels of each of `out` pixels, counted from the first valid one, and their weights int32 [out].
+
+    The weight of a pixel that is not valid is 0. Beyond the ends OpenCV repeats the last pixel: with the weight moved
+    to it (`clamped`, along rows) or with both weights as they are (along columns), which rounds differently.
+    """
+    position = ((np.arange(out) + 0.5) * (side / out) - 0.5).astype(np.float32)
+    low = np.floor(position).astype(np.int64)
+    share = position - low.astype(np.float32)
+    if clamped:
+        share[(low < 0) | (low >= side - 1)] = 0
+    one = np.float32(1 << BITS)
+    weights = [np.rint((np.float32(1) - share) * one), np.rint(share * one)]
+    picks = [np.clip(low, 0, side - 1), np.clip(low + 1, 0, side - 1)]
+    found = []
+    for pick, weight in zip(picks, weights):
+        there = (pick >= valid.start) & (pick < valid.stop)
+        index = np.clip(pick, valid.start, valid.stop - 1) - valid.start
+        found.append((index, np.where(there, weight, 0).astype(np.int32)))
+    return found[0][0], found[1][0], found[0][1], found[1][1]
 
 
 def nearest_labels(labels: Tensor, size: tuple[int, int], nearest: Nearest) -> Tensor:

@@ -24,7 +24,16 @@ from dropmae.contracts import Task
 from dropmae.nn import masking
 from dropmae.nn.vit import Positions
 from dropmae.ops.affinity import Context, Shape, Window, propagate
-from dropmae.ops.resampling import Nearest, hard_labels, input_size, nearest_labels, resize_frames, soft_labels
+from dropmae.ops.resampling import (
+    Interpolation,
+    Nearest,
+    hard_labels,
+    input_size,
+    nearest_labels,
+    resize_bytes,
+    resize_frames,
+    soft_labels,
+)
 from dropmae.target import Target, mask_boxes
 
 VOID = 255
@@ -35,30 +44,30 @@ PRESETS: dict[str, dict[str, Any]] = {
     "dino": {
         "context": 7, "padding": "grow", "topk": 5, "ties": True, "temperature": 0.1,
         "radius": 12.0, "window": "square", "first_windowed": True,
-        "resize": "short480", "multiple": 64, "rounding": "floor", "interpolation": "bilinear", "red_deviation": 0.228,
+        "resize": "short480", "multiple": 64, "rounding": "floor", "interpolation": "bytes", "red_deviation": 0.228,
         "labels": "nearest", "nearest": "centre", "upsample": "bilinear", "decide": "network", "stretch": True,
-        "joint_peaks": 5,
+        "joint_peaks": 5, "excess": 0.1,
     },
     "crw": {
         "context": 20, "padding": "copies", "topk": 10, "ties": False, "temperature": 0.05,
         "radius": 12.0, "window": "circle", "first_windowed": False,
         "resize": "native", "multiple": 0, "rounding": "nearest", "interpolation": "bilinear", "red_deviation": 0.229,
         "labels": "bilinear", "nearest": "corner", "upsample": "bilinear", "decide": "network", "stretch": False,
-        "joint_peaks": 3,
+        "joint_peaks": 3, "excess": 0.0,
     },
     "cropmae": {
         "context": 20, "padding": "copies", "topk": 7, "ties": False, "temperature": 0.7,
         "radius": 20.0, "window": "circle", "first_windowed": False,
         "resize": "480x880", "multiple": 64, "rounding": "floor", "interpolation": "bilinear", "red_deviation": 0.229,
         "labels": "bilinear", "nearest": "corner", "upsample": "bilinear", "decide": "network", "stretch": False,
-        "joint_peaks": 5,
+        "joint_peaks": 5, "excess": 0.1,
     },
     "dinov3": {
         "context": 7, "padding": "grow", "topk": 5, "ties": True, "temperature": 0.2,
         "radius": 12.0, "window": "disk", "first_windowed": True,
         "resize": "short960", "multiple": 0, "rounding": "ceil", "interpolation": "bicubic", "red_deviation": 0.229,
         "labels": "nearest", "nearest": "centre", "upsample": "nearest", "decide": "frame", "stretch": True,
-        "joint_peaks": 5,
+        "joint_peaks": 5, "excess": 0.0,
     },
 }  # fmt: skip
 """What each script does on DAVIS."""
@@ -87,7 +96,7 @@ class Rules(NamedTuple):
     resize: str
     multiple: int
     rounding: Literal["floor", "nearest", "ceil"]
-    interpolation: Literal["nearest", "bilinear", "bicubic"]
+    interpolation: Interpolation
     red_deviation: float
     labels: Literal["nearest", "bilinear"]
     nearest: Nearest
@@ -95,6 +104,7 @@ class Rules(NamedTuple):
     decide: Literal["network", "frame"]
     stretch: bool
     joint_peaks: int
+    excess: float
 
 
 @dataclass(eq=False)
@@ -158,8 +168,8 @@ class Propagation(Task):
     """What a side that is not given is rounded to a multiple of; 0 is the patch."""
     rounding: Literal["floor", "nearest", "ceil"] | None = None
     """How sides are rounded."""
-    interpolation: Literal["nearest", "bilinear", "bicubic"] | None = None
-    """Of frames; bicubic is antialiased, bilinear is not (OpenCV)."""
+    interpolation: Interpolation | None = None
+    """Of frames; bicubic is antialiased, bilinear is not, and bytes is bilinear as OpenCV rounds pictures of bytes."""
     red_deviation: float | None = None
     """Deviation of red by which frames are normalised (DINO's script has 0.228 for 0.229)."""
     labels: Literal["nearest", "bilinear"] | None = None
@@ -174,6 +184,8 @@ class Propagation(Task):
     """Whether each label's map is stretched to 0..1 before the decision."""
     joint_peaks: int | None = None
     """How many of its strongest tokens a point is the mean of."""
+    excess: float | None = None
+    """What is added to the grid's sides, in tokens, before the scale is computed by which positions are resized."""
     anchors: int = 4
     """Most frames with later prompts that are kept for good besides the first one."""
     positions: Literal["resized", "computed"] = "resized"
@@ -201,8 +213,10 @@ class Propagation(Task):
             raise ValueError("context and anchors must not be negative, topk and joint-peaks at least 1")
         if self.positions not in ("resized", "computed"):
             raise ValueError("positions must be resized or computed")
-        if rules.temperature <= 0 or rules.radius < 0:
-            raise ValueError("the temperature must be positive and the radius not negative")
+        if rules.temperature <= 0 or rules.radius < 0 or not 0 <= rules.excess < 1:
+            raise ValueError(
+                "the temperature must be positive, the radius not negative and the excess from 0 to below 1"
+            )
         input_size((480, 854), rules.resize, 16, rules.multiple, rules.rounding)
         self.rules = rules
         self.encoder: Any = None
@@ -275,12 +289,15 @@ class Propagation(Task):
     def features(self, frame: np.ndarray, sides: tuple[int, int]) -> Tensor:
         """Unit vectors float32 [N, C] of a frame uint8 [H, W, 3] that is resized to `sides`."""
         device = next(self.encoder.parameters()).device
+        if self.rules.interpolation == "bytes":
+            frame = resize_bytes(frame, sides)
         picture = torch.from_numpy(np.ascontiguousarray(frame)).to(device).permute(2, 0, 1)[None].float() / 255
         mean = torch.tensor(masking.MEAN, device=device).view(3, 1, 1)
         deviation = torch.tensor((self.rules.red_deviation, *masking.DEVIATION[1:]), device=device).view(3, 1, 1)
         picture = (resize_frames(picture, sides, self.rules.interpolation) - mean) / deviation
         known = isinstance(getattr(self.encoder, "positions", None), Positions)  # a user's own need not have any
-        dense = self.encoder.features(picture, **({"resized": self.positions == "resized"} if known else {}))[0]
+        places = {"resized": self.positions == "resized", "excess": self.rules.excess}
+        dense = self.encoder.features(picture, **(places if known else {}))[0]
         return functional.normalize(dense.flatten(1).T.float(), dim=1)
 
     def contexts(self, state: State) -> list[Context]:

@@ -13,8 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-BITS = 11
-"""Fractional bits of an interpolation weight in OpenCV's bilinear resampling of bytes."""
+from dropmae.ops.resampling import taps
 
 
 class Region(NamedTuple):
@@ -83,28 +82,6 @@ def cut(frame: np.ndarray, place: Region, out: int) -> np.ndarray:
 def seen(start: int, side: int, length: int) -> range:
     """Which of the region's pixels along an axis show the frame: where it is cut off at the far end, one less."""
     return range(max(0, -start), side - max(0, start + side - length + 1))
-
-
-def taps(side: int, out: int, valid: range, *, clamped: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Both source pixels of each of `out` pixels, counted from the first valid one, and their weights int32 [out].
-
-    The weight of a pixel that is not valid is 0. Beyond the ends OpenCV repeats the last pixel: with the weight moved
-    to it (`clamped`, along rows) or with both weights as they are (along columns), which rounds differently.
-    """
-    position = ((np.arange(out) + 0.5) * (side / out) - 0.5).astype(np.float32)
-    low = np.floor(position).astype(np.int64)
-    share = position - low.astype(np.float32)
-    if clamped:
-        share[(low < 0) | (low >= side - 1)] = 0
-    one = np.float32(1 << BITS)
-    weights = [np.rint((np.float32(1) - share) * one), np.rint(share * one)]
-    picks = [np.clip(low, 0, side - 1), np.clip(low + 1, 0, side - 1)]
-    found = []
-    for pick, weight in zip(picks, weights):
-        there = (pick >= valid.start) & (pick < valid.stop)
-        index = np.clip(pick, valid.start, valid.stop - 1) - valid.start
-        found.append((index, np.where(there, weight, 0).astype(np.int32)))
-    return found[0][0], found[1][0], found[0][1], found[1][1]
 
 
 def halved(inside: np.ndarray, rows: range, columns: range, out: int) -> np.ndarray:
