@@ -13,13 +13,11 @@ from pathlib import Path
 import numpy as np
 
 from dropmae.data.clips import Sequence
-from dropmae.formats.labels import LabelFolder
+from dropmae.formats.labels import LabelFolder, shaded
 from dropmae.video.frames import image_name, natural
 
 MASK_FOLDERS = ("mask", "annotation", "label", "segmentation", "gt", "ground")
 """Words in the name of a folder that holds masks."""
-LEVELS = 64
-"""More different values than this in a grey mask are shades of one object's rim, not objects."""
 
 
 class Stills(Listed[Sequence]):
@@ -42,7 +40,7 @@ class Stills(Listed[Sequence]):
     def __getitem__(self, number: int) -> Sequence:  # type: ignore[override]
         image, mask = self.pairs[number]
         name = os.path.relpath(image, self.root)
-        return Sequence(name, [image], LabelFolder(Path(mask).parent, separated, {0: Path(mask)}))
+        return Sequence(name, [image], LabelFolder(Path(mask).parent, separated, {0: Path(mask)}, shades=True))
 
 
 def paired(root: Path) -> list[tuple[str, str]]:
@@ -86,7 +84,5 @@ def separated(mask: np.ndarray) -> np.ndarray:
     """A label map in which objects have numbers: masks of one object in grey, 0 to 255, become 0 and 1."""
     if mask.dtype != np.uint8 or mask.max(initial=0) != 255:
         return mask
-    levels = np.flatnonzero(np.bincount(mask.ravel()))
-    if len(levels) <= 2 or len(levels) > LEVELS:
-        return (mask > 127).astype(np.uint8)
-    return mask
+    two = len(np.flatnonzero(np.bincount(mask.ravel()))) <= 2
+    return (mask > 127).astype(np.uint8) if two or shaded(mask) else mask

@@ -6,7 +6,6 @@ import io
 import os
 import shutil
 import zipfile
-import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import BinaryIO
 import numpy as np
 from PIL import Image
 
+from dropmae.opening import open_image
 from dropmae.storage import replacing
 from dropmae.target import Target
 
@@ -29,36 +29,78 @@ def _palette() -> np.ndarray:
 
 
 PALETTE = _palette()
+LOSSY = ("JPEG", "MPO", "JPEG2000", "WEBP")
+"""Pillow's names of formats that change values, or may."""
+LEVELS = 64
+"""More different values than this in a grey picture are shades, not objects."""
 
 
-def read_labels(path: str | Path) -> np.ndarray:
-    """uint8 or int32 [H, W]: the object id of every pixel of a PNG.
+def read_labels(path: str | Path, shades: bool = False) -> np.ndarray:
+    """uint8 or int32 [H, W]: the object id of every pixel of a PNG, or another lossless image.
 
     Palette images give their index whatever the colours are, grey ones their value (so 0 and 255 in DAVIS-2016),
     two-level ones 0 and 1. Colour images are read through the DAVIS palette, or as grey where their channels agree.
+    With `shades` a grey picture may be one object, whose rim is drawn softly; otherwise such a picture, and any that
+    was compressed with losses, is refused: its values are no ids.
+
     FileNotFoundError and OSError name the file and what is wrong with it.
     """
-    try:
-        with Image.open(path) as image:
-            mode = image.mode
-            pixels = np.asarray(image)
-    except FileNotFoundError:
-        raise FileNotFoundError(f"{path}: no such file") from None
-    except (OSError, SyntaxError, ValueError, EOFError, zlib.error, Image.DecompressionBombError) as error:
-        # Pillow reports a damaged PNG by any of these, mostly without its name.
-        raise OSError(f"{path}: not a readable image ({' '.join(str(error).split())[:120]})") from None
-    if mode == "LA":
+    with open_image(path, path) as image:
+        mode, form, pixels = image.mode, image.format, np.asarray(image)
+    if form in LOSSY and not shades:
+        raise OSError(
+            f"{path}: {form} changes values, and with them ids: save a label map as PNG, an id for each object"
+        )
+    if mode in ("LA", "PA"):
         pixels = pixels[..., 0]
+    if mode == "F":
+        raise OSError(f"{path}: numbers with a fraction are no ids; save a label map as PNG, an id for each object")
     if pixels.ndim == 2:
-        return pixels.astype(np.uint8 if pixels.dtype == bool or pixels.dtype.itemsize == 1 else np.int32)
+        labels = pixels.astype(np.uint8 if pixels.dtype == bool or pixels.dtype.itemsize == 1 else np.int32)
+        return labels if shades or mode in ("P", "PA") else unshaded(labels, path)
+    if mode not in ("RGB", "RGBA"):
+        raise OSError(f"{path}: a colour image of mode {mode}; save label maps as palette or grey PNG")
     packed = _pack(pixels[..., :3])
     known = {int(code): index for index, code in enumerate(_pack(PALETTE))}
     codes, inverse = np.unique(packed, return_inverse=True)
     if all(int(code) in known for code in codes):
         return np.array([known[int(code)] for code in codes], np.uint8)[inverse].reshape(packed.shape)
     if all(code == (code & 255) * 0x010101 for code in codes):
-        return np.ascontiguousarray(pixels[..., 0])
+        labels = np.ascontiguousarray(pixels[..., 0])
+        return labels if shades else unshaded(labels, path)
     raise OSError(f"{path}: a colour image outside the DAVIS palette; save label maps as palette or grey PNG")
+
+
+def unshaded(labels: np.ndarray, path: object) -> np.ndarray:
+    """A grey label map as it is; OSError where it is a picture, or a mask whose rim has shades of grey."""
+    if shaded(labels):
+        count = len(np.unique(labels))
+        raise OSError(
+            f"{path}: {count} shades of grey, which are no ids: a picture, or a mask that was resized smoothly or "
+            "saved as JPEG. A label map has a number for each object and no shades between: round it to these first"
+        )
+    return labels
+
+
+def shaded(labels: np.ndarray) -> bool:
+    """Whether a grey uint8 picture [H, W] has shades and not ids: too many values, or thin rims around white areas.
+
+    Of a label map the areas between black and white are objects, which have some thickness, and where white (255) is
+    void it is the rim that is white.
+    """
+    if labels.dtype != np.uint8:
+        return False
+    levels = np.flatnonzero(np.bincount(labels.ravel(), minlength=256))
+    between = levels[(levels > 0) & (levels < 255)]
+    if len(between) > LEVELS or not len(between) or min(labels.shape) < 3:
+        return len(between) > LEVELS
+    middle = labels[1:-1, 1:-1]
+    flat = np.ones(middle.shape, bool)
+    for down, across in np.ndindex(3, 3):
+        flat &= labels[down : down + len(middle), across : across + middle.shape[1]] == middle
+    thick = np.unique(middle[flat])
+    white = int(thick.max(initial=0)) >= max(int(between.max()), 128)
+    return white and 2 * int(np.isin(between, thick).sum()) < len(between)
 
 
 def _pack(colours: np.ndarray) -> np.ndarray:
@@ -128,7 +170,7 @@ class LabelFolder(Mapping[int, Target]):
     """A folder of <number>.png as {number: Target}; a file is read when its frame is asked for.
 
     `clean`, a function of a module, is applied to every label map read. Files whose name is no number are left out;
-    `files` names them otherwise, {frame: path}.
+    `files` names them otherwise, {frame: path}. `shades` is that of `read_labels`.
     """
 
     def __init__(
@@ -136,8 +178,9 @@ class LabelFolder(Mapping[int, Target]):
         folder: str | Path,
         clean: Callable[[np.ndarray], np.ndarray] | None = None,
         files: dict[int, Path] | None = None,
+        shades: bool = False,
     ) -> None:
-        self.folder, self.clean, self.given = Path(folder), clean, files
+        self.folder, self.clean, self.given, self.shades = Path(folder), clean, files, shades
 
     @cached_property
     def files(self) -> dict[int, Path]:
@@ -154,7 +197,7 @@ class LabelFolder(Mapping[int, Target]):
 
     def labels(self, number: int) -> np.ndarray:
         """The label map [H, W] of one frame; KeyError where there is none."""
-        mask = read_labels(self.files[number])
+        mask = read_labels(self.files[number], self.shades)
         return mask if self.clean is None else self.clean(mask)
 
     def __getitem__(self, number: int) -> Target:

@@ -23,7 +23,8 @@ from dropmae.opening import load_array, open_file
 from dropmae.video.container import is_address, local
 from dropmae.video.errors import DamagedFrame, broken
 from dropmae.video.files import File, Live
-from dropmae.video.frames import IMAGES, Arrays, Media, Pictures, Piece, folder_pieces, tar_pieces
+from dropmae.video.frames import IMAGES, Arrays, Media, Piece, folder_pieces, tar_pieces
+from dropmae.video.images import Pictures, open_images
 from dropmae.video.listing import find
 from dropmae.video.motion import BLOCK
 from dropmae.video.scans import Scans, scan_files
@@ -260,8 +261,10 @@ def open_media(source: Any, short_side: int | None, threads: int) -> Media:
     path = str(source).removeprefix("file://")
     if "::" in path and not os.path.lexists(path):
         pieces = tar_pieces(*path.split("::", 1))
-        if len(pieces) > 1 or Path(pieces[0].name).suffix.lower() in IMAGES:
+        if len(pieces) > 1:
             return Pictures(pieces, short_side)
+        if Path(pieces[0].name).suffix.lower() in IMAGES:
+            return open_images(pieces[0], short_side)
         return File(path, pieces[0].url, short_side, threads)
     if os.path.isdir(path):
         if scans := scan_files(path):
@@ -272,7 +275,7 @@ def open_media(source: Any, short_side: int | None, threads: int) -> Media:
     if not head:
         raise broken(path, "the file is empty")
     if Path(path).suffix.lower() in IMAGES:
-        return Pictures([Piece(path, path)], short_side)
+        return open_images(Piece(path, path), short_side)
     if head[:6] == b"\x93NUMPY":
         return Arrays(open_array(path), short_side)
     if (store := open_store(path)) is not None:

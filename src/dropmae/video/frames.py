@@ -1,4 +1,4 @@
-"""Frames that need no video decoder: arrays, image files, members of tar files."""
+"""Frames that need no video decoder: arrays, and where the bytes of image files are, in tar files too."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
-from dropmae.opening import IMAGE_BYTES, open_file, open_image
+from dropmae.opening import open_file
 from dropmae.video.container import local
 from dropmae.video.errors import broken
 
@@ -167,35 +167,6 @@ class Piece(NamedTuple):
         if len(found) != stop - start:
             raise broken(self.name, "cut short")
         return found
-
-
-class Pictures(Still):
-    """Image files of one size; EXIF orientation is applied and 16-bit grey is brought down to 8 bits."""
-
-    def __init__(self, pieces: list[Piece], short_side: int | None = None):
-        super().__init__(short_side)
-        self.pieces = pieces
-        first = self.image(0)
-        self.full = (first.shape[0], first.shape[1])
-
-    def __len__(self) -> int:
-        return len(self.pieces)
-
-    def image(self, index: int) -> np.ndarray:
-        piece = self.pieces[index]
-        if (piece.length or 0) > IMAGE_BYTES:
-            raise broken(piece.name, f"{piece.length:,} bytes are too many for an image")
-        with open_image(piece.path if piece.length is None else piece.read(), piece.name) as image:
-            if image.mode.startswith("I;16"):
-                return np.repeat((np.asarray(image) >> 8).astype(np.uint8)[..., None], 3, 2)
-            return np.array(ImageOps.exif_transpose(image).convert("RGB"))
-
-    def load(self, index: int) -> np.ndarray:
-        frame = self.image(index)
-        if frame.shape[:2] != self.full:
-            (height, width), (h, w) = self.full, frame.shape[:2]
-            raise broken(self.pieces[index].name, f"{w}x{h} pixels, while the first frame has {width}x{height}")
-        return frame
 
 
 def fitted(height: int, width: int, short_side: int | None) -> tuple[int, int]:
