@@ -73,6 +73,8 @@ def shipped(prompt: Target | None) -> str:
     found: dict[str, str] = {}
     for path in sorted(weights.SHIPPED.glob("*.safetensors")):
         header = weights.read_header(path)
+        if "encoder" not in header["parts"]:
+            continue  # heads alone, which work on an encoder that has to be named
         takes = contract_of(header).takes if header["kind"] == "tasks" else ()
         found.setdefault(takes[0] if takes else "", path.stem)
     name = next((found[field] for field in asked if field in found), None)

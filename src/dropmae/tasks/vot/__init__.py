@@ -20,6 +20,7 @@ from dropmae.nn import masking
 from dropmae.nn.vit import SIZES, ClipEncoder, Encoder, Size, resize_positions
 from dropmae.ops import noise
 from dropmae.target import Target
+from dropmae.tasks._prompts import check_frame, describe, prompted_boxes
 from dropmae.tasks.vot import crops, head
 from dropmae.tasks.vot.encoder import PRETRAINED_ROWS, Judges, Look, OneStreamEncoder, inside_shares, judges, keep_rate
 from dropmae.tasks.vot.head import CentreHead, Maps
@@ -268,7 +269,7 @@ class VOT(Task):
                 if crops.shown(place, pictures.shape[1:3]):
                     break
             else:
-                raise OSError(f"frame {frames[row]}: no crop around {crops.describe(boxes[row])} shows anything")
+                raise OSError(f"frame {frames[row]}: no crop around {describe(boxes[row])} shows anything")
             inside = crops.into_crop(boxes[row], around, out / place.side, out)
             made.append((crops.cut(pictures[len(made)], place, out), inside))
         if self.coarse and rng.random() < self.coarse:
@@ -320,7 +321,7 @@ class VOT(Task):
         self.eval()
         nothing = State(
             index=0,
-            size=crops.check_frame(frame),
+            size=check_frame(frame),
             ids=np.zeros(0, np.int64),
             boxes=np.zeros((0, 4)),
             scores=np.zeros(0),
@@ -337,11 +338,7 @@ class VOT(Task):
     @torch.no_grad()
     def renew(self, state: State, frame: np.ndarray, target: Target) -> State:
         """`state` with the objects of `target` seen anew in `frame`: known ids start over, others are added."""
-        ids, boxes = boxes_of(target)
-        if len(set(ids.tolist())) < len(ids):
-            raise ValueError(f"object ids must differ, but are {', '.join(map(str, ids.tolist()))}")
-        for object_id, box in zip(ids.tolist(), boxes):
-            crops.check_box(box, frame.shape[:2], object_id)
+        ids, boxes = prompted_boxes(target, frame)
         if not len(ids):
             return state
         places = [crops.region(box, self.template_factor) for box in boxes]
@@ -370,7 +367,7 @@ class VOT(Task):
         Objects of a `prompt` are where it says and are followed from there on. All objects go through the network as
         one batch. A frame of another size is taken to show the same view at another scale.
         """
-        height, width = crops.check_frame(frame)
+        height, width = check_frame(frame)
         boxes, scores, lost = state.boxes, state.scores, state.lost
         if state.size != (height, width):
             boxes = boxes * np.tile([width / state.size[1], height / state.size[0]], 2)

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from dropmae.ops.resampling import taps
+from dropmae.tasks._prompts import describe
 
 
 class Region(NamedTuple):
@@ -34,27 +35,6 @@ def region(box: np.ndarray, factor: float) -> Region:
         raise ValueError(f"a box needs a place and a positive width and height, not {describe(box)}")
     side = max(1, math.ceil(math.sqrt(w * h) * factor))
     return Region(round(x + 0.5 * w - side * 0.5), round(y + 0.5 * h - side * 0.5), side)
-
-
-def describe(box: np.ndarray) -> str:
-    """A box for an error message."""
-    return "x {:g}, y {:g}, w {:g}, h {:g}".format(*(float(value) for value in box))
-
-
-def check_box(box: np.ndarray, frame: tuple[int, int], object_id: int) -> None:
-    """ValueError for a box that has no area, or none of it in a frame of this height and width."""
-    if not (box[2:] > 0).all():
-        raise ValueError(f"the box of object {object_id} needs a positive width and height: {describe(box)}")
-    height, width = frame
-    if (box[:2] + box[2:] <= 0).any() or box[0] >= width or box[1] >= height:
-        raise ValueError(f"the box of object {object_id} lies outside the {width}x{height} frame: {describe(box)}")
-
-
-def check_frame(frame: np.ndarray) -> tuple[int, int]:
-    """Height and width of a frame; ValueError where it is not uint8 [H, W, 3]."""
-    if frame.ndim != 3 or frame.shape[2] != 3 or frame.dtype != np.uint8 or not frame.size:
-        raise ValueError(f"a frame is uint8 [H, W, 3], not {frame.dtype} {list(frame.shape)}")
-    return frame.shape[0], frame.shape[1]
 
 
 def cut(frame: np.ndarray, place: Region, out: int) -> np.ndarray:

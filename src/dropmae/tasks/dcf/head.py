@@ -1,0 +1,120 @@
+"""The learned head: each cell of a search crop looks at tokens of the object, and says where it is, and its box.
+
+It learns on features of a frozen encoder, from what does not depend on the kind of object: likeness to the tokens, the
+response of the object's own filter, and how both change from cell to cell.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from dropmae.nn.vit import Linear
+
+GRID = 10
+"""Tokens along a side of what an object is remembered by."""
+SPAN = 2.0
+"""What they cover, in sides of its box."""
+NEAR = 2
+"""Cells around a peak in which there is no second one."""
+
+
+def tokens(features: Tensor, boxes: Tensor) -> Tensor:
+    """[B, GRID GRID, C]: features [B, n, n, C] at places over and around boxes x y w h [B, 4], shares of the crop."""
+    steps = ((torch.arange(GRID, device=boxes.device) + 0.5) / GRID - 0.5) * SPAN
+    centre = boxes[:, :2] + boxes[:, 2:] / 2
+    x, y = (2 * (centre[:, axis, None] + steps * boxes[:, axis + 2, None]) - 1 for axis in (0, 1))
+    places = torch.stack([x[:, None].expand(-1, GRID, -1), y[:, :, None].expand(-1, -1, GRID)], -1)
+    picture = features.permute(0, 3, 1, 2).float()
+    found = functional.grid_sample(picture, places.float(), align_corners=False, padding_mode="border")
+    return found.flatten(2).transpose(1, 2)
+
+
+class Layer(nn.Module):
+    """Attention of the cells to the tokens, then a 3 x 3 convolution among the cells."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm1 = nn.LayerNorm(width)
+        self.q = Linear(width, width)
+        self.kv = Linear(width, 2 * width)
+        self.proj = Linear(width, width)
+        self.norm2 = nn.LayerNorm(width)
+        self.conv = nn.Conv2d(width, width, 3, padding=1)
+        self.mix = Linear(width, width)
+
+    def forward(self, x: Tensor, context: Tensor) -> Tensor:
+        """[B, n, n, D] with tokens [B, M, D] -> [B, n, n, D]."""
+        batch, width = len(x), x.shape[-1]
+        query = self.q(self.norm1(x)).view(batch, -1, self.heads, width // self.heads).transpose(1, 2)
+        pair = self.kv(context).view(batch, context.shape[1], 2, self.heads, -1).permute(2, 0, 3, 1, 4)
+        seen = functional.scaled_dot_product_attention(query, pair[0], pair[1])
+        x = x + self.proj(seen.transpose(1, 2).flatten(2)).view(x.shape)
+        around = self.conv(self.norm2(x).permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        return x + self.mix(functional.gelu(around))
+
+
+class Head(nn.Module):
+    """See above. `taps` are the encoder's widths, `channels` what each is reduced to by fixed principal components."""
+
+    def __init__(self, taps: tuple[int, ...], channels: tuple[int, ...], width: int, depth: int, heads: int) -> None:
+        super().__init__()
+        self.reduce = nn.ModuleList(Linear(tap, count) for tap, count in zip(taps, channels))
+        self.cells = Linear(sum(channels), width)
+        self.tokens = Linear(sum(channels), width)
+        self.norm_tokens = nn.LayerNorm(width)
+        self.places = nn.Parameter(0.02 * torch.randn(2, GRID * GRID, width))
+        self.response = Linear(2, width)
+        self.size = Linear(2, width)
+        self.layers = nn.ModuleList(Layer(width, heads) for _ in range(depth))
+        self.norm = nn.LayerNorm(width)
+        self.conv = nn.Conv2d(width, width, 3, padding=1)
+        self.score = Linear(width, 1)
+        self.sides = Linear(width, 4)
+        self.presence = nn.Sequential(Linear(width + 4, 64), nn.GELU(), Linear(64, 1))
+
+    def reduced(self, features: Tensor) -> Tensor:
+        """float32 [B, n, n, C]: the principal components of an encoder's features [B, sum of widths, n, n]."""
+        parts = features.permute(0, 2, 3, 1).split([part.in_features for part in self.reduce], -1)
+        return torch.cat([reduce(part) for reduce, part in zip(self.reduce, parts)], -1).float()
+
+    def template(self, found: Tensor, kind: int) -> Tensor:
+        """[B, M, D] of an object's `tokens`: those it was given with (0), or later ones (1)."""
+        return self.norm_tokens(self.tokens(found) + self.places[kind])
+
+    def forward(
+        self, features: Tensor, context: Tensor, response: Tensor, size: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Scores [B, n, n] before the sigmoid, boxes x1 y1 x2 y2 [B, n, n, 4] in shares of the crop, and what the cells
+        hold [B, n, n, D].
+
+        Of features [B, n, n, C], templates [B, M, D], the filter's response [B, n, n], and the width and height that
+        are expected [B, 2], in shares of the crop.
+        """
+        n = features.shape[1]
+        relative = torch.stack([response, response - response.amax((1, 2), keepdim=True)], -1)
+        x = self.cells(features) + self.response(relative) + self.size(size.log())[:, None, None]
+        for layer in self.layers:
+            x = layer(x, context)
+        x = functional.gelu(self.conv(self.norm(x).permute(0, 3, 1, 2)).permute(0, 2, 3, 1))
+        reach = self.sides(x).float().clamp(-3, 3).exp() * (size / 2).repeat(1, 2)[:, None, None]
+        places = (torch.arange(n, device=x.device) + 0.5) / n
+        centres = torch.stack([places.expand(n, n), places[:, None].expand(n, n)], -1)
+        boxes = torch.cat([centres - reach[..., :2], centres + reach[..., 2:]], -1)
+        return self.score(x)[..., 0].float(), boxes, x
+
+    def present(self, cells: Tensor, scores: Tensor, response: Tensor, peak: Tensor) -> Tensor:
+        """[B]: logit of the probability that the box at cell number `peak` [B] overlaps the object by half.
+
+        Of the third output, the scores after the sigmoid, and the filter's response.
+        """
+        n, rows = scores.shape[1], torch.arange(len(scores), device=scores.device)
+        place = torch.arange(n, device=scores.device)
+        down, across = ((place - at[:, None]).abs() <= NEAR for at in (peak // n, peak % n))
+        second = scores.masked_fill(down[:, :, None] & across[:, None], 0).flatten(1).amax(1)
+        scores, response = scores.flatten(1), response.flatten(1)
+        facts = [scores[rows, peak], second, response.amax(1), response[rows, peak]]
+        found = torch.cat([cells.flatten(1, 2)[rows, peak].float(), torch.stack(facts, 1)], 1)
+        return self.presence(found)[:, 0].float()

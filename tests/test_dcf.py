@@ -1,0 +1,280 @@
+"""The tracker on a frozen encoder: its filter, crops, head and state, with an encoder that sees colours."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from dropmae import weights
+from dropmae.target import Target
+from dropmae.tasks.dcf import DCF, State, crops, ridge
+from dropmae.tasks.dcf.head import GRID, Head, tokens
+
+
+class Colours(nn.Module):
+    """An encoder without weights: each patch's mean colours in its four quarters."""
+
+    patch = 14
+
+    def layers(self, frames: Tensor, layers: tuple[int, ...]) -> Tensor:
+        small = functional.avg_pool2d(frames.float() / 255 - 0.5, 7)
+        return functional.pixel_unshuffle(small, 2).repeat(1, len(layers), 1, 1)
+
+
+def untrained(**fields: Any) -> Any:
+    """A tracker that goes by its filter alone, and whose presence is how high the filter answers."""
+    torch.manual_seed(0)
+    sizes: dict[str, Any] = {
+        "taps": (1,),
+        "widths": (12,),
+        "channels": (12,),
+        "head_width": 16,
+        "head_depth": 1,
+        "head_heads": 2,
+    }
+    plain = {"image": 168, "calibrate": False, "response_share": 1.0, "penalty": 0.0, "window": 0.0}
+    settings: dict[str, Any] = {**sizes, **plain, **fields}
+    task: Any = DCF(**settings)
+    with torch.no_grad():
+        task.head.reduce[0].weight.copy_(torch.eye(12))
+        task.head.reduce[0].bias.zero_()
+        task.head.sides.weight.zero_()
+        task.head.sides.bias.zero_()
+        first, last = task.head.presence[0], task.head.presence[2]
+        for part in (first, last):
+            part.weight.zero_()
+            part.bias.zero_()
+        first.weight[0, 16 + 2] = 40  # the filter's highest answer
+        last.weight[0, 0], last.bias[0] = 1, -8
+    task.encoder = Colours()
+    return task.eval()
+
+
+@pytest.fixture(scope="module")
+def world() -> tuple[np.ndarray, np.ndarray]:
+    """A background [160, 240, 3] and a thing [32, 24, 3] that differs from all of it."""
+    rng = np.random.default_rng(0)
+    back = rng.integers(0, 120, (20, 30, 3)).repeat(8, 0).repeat(8, 1).astype(np.uint8)
+    thing = rng.integers(130, 255, (4, 3, 3)).repeat(8, 0).repeat(8, 1).astype(np.uint8)
+    return back, thing
+
+
+def shown(world: tuple[np.ndarray, np.ndarray], *places: tuple[int, int]) -> np.ndarray:
+    frame, thing = world[0].copy(), world[1]
+    for x, y in places:
+        frame[y : y + 32, x : x + 24] = thing
+    return frame
+
+
+def given(*places: tuple[float, float]) -> Target:
+    boxes = np.array([[x, y, 24.0, 32.0] for x, y in places])
+    return Target(ids=np.arange(1, len(places) + 1), boxes=boxes)
+
+
+def same(one: State, other: State) -> bool:
+    pairs = [(getattr(one, f.name), getattr(other, f.name)) for f in dataclasses.fields(State)]
+    return all(torch.equal(a, b) if isinstance(a, Tensor) else np.array_equal(a, b) for a, b in pairs)
+
+
+# -------------------------------------------------------------------- parts
+
+
+def test_filter_is_the_solution_of_ridge_regression():
+    features = torch.randn(3, 6, 6, 4)
+    cells, wanted = ridge.neighbourhoods(features), torch.rand(3, 6, 6)
+    gram, cross = ridge.sums(cells, wanted)
+    found = ridge.solve(gram, cross, 0.1)
+    rows = cells.flatten(0, 1).double()
+    amount = 0.1 * (rows.T @ rows / 3).diagonal().mean() + 1e-6
+    stacked = torch.cat([rows / 3**0.5, amount.sqrt() * torch.eye(36, dtype=torch.float64)])
+    answers = torch.cat([wanted.flatten().double() / 3**0.5, torch.zeros(36, dtype=torch.float64)])
+    expected = torch.linalg.lstsq(stacked, answers[:, None]).solution[:, 0]
+    torch.testing.assert_close(found.double(), expected, atol=2e-4, rtol=1e-3)
+
+
+def test_neighbourhood_of_a_cell_is_its_unit_features_and_those_around():
+    features = torch.randn(1, 5, 5, 2)
+    cells = ridge.neighbourhoods(features).view(5, 5, 9, 2)
+    unit = functional.normalize(features, dim=-1)[0]
+    assert torch.equal(cells[2, 3, 4], unit[2, 3])
+    assert torch.equal(cells[2, 3, 0], unit[1, 2])
+    assert torch.equal(cells[0, 0, 0], unit[0, 0])
+
+
+def test_gaussian_peaks_in_the_cell_of_the_centre():
+    found = ridge.gaussian(torch.tensor([[0.3, 0.2, 0.4, 0.1]]), 20, 0.25, 0.6)[0]
+    assert divmod(int(found.argmax()), 20) in ((4, 9), (4, 10), (5, 9), (5, 10))
+    across, down = found.sum(0), found.sum(1)
+    assert (across > across.max() / 2).sum() > (down > down.max() / 2).sum()
+
+
+def test_crop_of_the_same_size_is_the_frame_with_the_mean_colour_around():
+    frame = np.random.default_rng(0).integers(0, 256, (30, 40, 3), np.uint8)
+    place = crops.Region(-5, 10, 30)
+    found = crops.cut(frame, place, 30)
+    assert np.array_equal(found[:20, 5:], frame[10:, :25])
+    assert (found[:, :5] == crops.FILL).all()
+    assert (found[20:] == crops.FILL).all()
+    assert (crops.cut(frame, crops.Region(100, 100, 10), 8) == crops.FILL).all()
+
+
+def test_region_and_back():
+    place = crops.region(np.array([50.0, 40.0]), 20.4)
+    assert place == crops.Region(40, 30, 20)
+    box = np.array([45.0, 33.0, 6.0, 4.0])
+    np.testing.assert_allclose(place.outside(place.inside(box)), box)
+    np.testing.assert_allclose(place.inside(box), [0.25, 0.15, 0.3, 0.2])
+
+
+def test_tiles_cover_the_frame_and_begin_nearby():
+    centres = crops.tiles((100, 160), 48, np.array([150.0, 20.0]))
+    covered = np.zeros((100, 160), bool)
+    for x, y in centres:
+        covered[max(0, round(y - 24)) : round(y + 24), max(0, round(x - 24)) : round(x + 24)] = True
+    assert covered.all()
+    distances = ((centres - [150, 20]) ** 2).sum(1)
+    assert (np.diff(distances) >= 0).all()
+    assert len(crops.tiles((20, 20), 100, np.zeros(2))) == 1
+
+
+def test_tokens_lie_over_and_around_the_box():
+    places = (torch.arange(20) + 0.5) / 20
+    features = torch.stack([places.expand(20, 20), places[:, None].expand(20, 20)], -1)[None]
+    found = tokens(features, torch.tensor([[0.4, 0.3, 0.2, 0.3]]))[0].view(GRID, GRID, 2)
+    torch.testing.assert_close(found.mean((0, 1)), torch.tensor([0.5, 0.45]))
+    torch.testing.assert_close(found[0, 0], torch.tensor([0.5 - 0.2 * 0.9, 0.45 - 0.3 * 0.9]))
+
+
+def test_every_part_of_the_head_learns():
+    head = Head((6, 6), (4, 5), 16, 2, 2)
+    known = torch.cat([head.template(torch.randn(2, GRID * GRID, 9), kind) for kind in (0, 1)], 1)
+    response = torch.rand(2, 8, 8)
+    logits, boxes, cells = head(torch.randn(2, 8, 8, 9), known, response, torch.full((2, 2), 0.2))
+    assert logits.shape == (2, 8, 8)
+    assert boxes.shape == (2, 8, 8, 4)
+    present = head.present(cells, logits.sigmoid(), response, logits.flatten(1).argmax(1))
+    (logits.sum() + boxes.sum() + present.sum()).backward()
+    idle = [name for name, p in head.named_parameters() if p.grad is None and not name.startswith("reduce")]
+    assert not idle
+
+
+# -------------------------------------------------------------------- tracking
+
+
+def test_it_follows_by_its_filter_to_within_a_cell(world: Any):
+    task = untrained()
+    state = task.start(shown(world, (60, 60)), given((60, 60)))
+    for k in range(1, 9):
+        x, y = 60 + 6 * k, 60 + 2 * k
+        state, found = task.step(state, shown(world, (x, y)))
+        assert list(found) == [k]
+        np.testing.assert_allclose(found[k].box()[:2] + found[k].box()[2:] / 2, [x + 12, y + 16], atol=10)
+    assert found[8].scores[0] > 0.9
+
+
+def test_state_is_a_value_of_constant_size(world: Any):
+    task = untrained(update_every=1, template_every=1, update_above=0.0, template_above=0.0)
+    first = task.start(shown(world, (60, 60)), given((60, 60)))
+    before = task.copy(first) if hasattr(task, "copy") else first
+    second, found = task.step(first, shown(world, (64, 60)))
+    assert same(first, before)
+    again, twice = task.step(first, shown(world, (64, 60)))
+    assert np.array_equal(found[1].boxes, twice[1].boxes)
+    assert not torch.equal(second.filters, first.filters)
+    sizes = [{f.name: np.shape(getattr(s, f.name)) for f in dataclasses.fields(State)} for s in (first, again)]
+    assert sizes[0] == sizes[1]
+
+
+def test_several_objects_are_followed_as_each_alone(world: Any):
+    task, frames = untrained(), [shown(world, (40 + 4 * k, 40), (150, 90 - 3 * k)) for k in range(4)]
+    both = task.start(frames[0], given((40, 40), (150, 90)))
+    alone = [task.start(frames[0], given(place)) for place in ((40, 40), (150, 90))]
+    for frame in frames[1:]:
+        both, found = task.step(both, frame)
+        for row in range(2):
+            alone[row], one = task.step(alone[row], frame)
+            np.testing.assert_allclose(found[both.index].boxes[row], one[both.index].box(), atol=0.05)
+
+
+def test_what_is_gone_has_a_low_score_and_is_found_again_far_away(world: Any):
+    task = untrained(tiles=2, patience=1)
+    state = task.start(shown(world, (20, 20)), given((20, 20)))
+    for _ in range(3):
+        state, found = task.step(state, shown(world))
+    assert found[3].scores[0] < 0.25
+    assert state.lost[0] == 3
+    for _ in range(8):
+        state, found = task.step(state, shown(world, (190, 110)))
+    np.testing.assert_allclose(found[11].box()[:2], [190, 110], atol=10)
+    assert state.lost[0] == 0
+
+
+def test_without_tiles_it_waits_where_it_was(world: Any):
+    task = untrained(tiles=0, patience=1, lost_below=0.25)
+    state = task.start(shown(world, (20, 20)), given((20, 20)))
+    for _ in range(6):
+        state, found = task.step(state, shown(world, (190, 110)))
+    assert np.isnan(found[6].box()).all()
+    assert np.abs(state.boxes[0, :2] - 20).max() < 30
+
+
+def test_size_stays_within_its_limit_of_the_first_box(world: Any):
+    task = untrained(size_rate=1.0, size_limit=1.5)
+    with torch.no_grad():
+        task.head.sides.bias.fill_(1.0)  # always e times larger
+    state = task.start(shown(world, (100, 60)), given((100, 60)))
+    for _ in range(5):
+        state, found = task.step(state, shown(world, (100, 60)))
+    np.testing.assert_allclose(found[5].box()[2:], [36, 48])
+
+
+def test_a_constant_error_of_the_head_is_taken_out(world: Any):
+    """The head finds everything e^0.3 too large and half a quarter to the right; the first frame shows it."""
+    found = {}
+    for calibrate in (False, True):
+        task = untrained(size_rate=1.0, calibrate=calibrate)
+        with torch.no_grad():
+            task.head.sides.bias.copy_(torch.tensor([-0.2, 0.3, 0.6, 0.3]))
+        state = task.start(shown(world, (100, 60)), given((100, 60)))
+        for _ in range(3):
+            state, answers = task.step(state, shown(world, (100, 60)))
+        found[calibrate] = answers[3].box()
+    assert found[False][2] > 40
+    np.testing.assert_allclose(found[True], [100, 60, 24, 32], atol=6)
+
+
+def test_prompts_add_and_correct_objects(world: Any):
+    task = untrained()
+    state = task.start(shown(world, (40, 40)), given((40, 40)))
+    prompt: Any = Target(ids=np.array([1, 7]), boxes=np.array([[50.0, 40, 24, 32], [150, 90, 24, 32]]))
+    state, found = task.step(state, shown(world, (50, 40), (150, 90)), prompt)
+    assert found[1].ids.tolist() == [1, 7]
+    np.testing.assert_allclose(found[1].boxes, prompt.boxes)
+    state, found = task.step(state, shown(world, (52, 40), (152, 90)))
+    np.testing.assert_allclose(found[2].boxes[:, 0], [52, 152], atol=10)
+
+
+def test_heads_are_saved_without_the_encoder(world: Any, tmp_path: Any):
+    task = untrained()
+    task.encoder = None
+    weights.save(task, tmp_path / "heads.safetensors", half=True)
+    assert all(name.startswith("head.") for name in weights.read_shapes(tmp_path / "heads.safetensors"))
+    again = weights.load(tmp_path / "heads.safetensors")
+    with pytest.raises(ValueError, match="trunk"):
+        again.start(shown(world, (40, 40)), given((40, 40)))
+    again.encoder = Colours()
+    state = again.start(shown(world, (40, 40)), given((40, 40)))
+    assert again.step(state, shown(world, (44, 40)))[1][1].scores[0] > 0.5
+
+
+def test_boxes_without_area_or_outside_are_refused(world: Any):
+    task = untrained()
+    for box in ([0.0, 0, 0, 5], [500.0, 500, 5, 5]):
+        with pytest.raises(ValueError, match="box of object 1"):
+            task.start(world[0], Target(ids=np.array([1]), boxes=np.array([box])))
