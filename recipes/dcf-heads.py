@@ -1,0 +1,204 @@
+"""Trains a tracker's heads on the features of a frozen encoder: `dropmae.tasks.dcf`, on views made by dcf-views.py.
+
+Use: python recipes/dcf-heads.py ENCODER OUT.safetensors --views FILE.npz ... [--steps N] [--cache DIR]
+
+ENCODER is a weight file of ours (`dropmae convert` makes one of a public checkpoint). The encoder goes over each view
+once; what is kept of it, the principal components of two of its blocks, is stored in half precision in DIR, 145 kB a
+view. A sample is an object as it was given, as it was lately (both views of it), and a third view to look for it in: n
+views give n^2 samples. The filter of each view is fitted to that view alone.
+
+Losses: penalty-reduced focal loss of the score map (CornerNet), generalised IoU and L1 of the boxes around the centre,
+and cross-entropy of presence, for which a sample is right where the box at the peak overlaps the object by half.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from dropmae import weights
+from dropmae.ops import allocator
+from dropmae.tasks.dcf import DCF, ridge
+from dropmae.tasks.dcf.head import tokens
+from dropmae.tasks.vot.head import giou
+
+ALIEN, LATELY, BATCH, WARM, KEEP = 0.05, 0.6, 24, 60, 0.997
+"""Share of samples whose search view is of another object; of those with a later template of its own; sizes."""
+
+
+class Shard(NamedTuple):
+    """What is known of some episodes."""
+
+    features: Tensor
+    """float16 [E, V, n, n, C]"""
+    filters: Tensor
+    """float32 [E, V, F]"""
+    boxes: Tensor
+    """float32 [E, V, 4]"""
+    usable: np.ndarray
+    """bool [E, V]: seen well enough to be a template."""
+    present: np.ndarray
+    """int [E, V]"""
+
+
+def components(task: DCF, crops: np.ndarray) -> None:
+    """Sets the fixed projections of the head to the principal components of these crops' features."""
+    pictures = torch.from_numpy(crops).permute(0, 3, 1, 2).split(8)
+    features = torch.cat([task.encoder.layers(part, task.taps).flatten(2) for part in pictures])
+    parts = features.transpose(1, 2).flatten(0, 1).split([part.in_features for part in task.head.reduce], 1)
+    for number, (reduce, rows) in enumerate(zip(task.head.reduce, parts)):
+        mean = rows.mean(0)
+        basis = torch.linalg.svd((rows - mean).T @ (rows - mean) / len(rows))[0][:, : len(reduce.weight)]
+        reduce.weight.copy_(basis.T)
+        reduce.bias.copy_(-mean @ basis)
+        scale = (rows @ basis - mean @ basis).std(0) ** -0.5
+        start = sum(len(part.weight) for part in task.head.reduce[:number])
+        for part in (task.head.cells, task.head.tokens):  # so that small components count too
+            part.weight[:, start : start + len(scale)] *= scale / scale.mean()
+
+
+def filters(task: DCF, features: Tensor, boxes: Tensor) -> Tensor:
+    """float32 [V, F]: the filter of each view [V, n, n, C] by itself, with as many unknowns as it has cells."""
+    found = []
+    for one, box in zip(features.float(), boxes):
+        cells = task.cells(one[None])[0]
+        wanted = ridge.gaussian(box[None], len(one), task.deviation, 0.6).flatten()
+        gram = cells @ cells.T
+        gram.diagonal().add_(task.ridge * cells.square().sum() / cells.shape[1])
+        found.append(cells.T @ torch.cholesky_solve(wanted[:, None], torch.linalg.cholesky(gram))[:, 0])
+    return torch.stack(found)
+
+
+@torch.no_grad()
+def shard(task: DCF, file: Path, cache: Path) -> Shard:
+    """The views of a file with their features, made once."""
+    views = np.load(file)
+    boxes, store = torch.from_numpy(views["boxes"]).float(), cache / f"{file.stem}.pt"
+    if not store.is_file():
+        kept = []
+        for crops in views["crops"]:
+            with torch.autocast("cpu", torch.bfloat16):
+                found = task.encoder.layers(torch.from_numpy(crops).permute(0, 3, 1, 2), task.taps)
+            kept.append(task.head.reduced(found.float()).half())
+        features = torch.stack(kept)
+        torch.save((features, torch.stack([filters(task, one, box) for one, box in zip(features, boxes)])), store)
+    low, high = boxes[..., :2].clamp(0, 1), (boxes[..., :2] + boxes[..., 2:]).clamp(0, 1)
+    whole = ((high - low).prod(-1) / boxes[..., 2:].prod(-1)).numpy() > 0.97
+    usable = (views["present"] == 1) & (views["visible"] > 0.75) & whole
+    return Shard(*torch.load(store), boxes, usable, views["present"])
+
+
+def draw(task: DCF, shards: list[Shard], rng: np.random.Generator) -> tuple[Any, ...] | None:
+    """One sample; None where the draw is no good."""
+    own = shards[rng.integers(len(shards))]
+    e = int(rng.integers(len(own.boxes)))
+    good = np.flatnonzero(own.usable[e])
+    first = int(rng.choice(good)) if len(good) and rng.random() < 0.5 else 0
+    seekable = [v for v in np.flatnonzero(own.present[e] >= 0) if v != first]
+    if first not in good or not seekable:
+        return None
+    search = int(rng.choice(seekable))
+    later = [v for v in good if v not in (first, search)]
+    last = int(rng.choice(later)) if later and rng.random() < LATELY else first
+    alien = rng.random() < ALIEN
+    other = shards[rng.integers(len(shards))] if alien else own
+    o = int(rng.integers(len(other.boxes))) if alien else e
+    if alien and other is own and o == e:
+        return None
+    box, lately = own.boxes[e, first], own.boxes[e, last].clone()
+    if last != first:  # as the tracker finds it
+        lately[:2] += lately[2:] * torch.from_numpy(rng.normal(0, 0.04, 2)).float()
+        lately[2:] *= torch.from_numpy(np.exp(rng.normal(0, 0.06, 2))).float()
+    wrong = torch.from_numpy(np.exp(rng.normal(0, 0.12) + rng.normal(0, 0.06, 2))).float()
+    present = torch.tensor(own.present[e, search] == 1 and not alien)
+    templates = own.features[e, first], box, own.features[e, last], lately
+    return *templates, other.features[o, search], own.boxes[e, search], present, own.filters[e, first], box[2:] * wrong
+
+
+def losses(task: DCF, batch: list[Tensor]) -> dict[str, Tensor]:
+    """{"loss", "focal", "box", "presence", "overlap", "hit", "filter_hit"} of stacked samples."""
+    first, box1, last, box2, search, box, present, filter_, size = batch
+    head, n, here = task.head, search.shape[1], present.float()[:, None, None]
+    response = (task.cells(search.float()) @ filter_[:, :, None])[..., 0].view(-1, n, n)
+    with torch.autocast("cpu", torch.bfloat16):
+        known = [head.template(tokens(f.float(), b), kind) for kind, (f, b) in enumerate(((first, box1), (last, box2)))]
+        logits, boxes, cells = head(search.float(), torch.cat(known, 1), response, size)
+    scores, wanted = logits.sigmoid(), ridge.gaussian(box, n, 0.14, 0.55) * here
+    hot = wanted > 0.6
+    right = wanted * (1 - scores).detach() ** 2 * functional.logsigmoid(logits)
+    wrong = (1 - wanted) ** 4 * scores.detach() ** 2 * functional.logsigmoid(-logits)
+    focal = -torch.where(hot, right, wrong).sum() / hot.sum().clamp_min(1)
+    truth = torch.cat([box[:, :2], box[:, :2] + box[:, 2:]], 1)[:, None, None].expand_as(boxes)
+    general, overlap = giou(boxes, truth)
+    far = ((boxes - truth).abs() / size.repeat(1, 2)[:, None, None]).mean(-1)
+    near = ridge.gaussian(box, n, 0.2, 0.6) * here
+    near = near * (near > 0.25)
+    sides = ((1 - general + 0.5 * far) * near).sum() / near.sum().clamp_min(1)
+    peak = scores.flatten(1).argmax(1)
+    found = overlap.flatten(1)[torch.arange(len(peak)), peak].detach() * present
+    logit = head.present(cells.detach(), scores.detach(), response, peak)
+    presence = functional.binary_cross_entropy_with_logits(logit, (found > 0.5).float())
+    rest = {"overlap": found[present].mean(), "hit": (found[present] > 0.5).float().mean()}
+    return {"loss": focal + 2 * sides + 0.5 * presence, "focal": focal, "box": sides, "presence": presence, **rest}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("encoder", type=Path)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--views", type=Path, nargs="+", required=True)
+    parser.add_argument("--cache", type=Path, default=Path("dcf-cache"))
+    parser.add_argument("--steps", type=int, default=1500)
+    parser.add_argument("--rate", type=float, default=1.2e-3)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--credit", default="", help="what the views were made of, for the header")
+    given = parser.parse_args()
+    allocator.keep_memory()
+    torch.manual_seed(given.seed)
+    rng = np.random.default_rng(given.seed)
+    given.cache.mkdir(parents=True, exist_ok=True)
+    task = DCF()
+    task.encoder = weights.load(given.encoder).encoder
+    with torch.no_grad():
+        components(task, np.load(given.views[0])["crops"][:, 0])
+    task.head.reduce.requires_grad_(False)
+    shards = [shard(task, file, given.cache) for file in given.views]
+    learning = {name: p for name, p in task.head.named_parameters() if p.requires_grad}
+    mean = {name: p.detach().clone() for name, p in learning.items()}
+    optimizer = torch.optim.AdamW(learning.values(), given.rate, betas=(0.9, 0.98), weight_decay=0.02)
+    for step in range(given.steps):
+        for group in optimizer.param_groups:
+            group["lr"] = given.rate * min(1, (step + 1) / WARM) * (0.5 + 0.5 * math.cos(math.pi * step / given.steps))
+        samples: list[tuple[Any, ...]] = []
+        while len(samples) < BATCH:
+            if (one := draw(task, shards, rng)) is not None:
+                samples.append(one)
+        found = losses(task, [torch.stack(column) for column in zip(*samples)])
+        optimizer.zero_grad()
+        found["loss"].backward()
+        torch.nn.utils.clip_grad_norm_(learning.values(), 1.0)
+        optimizer.step()
+        with torch.no_grad():
+            for name, p in learning.items():
+                mean[name].lerp_(p, 1 - min(KEEP, (1 + step) / (20 + step)))
+        if step % 25 == 24:
+            print(
+                step + 1, " ".join(f"{name} {float(value.detach()):.3f}" for name, value in found.items()), flush=True
+            )
+    with torch.no_grad():
+        for name, p in learning.items():
+            p.copy_(mean[name])
+    task.encoder = None
+    extra = {"steps": given.steps, "batch": BATCH, "views": sum(s.present.size for s in shards), "data": given.credit}
+    weights.save(task, given.out, extra, half=True)
+
+
+if __name__ == "__main__":
+    main()
