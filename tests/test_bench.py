@@ -19,6 +19,7 @@ from dropmae.ops import asad, noise, switch
 from dropmae.speed import loadspeed, stepspeed
 from dropmae.speed.stepspeed import TEXTBOOK, textbook
 from dropmae.verbs.bench import LOADING_COLUMNS, NEED_COLUMNS, SCALE_COLUMNS, table
+from dropmae.verbs.prepare import prepare
 from dropmae.video import Video, write
 
 NEEDS = [name for name, _ in NEED_COLUMNS.values()]
@@ -26,7 +27,7 @@ NEEDS = [name for name, _ in NEED_COLUMNS.values()]
 
 def test_every_method_and_form_is_measured(capsys: pytest.CaptureFixture[str]) -> None:
     words = ["bench", "--size", "tiny", "--image", "64", "--batch", "2", "--rounds", "1", "--device", "cpu"]
-    assert main([*words, "--bf16", "True", "--no-memory", "--json"]) == 0
+    assert main([*words, "--bf16", "--no-memory", "--json"]) == 0
     printed = capsys.readouterr()
     result = json.loads(printed.out)
     forms = {"dropmae, torch ops", "dropmae, reference ops"}
@@ -86,7 +87,7 @@ def test_relatives_share_parameters_and_optimizer() -> None:
     assert not textbook.optimizer.defaults["fused"]
     for step in (other, textbook):
         before = one.module.decoder.mask_token.clone()
-        step(0)
+        step()
         assert not torch.equal(one.module.decoder.mask_token, before)
 
 
@@ -115,14 +116,14 @@ def test_loading(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sequences: lis
     for sequence in sequences[:2]:
         write(tmp_path / f"{sequence.name}.mp4", list(sequence.source), fps=25)
     monkeypatch.setattr(loadspeed, "SECONDS", 0.1)
-    rows = loadspeed.measure(tmp_path, 32, 1, 0)
+    rows = loadspeed.measure(tmp_path, 32, 1, 0, prepare)
     assert {"raw", "prepared", "prepared --frames"} <= rows.keys()
     assert rows["raw"]["times_raw"] == 1
     assert all(row["pairs_per_s"] > 0 and row["megabytes"] > 0 for row in rows.values())
     assert all(rows["prepared"][f"{stage}_ms"] > 0 for stage in ("open", "table", "frames", "crop"))
     assert rows["prepared, --repeats 4"]["open_ms"] is None
     with pytest.raises(FileNotFoundError, match="holds no video"):
-        loadspeed.measure(tmp_path / "none", 32, 1, 0)
+        loadspeed.measure(tmp_path / "none", 32, 1, 0, prepare)
 
 
 def test_what_decord_cannot_read_is_named_and_left_out(
@@ -149,7 +150,7 @@ def test_what_decord_cannot_read_is_named_and_left_out(
     monkeypatch.setattr(loadspeed, "SECONDS", 0.1)
     for sequence, name in zip(sequences[:2], ("plain", "strange")):
         write(tmp_path / f"{name}.mp4", list(sequence.source), fps=25)
-    rows = loadspeed.measure(tmp_path, 32, 1, 0)
+    rows = loadspeed.measure(tmp_path, 32, 1, 0, prepare)
     assert rows["raw, decord recipe"]["times_decord"] == 1
     assert rows["raw"]["times_decord"] > 0
     told = capsys.readouterr().err
@@ -157,7 +158,7 @@ def test_what_decord_cannot_read_is_named_and_left_out(
     assert "video_reader.cc" not in told
     (tmp_path / "plain.mp4").unlink()
     with pytest.raises(FileNotFoundError, match="holds no video"):
-        loadspeed.measure(tmp_path, 32, 1, 0)
+        loadspeed.measure(tmp_path, 32, 1, 0, prepare)
 
 
 @pytest.mark.parametrize("wrong", [["--batch", "0"], ["--rounds", "0"]])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from dropmae.benchmarks.folder import Folder
 from dropmae.cli import main
 from dropmae.data.boxtracks import BoxTracks, tracks_of
 from dropmae.data.clips import Sequence, generator
-from dropmae.data.sources import Joined, Mixture, open_source
+from dropmae.data.mixture import Joined, Mixture, open_source
 from dropmae.datasets import pseudo_labels
 from dropmae.target import Target, read_targets, write_targets
 from dropmae.tasks.vot.samples import causal_pair, jittered
@@ -184,6 +185,7 @@ def test_data_sets_in_their_own_layouts(tmp_path: Path) -> None:
         ("{}/none", FileNotFoundError, "no such"),
         ("{}", FileNotFoundError, "targets.jsonl"),
         ("selfmade={}", FileNotFoundError, "no video"),
+        ("pseudo_labels={}", FileNotFoundError, "no video"),
         ("got10k={}", FileNotFoundError, "train"),
         ("lasot={}", FileNotFoundError, "LaSOT"),
         ("trackingnet={}", FileNotFoundError, "TrackingNet"),
@@ -229,10 +231,8 @@ def test_a_bad_sequence_is_replaced_and_named(folder: Path, tmp_path: Path) -> N
 @pytest.mark.parametrize("way", ["paste", "warp", "cycle"])
 def test_self_made_labels(way: str, videos: Path) -> None:
     source = open_source(f"{way}={videos}")
-    assert source.maker is not None
     for i in range(8):
-        sequence = source.sequences[i % 2]
-        made, again = (source.maker.make(Sequence("s", sequence.source), generator(3, i)) for _ in range(2))
+        made, again = (replace(source.sequences[i % 2]).drawn(generator(3, i)) for _ in range(2))
         assert made.video.shape == (2, 64, 80, 3)
         assert np.array_equal(made.video[[0, 1]], again.video[[0, 1]])
         for frame in range(2):
@@ -243,6 +243,37 @@ def test_self_made_labels(way: str, videos: Path) -> None:
             assert x + w > 0
             assert y + h > 0
     assert len(open_source(f"selfmade={videos}").sequences) == 2
+
+
+def test_data_sets_and_benchmarks_of_ones_own(folder: Path, tmp_path: Path) -> None:
+    """By the path of their file, beside names and ratios; a plain class is a data set, too."""
+    start = (
+        "from dataclasses import dataclass\nfrom dropmae.benchmarks.folder import Folder\n\n@dataclass(kw_only=True)\n"
+    )
+    (tmp_path / "mine.py").write_text(
+        f"{start}class Mine:\n    def sequences(self, root, split=None):\n"
+        "        return [one for one in Folder().sequences(root) if split in (None, one.name[:1])]\n"
+    )
+    (tmp_path / "judge.py").write_text(f"{start}class Judge(Folder):\n    contours: bool = False\n")
+    names = [one.name for one in open_source(str(folder)).sequences]
+    for file in ("mine", "judge"):
+        entry = f"{tmp_path / file}.py={folder}*2"
+        source = open_source(entry)
+        assert ([one.name for one in source.sequences], source.ratio, source.entry) == (names, 2, entry)
+        assert isinstance(source.sequences[0].targets, BoxTracks)
+    with pytest.raises(FileNotFoundError, match="no labelled video"):
+        open_source(f"{tmp_path / 'mine'}.py:x={folder}")
+
+
+def test_earlier_names_of_training_data(videos: Path) -> None:
+    """Run folders and commands hold them: they mean the same."""
+    for old, new in (("selfmade", "pseudo_labels"), ("paste", "pseudo_labels:paste")):
+        one, other = (open_source(f"{name}={videos}") for name in (old, new))
+        made = [source.sequences[0].drawn(generator(1)) for source in (one, other)]
+        assert np.array_equal(made[0].source, made[1].source)
+        assert one.describe() == {**other.describe(), "entry": f"{old}={videos}"}
+    with pytest.raises(ValueError, match="paste, warp, cycle, not by 'glue'"):
+        open_source(f"pseudo_labels:glue={videos}")
 
 
 def test_a_warped_box_holds_the_same_picture() -> None:
@@ -279,8 +310,7 @@ def test_videos_of_one_frame_teach_too(tmp_path: Path) -> None:
     write(tmp_path / "one.mp4", picture(0, 1), 10)
     source = open_source(f"selfmade={tmp_path}")
     for i in range(6):
-        assert source.maker is not None
-        assert len(source.maker.make(source.sequences[0], generator(i)).targets) == 2
+        assert len(source.sequences[0].drawn(generator(i)).targets) == 2
 
 
 # ------------------------------------------------------------ what is taken over

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from dropmae.contracts import Model
 from dropmae.data.clips import Clips, Sequence, Share, batches
+from dropmae.nn.groups import decay_groups
 from dropmae.training import optim
 from dropmae.training.fit import Options, fit, plan
 
@@ -27,7 +28,7 @@ class Line(Model):
         self.steps: list[tuple[int, float]] = []
 
     def groups(self, options: Any) -> list[dict[str, Any]]:
-        return optim.decay_groups(self)
+        return decay_groups(self)
 
     def forward(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         x = batch["x"].float()

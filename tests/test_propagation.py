@@ -23,9 +23,8 @@ from dropmae.nn.vit import Positions, resize_positions, sincos_table
 from dropmae.ops import switch
 from dropmae.ops.affinity import Context, Window, propagate, reference
 from dropmae.ops.resampling import hard_labels, input_size, nearest_labels, resize_bytes, soft_labels
-from dropmae.speed import propagationspeed
 from dropmae.target import Target
-from dropmae.tasks.propagation import ELSEWHERE, PRESETS, Propagation, State, point_maps, strongest
+from dropmae.tasks.propagation import ELSEWHERE, PRESETS, Propagation, State, point_maps, speed, strongest
 
 PRESET_NAMES = sorted(PRESETS)
 
@@ -560,7 +559,7 @@ def test_settings_are_the_filled_in_ones() -> None:
 
 
 def test_speed_and_memory_are_measured_per_preset_in_a_process_of_its_own() -> None:
-    report = propagationspeed.measure("tiny", (64, 96), 2, 2, 1, ["crw"], precision="fp32")
+    report = speed.measure("tiny", (64, 96), 2, 2, 1, ["crw"], precision="fp32")
     row = report["crw"]
     assert row["grid"] == [4, 6]
     assert row["frames_per_s"] == pytest.approx(1 / row["seconds"])

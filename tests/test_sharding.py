@@ -20,8 +20,9 @@ from torch import Tensor, nn
 
 from dropmae.contracts import Model
 from dropmae.data.clips import Clips, Sequence
+from dropmae.nn.groups import decay_groups
 from dropmae.nn.vit import Block
-from dropmae.training import checkpoints, distributed, optim
+from dropmae.training import checkpoints, distributed
 from dropmae.training.fit import Options, fit
 
 
@@ -38,7 +39,7 @@ class Blocks(Model):
         self.poison = poison
 
     def groups(self, options: Any) -> list[dict[str, Any]]:
-        return optim.decay_groups(self)
+        return decay_groups(self)
 
     def forward(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         x = batch["x"]

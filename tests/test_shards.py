@@ -22,8 +22,8 @@ from dropmae import registry
 from dropmae.cli import main
 from dropmae.data import shards
 from dropmae.data.clips import Clips, Share, batches
+from dropmae.data.shards import find_sequences
 from dropmae.verbs.prepare import prepare
-from dropmae.verbs.pretrain import find_sequences
 from dropmae.video import Video, find, write
 
 

@@ -14,7 +14,7 @@ from PIL import Image
 from dropmae import registry, weights
 from dropmae.cli import main
 from dropmae.data.clips import Clips, Sequence, collate, generator
-from dropmae.data.sources import open_source
+from dropmae.data.mixture import open_source
 from dropmae.formats.labels import write_labels
 from dropmae.nn.vit import resize_positions
 from dropmae.rendering.synth import synth

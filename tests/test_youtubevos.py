@@ -15,7 +15,7 @@ from PIL import Image
 from dropmae.benchmarks.davis import DAVIS
 from dropmae.benchmarks.youtubevos import YouTubeVOS
 from dropmae.cli import main
-from dropmae.data.sources import open_source
+from dropmae.data.mixture import open_source
 from dropmae.engine import prompts_of
 from dropmae.formats.labels import LabelFolder, MatchedLabels, read_labels, write_labels
 from dropmae.target import Target

@@ -45,14 +45,14 @@ _NAMES = {
     "trust": "registry",
     "Video": "video",
     "Target": "target",
-    "Sequence": "data.clips",
+    "Sequence": "sequence",
 }
 
 
 if TYPE_CHECKING:  # what __getattr__ gives, for people's editors
-    from dropmae.data.clips import Sequence as Sequence
     from dropmae.registry import trust as trust
     from dropmae.rendering.synth import synth as synth
+    from dropmae.sequence import Sequence as Sequence
     from dropmae.target import Target as Target
     from dropmae.verbs.bench import bench as bench
     from dropmae.verbs.convert import convert as convert

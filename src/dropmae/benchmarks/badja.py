@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 from PIL import Image
@@ -15,11 +15,9 @@ from PIL import Image
 from dropmae.contracts import Benchmark
 from dropmae.formats.labels import LabelFolder
 from dropmae.metrics.keypoints import within
+from dropmae.sequence import Sequence
 from dropmae.storage import write_json
 from dropmae.target import Target
-
-if TYPE_CHECKING:
-    from dropmae.data.clips import Sequence
 
 JOINTS = 37
 CHIN = 34
@@ -102,8 +100,6 @@ class BADJA(Benchmark):
 
     def sequences(self, root: Path, split: str | None = None) -> list[Sequence]:
         """The animals whose frames are at hand (and, for scale "mask", whose masks are)."""
-        from dropmae.data.clips import Sequence
-
         root = Path(root)
         found = []
         for name, animal in self.annotations(root).items():

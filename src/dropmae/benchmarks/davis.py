@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -14,10 +14,8 @@ from PIL import Image
 from dropmae.contracts import Benchmark
 from dropmae.formats.labels import LabelFolder, MatchedLabels, label_ids, write_archive, write_folder, write_labels
 from dropmae.metrics.masks import assign, boundary_f, jaccard, statistics
+from dropmae.sequence import Sequence
 from dropmae.target import Target
-
-if TYPE_CHECKING:
-    from dropmae.data.clips import Sequence
 
 VOID = 255
 MAX_NAMES = 5
@@ -102,8 +100,6 @@ class DAVIS(Benchmark):
 
     def sequences(self, root: Path, split: str | None = None) -> list[Sequence]:
         """The videos of a split with their ground-truth masks; objects are numbered 1..K, 2016 has object 1 only."""
-        from dropmae.data.clips import Sequence
-
         images, masks = self.folder(root, "JPEGImages"), self.folder(root, "Annotations")
         clean = foreground if self.rules == "2016" else without_void
         found = []

@@ -5,17 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from dropmae.contracts import Benchmark
 from dropmae.metrics.boxes import centre_distances, iou
 from dropmae.metrics.masks import boundary_f, jaccard
+from dropmae.sequence import Sequence
 from dropmae.target import Target, empty, mask_boxes, read_targets, write_targets
-
-if TYPE_CHECKING:
-    from dropmae.data.clips import Sequence
 
 DISTANCES = (1, 2, 4, 8, 16)
 """Pixels within which a tracked point counts as found (Doersch et al., TAP-Vid, NeurIPS 2022), here at the size of the
@@ -33,6 +31,7 @@ class Folder(Benchmark):
     contours: bool = True
     """Score the contours of masks too (F)."""
 
+    train_split = None
     prompted = "appearance"
     """What a tracker is told: each object and point in the first frame that shows it."""
 
@@ -40,8 +39,6 @@ class Folder(Benchmark):
 
     def sequences(self, root: Path, split: str | None = None) -> list[Sequence]:
         """The annotated videos, named by their path below `root`; a split is a folder within it."""
-        from dropmae.data.clips import Sequence
-
         folder = Path(root) / (split or "")
         listed = read_targets(folder / "targets.jsonl")
         for name in listed:

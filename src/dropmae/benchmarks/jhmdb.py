@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 from PIL import Image
@@ -15,11 +15,9 @@ from PIL import Image
 from dropmae.contracts import Benchmark
 from dropmae.formats.arrays import read_array, read_dump, read_mat
 from dropmae.metrics.keypoints import joint_errors, mean_pck, pck, person_size
+from dropmae.sequence import Sequence
 from dropmae.storage import replacing
 from dropmae.target import Target
-
-if TYPE_CHECKING:
-    from dropmae.data.clips import Sequence
 
 # fmt: off
 JOINTS = (
@@ -70,8 +68,6 @@ class JHMDB(Benchmark):
 
     def sequences(self, root: Path, split: str | None = None) -> list[Sequence]:
         """The videos with their joints as points, visible where they lie inside the image."""
-        from dropmae.data.clips import Sequence
-
         found = []
         for name, pose in self.annotations(root, split).items():
             images = Path(root) / "Rename_Images" / name

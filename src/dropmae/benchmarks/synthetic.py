@@ -5,13 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from dropmae.benchmarks.folder import Folder
+from dropmae.sequence import Sequence
 from dropmae.target import Target
-
-if TYPE_CHECKING:
-    from dropmae.data.clips import Sequence
 
 
 @dataclass(kw_only=True)
@@ -20,6 +17,8 @@ class Synthetic(Folder):
 
     The default seed is not that of `dropmae synth`, so that an encoder trained on those has not seen these.
     """
+
+    train_split = "train"
 
     clips: int = 20
     """How many clips."""
@@ -41,15 +40,20 @@ class Synthetic(Folder):
 
     def sequences(self, root: Path, split: str | None = None) -> list[Sequence]:
         """The clips, rendered into `root` where they are not there yet; there are no splits."""
-        if split is not None:
-            raise ValueError(f"the synthetic benchmark has no split {split!r}; another seed gives other clips")
+        self.check_split(split)
         self.prepare(root)
         return super().sequences(root)
 
     def annotations(self, root: Path, split: str | None = None) -> dict[str, Mapping[int, Target]]:
         """What is known of the clips; see `sequences`."""
-        if split is not None:
-            raise ValueError(f"the synthetic benchmark has no split {split!r}; another seed gives other clips")
+        self.check_split(split)
         if not Path(root).is_file():
             self.prepare(root)
         return super().annotations(root)
+
+    @staticmethod
+    def check_split(split: str | None) -> None:
+        if split == "train":
+            raise ValueError("synthetic is for testing; render other clips with dropmae synth and give the folder")
+        if split is not None:
+            raise ValueError(f"the synthetic benchmark has no split {split!r}; another seed gives other clips")

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -14,10 +14,8 @@ from PIL import Image
 from dropmae.contracts import Benchmark
 from dropmae.formats.labels import LabelFolder, write_folder
 from dropmae.metrics.masks import class_scores, confusion
+from dropmae.sequence import Sequence
 from dropmae.target import Target
-
-if TYPE_CHECKING:
-    from dropmae.data.clips import Sequence
 
 # fmt: off
 CLASSES = (
@@ -63,8 +61,6 @@ class VIP(Benchmark):
 
     def sequences(self, root: Path, split: str | None = None) -> list[Sequence]:
         """The annotated frames of each video, numbered from 0, with class ids as object ids."""
-        from dropmae.data.clips import Sequence
-
         found, labels, images = [], self.labels(root), self.home(root) / "Images"
         for name in self.names(root, split):
             numbered = LabelFolder(labels / name).files

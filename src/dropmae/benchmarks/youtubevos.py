@@ -7,17 +7,15 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 
 from dropmae.contracts import Benchmark
 from dropmae.formats.labels import LabelFolder, MatchedLabels, label_ids, write_archive, write_folder
 from dropmae.metrics.masks import boundary_f, jaccard
+from dropmae.sequence import Sequence
 from dropmae.target import Target
-
-if TYPE_CHECKING:
-    from dropmae.data.clips import Sequence
 
 FPS = {"sampled": 6.0, "all": 30.0}
 """Frames per second of the two sets of images."""
@@ -103,8 +101,6 @@ class YouTubeVOS(Benchmark):
 
     def sequences(self, root: Path, split: str | None = None) -> list[Sequence]:
         """The videos of a split (valid where none is given) with their masks, read when asked for."""
-        from dropmae.data.clips import Sequence
-
         home = self.home(root, split)
         sampled = images = home / "JPEGImages"
         if self.rate == "all":

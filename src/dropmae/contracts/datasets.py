@@ -12,7 +12,7 @@ from dropmae.target import Target
 if TYPE_CHECKING:
     from collections.abc import Sequence as Listed
 
-    from dropmae.data.clips import Sequence
+    from dropmae.sequence import Sequence
 
 
 @dataclass(kw_only=True)

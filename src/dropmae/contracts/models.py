@@ -6,17 +6,15 @@ import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from dropmae.nn.groups import decay_groups
+from dropmae.sequence import Sequence
 from dropmae.target import FIELDS, Target
-from dropmae.training import optim
-
-if TYPE_CHECKING:
-    from dropmae.data.clips import Sequence
 
 
 class Model(nn.Module):
@@ -51,7 +49,7 @@ class Model(nn.Module):
 
     def groups(self, options: Any) -> list[dict[str, Any]]:
         """Parameter groups {"names", "lr", "decay"}: factors on the learning rate and on the weight decay."""
-        return optim.decay_groups(self)
+        return decay_groups(self)
 
     def after_step(self, step: int, progress: float) -> None:
         """Called after each optimizer step on what learns, for moving averages. Buffers and parameters that no group
@@ -141,6 +139,8 @@ class Task(Model):
     """Whether it works with any encoder as it is: assigned to `encoder`, then used."""
     frame_kind: ClassVar[str] = "picture"
     """What it goes through: pictures, uint8 [H, W, 3], or scans, float32 [P, C] ("scan")."""
+    layouts: ClassVar[tuple[Any, ...]] = ()
+    """Public files that it reads and writes: each a `weights.layouts.Layout`."""
     unused_official_tensors: ClassVar[tuple[str, ...]] = ()
     """Names of tensors that public files hold, nothing uses, and are kept only where a field says so."""
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
-from functools import cached_property, lru_cache, partial
-from pathlib import Path
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import lru_cache, partial
 from typing import Any, Literal
 
 import numpy as np
@@ -14,41 +13,11 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 
 from dropmae.data.augment import Crops, resized
 from dropmae.data.resample import pack
-from dropmae.formats.tracks import Truth
-from dropmae.target import Target
+from dropmae.sequence import Sequence as Sequence
 from dropmae.video import DamagedFrame, Video
 
 ATTEMPTS = 100
 """Replacements tried for one sample before training stops: then practically nothing can be read."""
-
-
-@dataclass(eq=False)
-class Sequence:
-    """A named video with what is known about its frames; the video is opened at first use.
-
-    `source` is a path (file, folder of images), an array or a Video; `targets` maps frame indices to Targets and is
-    empty for unlabelled video.
-    """
-
-    name: str
-    source: Any
-    targets: Mapping[int, Target] = field(default_factory=dict)
-    fps: float | None = None
-    """Frames per second, where the source does not tell or is wrong: folders of images."""
-    short_side: int | None = None
-    """Scale frames down to this short side while they are decoded."""
-
-    @cached_property
-    def video(self) -> Video:
-        """The frames; of a one-pass benchmark those that are annotated, should there be more."""
-        known = isinstance(self.source, Video)
-        video = self.source if known else Video(self.source, fps=self.fps, short_side=self.short_side)
-        extent = self.targets.extent if isinstance(self.targets, Truth) else None
-        return video if extent is None or extent >= len(video) else video[:extent]
-
-    def __repr__(self) -> str:
-        source = self.source if isinstance(self.source, (str, Path)) else type(self.source).__name__
-        return f"Sequence({self.name!r}, {source}, {len(self.targets)} targets)"
 
 
 def frame_pair(length: int, gap: tuple[int, int], rng: np.random.Generator) -> tuple[int, int]:
@@ -142,7 +111,7 @@ class Clips(Dataset):
 
     def make(self, position: int, rng: np.random.Generator) -> dict[str, Any]:
         """A sample of the sequence at `position`."""
-        return self.sample(self._opened(position), rng)
+        return self.sample(self._opened(position).drawn(rng), rng)
 
     def _opened(self, position: int) -> Sequence:
         """The sequence at `position`, opened anew unless it is the last one used, so that memory stays flat."""

@@ -17,7 +17,7 @@ from typing import Any
 
 from dropmae.data.clips import Sequence
 from dropmae.storage import replacing
-from dropmae.video import Piece
+from dropmae.video import Piece, find
 from dropmae.video.errors import broken
 from dropmae.video.frames import natural
 
@@ -173,6 +173,22 @@ def sequences(root: str | Path) -> list[Sequence] | None:
     if not rows:
         raise FileNotFoundError(f"{root}: holds no video")
     return [Sequence(row["name"], piece(index.place, row)) for row in rows]
+
+
+def find_sequences(folder: str | Path) -> list[Sequence]:
+    """All videos below a folder or in shards, in sorted order, named by their path in it; OSError without any."""
+    if (found := sequences(folder)) is not None:
+        return found
+    if "://" in str(folder):
+        raise FileNotFoundError(f"{folder}: holds no {INDEX}, which `prepare --shards` writes")
+    folder = Path(folder)
+    if not folder.exists():
+        raise FileNotFoundError(f"{folder}: no such folder")
+    paths = find(folder)
+    if not paths:
+        lost = f"; its tar files have no {INDEX}" if folder.is_dir() and any(folder.glob("*.tar")) else ""
+        raise FileNotFoundError(f"{folder}: holds no video{lost}")
+    return [Sequence(str(path.relative_to(folder)) if path != folder else path.name, path) for path in paths]
 
 
 def piece(place: Place, row: dict[str, Any]) -> Piece:

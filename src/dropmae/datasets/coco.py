@@ -4,23 +4,35 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence as Listed
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from dropmae.data.clips import Sequence
+from dropmae.contracts import Dataset
+from dropmae.sequence import Sequence
 from dropmae.target import Target
 
 
-class Coco(Listed[Sequence]):
+@dataclass(kw_only=True)
+class Coco(Dataset):
     """Every annotated object that is no crowd.
 
     Layout: <root>/annotations/instances_<split>2017.json, with the images in <root>/<split>2017/ or
-    <root>/images/<split>2017/. Boxes and names are kept in arrays: there are 860,000 of them.
+    <root>/images/<split>2017/.
     """
 
-    def __init__(self, root: Path, split: str = "train") -> None:
+    train_split = "train"
+
+    def sequences(self, root: Path, split: str | None = None) -> Listed[Sequence]:
+        return Objects(root, split or "train")
+
+
+class Objects(Listed[Sequence]):
+    """The objects of a split; their boxes and names are kept in arrays, since there are 860,000 of them."""
+
+    def __init__(self, root: Path, split: str) -> None:
         file = Path(root) / "annotations" / f"instances_{split}2017.json"
         folders = [Path(root) / f"{split}2017", Path(root) / "images" / f"{split}2017"]
         found = [folder for folder in folders if folder.is_dir()]

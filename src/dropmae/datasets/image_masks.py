@@ -1,6 +1,6 @@
 """Images with masks as sequences of one frame, from any folder that holds both.
 
-A task that needs motion makes it up (maskpairs.py). Data sets of this kind are DUTS, ECSSD, HRSOD, FSS-1000, VOC and
+A task that needs motion makes it up. Data sets of this kind are DUTS, ECSSD, HRSOD, FSS-1000, VOC and
 the like: masks are PNGs with the name of their image, beside it or in a folder of their own.
 """
 
@@ -8,16 +8,27 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence as Listed
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from dropmae.data.clips import Sequence
+from dropmae.contracts import Dataset
 from dropmae.formats.labels import LabelFolder, shaded
+from dropmae.sequence import Sequence
 from dropmae.video.frames import image_name, natural
 
 MASK_FOLDERS = ("mask", "annotation", "label", "segmentation", "gt", "ground")
 """Words in the name of a folder that holds masks."""
+
+
+@dataclass(kw_only=True)
+class ImageMasks(Dataset):
+    """Images with masks: every image below a folder that has one."""
+
+    def sequences(self, root: Path, split: str | None = None) -> Listed[Sequence]:
+        """There are no splits; a folder within `root` may be named as one."""
+        return Stills(Path(root) / (split or ""))
 
 
 class Stills(Listed[Sequence]):

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence as Listed
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,10 @@ import torch
 from PIL import Image, ImageDraw, ImageFilter
 from torch.nn import functional
 
-from dropmae.data.clips import Sequence, frame_pair
+from dropmae.contracts import Dataset
+from dropmae.data.clips import frame_pair
+from dropmae.data.shards import find_sequences
+from dropmae.sequence import Sequence
 from dropmae.target import Target, mask_boxes
 from dropmae.video import Video
 
@@ -33,26 +37,39 @@ ROUNDS = 8
 """Boxes tried, of which the most textured is taken."""
 
 
-@dataclass(eq=False)
-class SelfMade:
-    """Makes labelled sequences of two frames from the videos of a folder."""
+@dataclass(kw_only=True)
+class PseudoLabels(Dataset):
+    """Labels made from all videos below a folder; a split is one of the ways in which they are made."""
 
-    videos: Listed[Sequence]
+    def sequences(self, root: Path, split: str | None = None) -> Listed[Sequence]:
+        if split is not None and split not in WAYS:
+            raise ValueError(f"labels are made by {', '.join(WAYS)}, not by {split!r}")
+        videos = find_sequences(root)
+        ways = tuple(WAYS) if split is None else (split,)
+        return tuple(Unlabelled(one.name, one.source, videos=videos, ways=ways) for one in videos)
+
+
+@dataclass(eq=False, repr=False)
+class Unlabelled(Sequence):
+    """A video of which labelled sequences of two frames are made."""
+
+    videos: Listed[Sequence] = ()
+    """Where pieces of other videos come from."""
     ways: tuple[str, ...] = tuple(WAYS)
 
-    def make(self, sequence: Sequence, rng: Rng) -> Sequence:
+    def drawn(self, rng: Rng) -> Sequence:
         """Two frames uint8 [2, H, W, 3] of one size, with Targets of both. OSError where a video cannot be read."""
         shares = np.array([WAYS[way] for way in self.ways])
         way = self.ways[int(rng.choice(len(self.ways), p=shares / shares.sum()))]
         if way == "paste":
             donor = self.videos[int(rng.integers(len(self.videos)))]
             with Video(donor.source) as video:
-                frames, targets = paste(some_frames(sequence.video, GAP, rng), some_frames(video, (1, 8), rng), rng)
-        elif way == "cycle" and (found := cycle(sequence.video, rng)) is not None:
+                frames, targets = paste(some_frames(self.video, GAP, rng), some_frames(video, (1, 8), rng), rng)
+        elif way == "cycle" and (found := cycle(self.video, rng)) is not None:
             frames, targets = found
         else:
-            frames, targets = warp(some_frames(sequence.video, (1, 1), rng)[0], rng)
-        return Sequence(sequence.name, frames, dict(enumerate(targets)))
+            frames, targets = warp(some_frames(self.video, (1, 1), rng)[0], rng)
+        return Sequence(self.name, frames, dict(enumerate(targets)))
 
 
 def some_frames(video: Video, gap: tuple[int, int], rng: Rng) -> np.ndarray:

@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
@@ -18,10 +18,8 @@ from dropmae.formats.boxes import ResultFiles, format_boxes, format_seconds, rea
 from dropmae.formats.tracks import Clip, Result, Track, boxes_of
 from dropmae.metrics import protocols
 from dropmae.metrics.protocols import Protocol
+from dropmae.sequence import Sequence
 from dropmae.target import Target
-
-if TYPE_CHECKING:
-    from dropmae.data.clips import Sequence
 
 ProtocolName = Literal["official", "pytracking", "ostrack", "got10k", "pysot", "otb", "all"]
 Results = Mapping[str, Result | np.ndarray | Mapping[int, Target]]
@@ -69,8 +67,6 @@ class OnePass(Benchmark):
 
     def sequences(self, root: Path, split: str | None = None) -> list[Sequence]:
         """The videos of a split, the one that papers report where none is named; targets are a `Truth`."""
-        from dropmae.data.clips import Sequence  # it needs torch, which scoring does not
-
         return [Sequence(*clip) for clip in self.clips(Path(root), split)]
 
     def annotations(self, root: Path, split: str | None = None) -> dict[str, Track]:

@@ -10,8 +10,10 @@ import importlib.util
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +25,7 @@ from dropmae.data.augment import crop_box, crop_frames
 from dropmae.data.clips import Clips, Sequence, frame_pair, generator
 from dropmae.progress import say
 from dropmae.registry import load
-from dropmae.verbs.prepare import prepare
+from dropmae.speed.timing import in_turn, ratio
 from dropmae.video import Video, find
 
 VIDEOS = 8
@@ -45,12 +47,13 @@ class Loader:
     """Whether to tell what opening, table, frames and crops take of each pair."""
 
 
-def measure(videos: Path, image: int, rounds: int, seed: int) -> dict[str, dict[str, Any]]:
+def measure(videos: Path, image: int, rounds: int, seed: int, prepare: Callable[..., Any]) -> dict[str, dict[str, Any]]:
     """Pairs per second of one core, of `image` pixels a side, from up to eight videos spread over a folder.
 
     A pair is what a training sample is: two frames of a video that is opened anew, decoded, cropped, resized and
     flipped. Where decord is installed, the recipe of the official code (decord, Pillow) is timed on the same files;
-    videos that it cannot read are named and left out for all. FileNotFoundError where there is no video.
+    videos that it cannot read are named and left out for all. `prepare` is the verb. FileNotFoundError where there is
+    no video.
     """
     found = find(videos) if videos.exists() else []
     if importlib.util.find_spec("decord"):
@@ -78,12 +81,7 @@ def measure(videos: Path, image: int, rounds: int, seed: int) -> dict[str, dict[
             }
             if importlib.util.find_spec("decord"):
                 loaders["raw, decord recipe"] = Loader(_decord(raw, image, seed), raw)
-            rates: dict[str, list[float]] = {name: [] for name in loaders}
-            for number in range(rounds + 1):
-                for name, loader in loaders.items():
-                    rate = _rate(loader.sample, number)
-                    if number:
-                        rates[name].append(rate)
+            rates = in_turn({name: partial(_rate, one.sample, count()) for name, one in loaders.items()}, rounds)
             return {name: _row(loader, rates, name, image, seed) for name, loader in loaders.items()}
     finally:
         torch.set_num_threads(threads)
@@ -96,18 +94,18 @@ def _row(loader: Loader, rates: dict[str, list[float]], name: str, image: int, s
     stages = _stages(paths, image, seed) if loader.stages else dict.fromkeys(("open", "table", "frames", "crop"))
     return {
         "pairs_per_s": statistics.median(rates[name]),
-        "times_raw": statistics.median(a / b for a, b in zip(rates[name], rates["raw"])),
-        "times_decord": statistics.median(a / b for a, b in zip(rates[name], decord)) if decord else None,
+        "times_raw": ratio(rates[name], rates["raw"]),
+        "times_decord": ratio(rates[name], decord) if decord else None,
         "megabytes": sum(_bytes(path) for path in paths) / 1e6 / len(paths),
         **{f"{stage}_ms": value for stage, value in stages.items()},
     }
 
 
-def _rate(sample: Callable[[int], Any], number: int) -> float:
+def _rate(sample: Callable[[int], Any], numbers: Iterator[int]) -> float:
     """Pairs per second over SECONDS, the samples going on from round to round."""
     started, made = time.process_time(), 0
     while time.process_time() - started < SECONDS:
-        sample(number * 10_000 + made)
+        sample(next(numbers))
         made += 1
     return made / (time.process_time() - started)
 

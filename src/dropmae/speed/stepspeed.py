@@ -7,13 +7,12 @@ PyTorch's linear layers, and AdamW as it comes.
 
 from __future__ import annotations
 
-import multiprocessing
 import statistics
-import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import count
 from typing import Any
 
 import numpy as np
@@ -28,6 +27,7 @@ from dropmae.nn.vit import SIZES, Size
 from dropmae.ops import allocator, asad, noise, switch
 from dropmae.ops.attention import attention
 from dropmae.progress import Progress
+from dropmae.speed.timing import alone, explicit, in_turn, ratio, timed
 
 TEXTBOOK = "dropmae, textbook"
 MATRIX = {"cpu": 2048, "cuda": 8192}
@@ -78,23 +78,22 @@ def steps(settings: dict[str, Setting], rounds: int, memory: bool) -> dict[str, 
     peaks = {name: peak_memory(setting) if memory else None for name, setting in settings.items()}
     family: Family = {}
     run = {name: Step(setting, family) for name, setting in settings.items()}
-    times: dict[str, list[float]] = {name: [] for name in run}
-    rates: dict[bool, list[float]] = {setting.bf16: [] for setting in settings.values()}
-    progress = Progress((rounds + 1) * len(run), 0)
-    for number in range(rounds + 1):
-        for position, (name, step) in enumerate(run.items()):
-            seconds = step(number)
-            if number:
-                times[name].append(seconds)
-            progress.show(number * len(run) + position + 1, {"seconds": seconds})
-        for half, found in rates.items():
-            if number:
-                found.append(matrix_rate(device, half))
+    calls: dict[str, Callable[[], float]] = {**run}
+    halves = {half: f"products, {half}" for half in dict.fromkeys(setting.bf16 for setting in settings.values())}
+    calls |= {name: partial(matrix_rate, device, half) for half, name in halves.items()}
+    progress, taken = Progress((rounds + 1) * len(calls), 0), count(1)
+
+    def shown(call: Callable[[], float]) -> float:
+        found = call()
+        progress.show(next(taken), {"seconds": found})
+        return found
+
+    times = in_turn({name: partial(shown, call) for name, call in calls.items()}, rounds)
     progress.close()
     rows = {}
     for name, setting in settings.items():
         gigaflop = 3 * flop(setting) / 1e9
-        shares = [gigaflop * setting.batch / s / rate for s, rate in zip(times[name], rates[setting.bf16])]
+        shares = [gigaflop * setting.batch / s / rate for s, rate in zip(times[name], times[halves[setting.bf16]])]
         rows[name] = {
             "precision": "bf16" if setting.bf16 else "fp32",
             "seconds": statistics.median(times[name]),
@@ -108,16 +107,11 @@ def steps(settings: dict[str, Setting], rounds: int, memory: bool) -> dict[str, 
     return rows
 
 
-def ratio(times: list[float], others: list[float]) -> float:
-    """Median over the rounds of a ratio of times."""
-    return statistics.median(a / b for a, b in zip(times, others))
-
-
 Family = dict[frozenset[tuple[str, torch.Size]], tuple[nn.Module, torch.optim.Optimizer]]
 
 
 class Step:
-    """A training step: call it with the round's number for its seconds.
+    """A training step: each call takes the next samples and returns its seconds.
 
     Methods of the same parameters share them in `family`, so that many of them fit in memory.
     """
@@ -137,22 +131,24 @@ class Step:
         self.module = module
         if setting.compile:
             module.compile()
-        self.inputs = pictures(module, setting)
+        self.inputs, self.steps = pictures(module, setting), 0
 
-    def __call__(self, number: int) -> float:
+    def __call__(self) -> float:
         batch = self.setting.batch
-        index = torch.arange(number * batch, (number + 1) * batch, device=self.device)
-        half = torch.autocast(self.device.type, torch.bfloat16) if self.setting.bf16 else nullcontext()
-        wait(self.device)
-        started = time.perf_counter()
+        index = torch.arange(self.steps * batch, (self.steps + 1) * batch, device=self.device)
+        inputs = {**self.inputs, "index": index, "step": self.steps, "progress": 0.0}
+        self.steps += 1
         with switch.use("reference" if self.setting.method == TEXTBOOK else self.setting.form):
-            with half:
-                loss = self.module({**self.inputs, "index": index, "step": number, "progress": 0.0})["loss"]
-            loss.backward()
-            self.optimizer.step()
-            self.optimizer.zero_grad()
-        wait(self.device)
-        return time.perf_counter() - started
+            return timed(partial(learn, self.module, self.optimizer, inputs, self.setting.bf16), self.device).wall
+
+
+def learn(module: nn.Module, optimizer: torch.optim.Optimizer, batch: dict[str, Any], bf16: bool) -> None:
+    """Forward, backward and the optimizer's step on a batch that is on the device."""
+    with torch.autocast(batch["index"].device.type, torch.bfloat16, enabled=bf16):
+        loss = module(batch)["loss"]
+    loss.backward()
+    optimizer.step()
+    optimizer.zero_grad()
 
 
 def build(setting: Setting) -> Any:
@@ -193,11 +189,6 @@ def textbook(query: Tensor, key: Tensor, value: Tensor, count: int) -> Tensor:
     return torch.softmax(logits.masked_fill(dropped, float("-inf")), dim=-1) @ value
 
 
-def explicit(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """Plain attention with its matrix written out."""
-    return torch.softmax((query @ key.transpose(-2, -1)) * query.shape[-1] ** -0.5, dim=-1) @ value
-
-
 def operators(plain: Setting, rounds: int) -> dict[str, dict[str, Any]]:
     """Attention at the size of the decoder's, forward and backward, without and with dropout in each form."""
     shape, side = SIZES[plain.size], plain.image // SIZES[plain.size].patch
@@ -219,19 +210,13 @@ def operators(plain: Setting, rounds: int) -> dict[str, dict[str, Any]]:
         with switch.use(name):
             return asad.attention(query, key, value, count, stream)
 
+    def both(name: str) -> tuple[float, float]:
+        made: list[Tensor] = []
+        forward = timed(lambda: made.append(op(name)), device)
+        return forward.wall, timed(made[0].sum().backward, device).wall
+
     names = ("plain", "plain, PyTorch's", *switch.FORMS, "textbook")
-    times: dict[str, list[tuple[float, float]]] = {name: [] for name in names}
-    for number in range(rounds + 1):
-        for name in names:
-            wait(device)
-            started = time.perf_counter()
-            out = op(name)
-            wait(device)
-            between = time.perf_counter()
-            out.sum().backward()
-            wait(device)
-            if number:
-                times[name].append((between - started, time.perf_counter() - between))
+    times = in_turn({name: partial(both, name) for name in names}, rounds)
     totals = {name: [a + b for a, b in found] for name, found in times.items()}
     return {
         name: {
@@ -261,34 +246,26 @@ def matrix_rate(device: torch.device, half: bool) -> float:
     side, dtype = MATRIX[device.type], torch.bfloat16 if half else torch.float32
     a, b = torch.randn(2, side, side, device=device).to(dtype).unbind(0)
     a @ b
-    wait(device)
-    started = time.perf_counter()
-    for _ in range(4):
-        a @ b
-    wait(device)
-    return 4 * 2 * side**3 / (time.perf_counter() - started) / 1e9
 
+    def products() -> None:
+        for _ in range(4):
+            a @ b
 
-def wait(device: torch.device) -> None:
-    """Until the device has done what it was given."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+    return 4 * 2 * side**3 / timed(products, device).wall / 1e9
 
 
 def peak_memory(setting: Setting) -> float | None:
     """MB at most in use over two steps of a fresh process: of its tensors on a GPU, of all of it on a CPU."""
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(peak_of_process, (setting, torch.get_num_threads()))
+    return alone(peak_of_process, setting)
 
 
-def peak_of_process(setting: Setting, threads: int) -> float | None:
+def peak_of_process(setting: Setting) -> float | None:
     """`peak_memory`, in the process whose peak it is."""
-    torch.set_num_threads(threads)
     if setting.device == "cpu":
         allocator.keep_memory()
     step = Step(setting, {})
-    for number in range(2):
-        step(number)
+    for _ in range(2):
+        step()
     if setting.device != "cpu":
         return torch.cuda.max_memory_allocated(torch.device(setting.device)) / 2**20
     return machine.resident_peak()

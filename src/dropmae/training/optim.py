@@ -1,24 +1,9 @@
-"""Parameter groups, learning-rate schedule and durations."""
+"""Learning-rate schedule and durations."""
 
 from __future__ import annotations
 
 import math
 import re
-from typing import Any
-
-from torch import nn
-
-
-def decay_groups(module: nn.Module) -> list[dict[str, Any]]:
-    """Two groups {"names", "lr", "decay"}: no weight decay for vectors and biases, full decay for all else.
-
-    MAE's rule: mask token and frame identity embeddings are three-dimensional and therefore decay.
-    """
-    plain, decayed = [], []
-    for name, parameter in module.named_parameters():
-        if parameter.requires_grad:
-            (plain if parameter.ndim <= 1 or name.endswith(".bias") else decayed).append(name)
-    return [{"names": plain, "lr": 1.0, "decay": 0.0}, {"names": decayed, "lr": 1.0, "decay": 1.0}]
 
 
 def duration(text: str | int, epoch: float, total: int | None = None) -> int:

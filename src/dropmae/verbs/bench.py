@@ -28,6 +28,7 @@ from dropmae.speed import loadspeed, stepspeed, taskspeed
 from dropmae.speed.cluster import Cluster, Model, parse
 from dropmae.speed.simulation import simulate as simulated
 from dropmae.training import distributed
+from dropmae.verbs.prepare import prepare
 
 
 def bench(
@@ -98,7 +99,7 @@ def bench(
         result["steps"] = stepspeed.steps(stepspeed.contenders(plain, fp32, compile), rounds, memory)
         result["attention"] = stepspeed.operators(plain, max(rounds, 5))
     if videos is not None:
-        result["loading"] = loadspeed.measure(Path(videos), image, rounds, seed)
+        result["loading"] = loadspeed.measure(Path(videos), image, rounds, seed, prepare)
     show(result)
     return result
 
@@ -117,7 +118,7 @@ def simulation(
             where = distributed.pick_device(device)
             half = distributed.supports_bf16(where) if bf16 is None else bf16
             step = stepspeed.Step(replace(setting, device=str(where), bf16=half), {})
-            rate = batch / statistics.median([step(number) for number in range(rounds + 1)][1:])
+            rate = batch / statistics.median([step() for _ in range(rounds + 1)][1:])
             result["setting"] |= environment(where)
         cluster = replace(cluster, rate=rate)
     result["cluster"] = asdict(cluster)

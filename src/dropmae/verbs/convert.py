@@ -13,7 +13,7 @@ from dropmae.contracts import Task
 from dropmae.progress import say
 from dropmae.storage import replacing
 from dropmae.weights import official
-from dropmae.weights.layouts import LAYOUTS, named
+from dropmae.weights.layouts import layouts, named
 from dropmae.weights.official import Image
 
 OURS = "dropmae weights"
@@ -56,7 +56,7 @@ def convert(
     source, out = Path(source), Path(out)
     target = None if to is None else named(to)
     if target is None and out.suffix in (".pth", ".pt", ".tar"):
-        raise ValueError(f"{out}: weight files of ours end in .safetensors; --to writes one of {', '.join(LAYOUTS)}")
+        raise ValueError(f"{out}: weight files of ours end in .safetensors; --to writes one of {', '.join(layouts())}")
     if out.is_dir():
         raise ValueError(f"{out} is a folder: name the file to write")
     if source.resolve() == out.resolve():

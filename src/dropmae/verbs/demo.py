@@ -23,14 +23,16 @@ from PIL import Image
 from dropmae import machine, registry
 from dropmae.data.boxtracks import tracks_of
 from dropmae.data.clips import Clips, collate
+from dropmae.data.shards import find_sequences
 from dropmae.metrics.boxes import iou
 from dropmae.progress import duration_text, say
 from dropmae.rendering.synth import synth
+from dropmae.speed.stepspeed import learn
+from dropmae.speed.timing import wait
 from dropmae.storage import write_json
 from dropmae.target import read_targets
 from dropmae.training.fit import Options, plan
 from dropmae.verbs.prepare import prepare
-from dropmae.verbs.pretrain import find_sequences
 from dropmae.verbs.report import bind, figure, picture, section
 from dropmae.verbs.track import track
 from dropmae.video import Video
@@ -181,13 +183,9 @@ def pace(method: str, frames: Path, seed: int) -> float:
     for step in range(TIMED):
         started = time.perf_counter()
         batch = collate([clips[step * count + place] for place in range(count)])
-        inputs = {"frames": batch["frames"].to(how.device), "index": batch["index"].to(how.device), "seed": seed}
-        with torch.autocast(how.device.type, torch.bfloat16, enabled=how.bf16):
-            loss = module({**inputs, "step": step, "progress": 0.0})["loss"]
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        loss.item()
+        inputs = {name: batch[name].to(how.device) for name in ("frames", "index")}
+        learn(module, optimizer, {**inputs, "seed": seed, "step": step, "progress": 0.0}, how.bf16)
+        wait(how.device)
         seconds.append(time.perf_counter() - started)
     return statistics.median(seconds[TIMED // 3 :])
 

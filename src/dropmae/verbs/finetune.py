@@ -15,7 +15,7 @@ import dropmae
 from dropmae import declarations, registry, weights
 from dropmae.contracts import Taken
 from dropmae.data.clips import collate
-from dropmae.data.sources import Joined, Mixture, Source, open_source
+from dropmae.data.mixture import Joined, Mixture, Source, open_source
 from dropmae.progress import say
 from dropmae.training import checkpoints, distributed, optim
 from dropmae.training.fit import Options, Plan, fit
@@ -82,8 +82,9 @@ def finetune(task: str, data: Entries, *, init: Path | None = None, out: Path, *
 
     DATA entries are [NAME[:SPLIT]=]PATH[*RATIO]: a folder with a targets.jsonl; a data set in its own layout
     (got10k=DIR lasot=DIR trackingnet=DIR coco=DIR; with masks davis=DIR youtubevos=DIR); images with masks
-    (stills=DIR); or unlabelled videos of which labels are made (selfmade=DIR, or its parts paste=DIR, the only one with
-    masks, warp=DIR, cycle=DIR). Samples are drawn by the ratios. The same command on the same run folder continues it.
+    (image_masks=DIR); unlabelled videos of which labels are made (pseudo_labels=DIR, or its parts
+    pseudo_labels:paste=DIR, the only one with masks, :warp, :cycle); or a data set or benchmark in a .py file of your
+    own (my.py=DIR). Samples are drawn by the ratios. The same command on the same run folder continues it.
 
     Args:
         task: name of a task, or the path of a .py file that holds one.

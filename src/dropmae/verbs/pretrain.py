@@ -16,16 +16,15 @@ import torch
 
 import dropmae
 from dropmae import declarations, registry, weights
-from dropmae.data import shards
 from dropmae.data.clips import Clips, Sequence, collate, generator
 from dropmae.data.resident import reside
+from dropmae.data.shards import find_sequences
 from dropmae.names import utf8
 from dropmae.storage import write_json
 from dropmae.training import distributed
 from dropmae.training.fit import FREE, Options, fit
 from dropmae.verbs.inspection import snapshots
 from dropmae.verbs.report import finish
-from dropmae.video import find
 
 OPTIONS = Options
 PROBES = 64
@@ -88,22 +87,6 @@ def pretrain(
         return summary
     finally:
         distributed.stop()
-
-
-def find_sequences(folder: str | Path) -> list[Sequence]:
-    """All videos below a folder or in shards, in sorted order, named by their path in it; OSError without any."""
-    if (found := shards.sequences(folder)) is not None:
-        return found
-    if "://" in str(folder):
-        raise FileNotFoundError(f"{folder}: holds no {shards.INDEX}, which `prepare --shards` writes")
-    folder = Path(folder)
-    if not folder.exists():
-        raise FileNotFoundError(f"{folder}: no such folder")
-    paths = find(folder)
-    if not paths:
-        lost = f"; its tar files have no {shards.INDEX}" if folder.is_dir() and any(folder.glob("*.tar")) else ""
-        raise FileNotFoundError(f"{folder}: holds no video{lost}")
-    return [Sequence(str(path.relative_to(folder)) if path != folder else path.name, path) for path in paths]
 
 
 def describe(method: str, module: Any, options: Options, sequences: list[Sequence]) -> dict[str, Any]:

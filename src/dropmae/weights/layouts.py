@@ -9,8 +9,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cache
 from typing import Any
+
+from dropmae import registry
 
 Pairs = tuple[tuple[str, str], ...]
 Pieces = tuple[tuple[str, int], ...]
@@ -35,50 +38,6 @@ DECODER: Pairs = (*ENDS, *((f"decoder.blocks.*.{part}.*", f"decoder_blocks.*.{pa
 FRAMES: Pairs = (
     ("encoder.frame_embed.*", "temporal_pos_embed_*"),
     ("decoder.frame_embed.*", "decoder_temporal_pos_embed_*"),
-)
-BRANCHES = {"score": "ctr", "offset": "offset", "size": "size"}
-"""Our name of a branch of the trackers' head, and theirs."""
-TRACKER: Pairs = (
-    *((ours, f"backbone.{theirs}") for ours, theirs in ENCODER),
-    ("encoder.positions.table", "backbone.pos_embed_x"),
-    ("encoder.template_positions.table", "backbone.pos_embed_z"),
-    ("encoder.relic_token", "backbone.cls_token"),
-    ("encoder.relic_positions", "backbone.pos_embed"),
-    *(
-        (f"head.{ours}.{number}.{part}.*", f"box_head.conv{number + 1}_{theirs}.{part}.*")
-        for ours, theirs in BRANCHES.items()
-        for number in range(4)
-        for part in (0, 1)
-    ),
-    *((f"head.{ours}.4.*", f"box_head.conv5_{theirs}.*") for ours, theirs in BRANCHES.items()),
-)
-SEGMENTER: Pairs = (
-    *ENCODER,
-    ("encoder.mask_embed.*", "mask_patch_embed.proj.*"),
-    ("encoder.frame_embed.*", "temporal_pos_embed_*"),
-    ("decoder.twice.*", "fpn2.0.*"),
-    ("decoder.fourfold.0.*", "fpn1.0.*"),
-    ("decoder.fourfold.1.*", "fpn1.1.ln.*"),
-    ("decoder.fourfold.2.*", "fpn1.3.*"),
-    ("decoder.merge_twice.skip.*", "stcn_decoder.up_16_8.skip_conv.*"),
-    ("decoder.merge_fourfold.skip.*", "stcn_decoder.up_8_4.skip_conv.*"),
-    *(
-        (f"decoder.{ours}.{part}.*", f"stcn_decoder.{theirs}.{name}.*")
-        for ours, theirs in (
-            ("compress", "compress"),
-            ("merge_twice.out", "up_16_8.out_conv"),
-            ("merge_fourfold.out", "up_8_4.out_conv"),
-        )
-        for part, name in (("shortcut", "downsample"), ("conv1", "conv1"), ("conv2", "conv2"))
-    ),
-    ("decoder.pred.*", "stcn_decoder.pred.*"),
-    ("encoder.positions.table", "pos_embed_two_frame"),
-    # What the file must hold and no computation uses is written, and left out when it is read.
-    ("relic.cls_token", "cls_token"),
-    ("relic.positions", "pos_embed"),
-    ("relic.three_frames", "pos_embed_three_frame"),
-    ("relic.head.*", "head.*"),
-    ("relic.norm.*", "fc_norm.*"),
 )
 BRANCH_SCALES = (("attn.proj", "ls1"), ("mlp.fc2", "ls2"))
 """The last layer of a block's branches, and timm's name of what scales it."""
@@ -238,45 +197,6 @@ CLASSIFIER = ("head.*", "head_dist.*", "fc_norm.*", "pre_logits.*")
 LAYOUTS: dict[str, Layout] = {
     layout.name: layout
     for layout in (
-        Layout(
-            name="droptrack",
-            about="DropTrack (jimmy-dq/DropTrack): OSTrack with frame identity embeddings",
-            licence="none is stated for the DropTrack weights; the code of OSTrack, on which it builds, is MIT",
-            pairs=(*TRACKER, ("encoder.frame_embed.*", "backbone.temporal_pos_embed_*")),
-            positions={},
-            marks=("backbone.pos_embed_z", "backbone.temporal_pos_embed_z"),
-            entry="net",
-            fixed=False,
-            kind="tasks",
-            module="vot",
-        ),
-        Layout(
-            name="ostrack",
-            about="OSTrack (botaoye/OSTrack) with candidate elimination or without, and trackers built on it",
-            licence="OSTrack: MIT",
-            pairs=TRACKER,
-            positions={},
-            marks=("backbone.pos_embed_z",),
-            entry="net",
-            fixed=False,
-            kind="tasks",
-            module="vot",
-        ),
-        Layout(
-            name="dropseg",
-            about="DropSeg (jimmy-dq/DropSeg): masks carried through video",
-            licence="none is stated for the DropSeg weights; they start from DropMAE's, whose code derives from MAE's "
-            "(CC-BY-NC 4.0)",
-            pairs=SEGMENTER,
-            positions={"encoder": "pos_embed_two_frame"},
-            copies=2,
-            marks=("mask_patch_embed.proj.weight", "pos_embed_two_frame"),
-            idle=("cls_token", "pos_embed", "pos_embed_three_frame", "head.*", "fc_norm.*"),
-            entry=None,
-            fixed=False,
-            kind="tasks",
-            module="vos",
-        ),
         Layout(
             name="dropmae",
             about="DropMAE (jimmy-dq/DropMAE), whole or without its decoder",
@@ -456,11 +376,18 @@ LAYOUTS: dict[str, Layout] = {
         ),
     )
 }
-"""Every layout by name; the first whose marks a file has is the file's layout, so the most particular come first."""
+"""Layouts of encoders and methods by name, the most particular first; those of tasks are in their rooms."""
+
+
+@cache
+def layouts() -> dict[str, Layout]:
+    """Every layout by name; the first whose marks a file has is the file's layout."""
+    found = [(task, layout) for task in registry.names("tasks") for layout in registry.load("tasks", task).layouts]
+    return {layout.name: replace(layout, kind="tasks", module=task) for task, layout in found} | LAYOUTS
 
 
 def named(name: str) -> Layout:
     """The layout of that name; ValueError that lists the names where there is none."""
-    if name not in LAYOUTS:
-        raise ValueError(f"{name!r} is not a layout of public checkpoints: {', '.join(LAYOUTS)}")
-    return LAYOUTS[name]
+    if name not in layouts():
+        raise ValueError(f"{name!r} is not a layout of public checkpoints: {', '.join(layouts())}")
+    return layouts()[name]

@@ -22,7 +22,7 @@ from dropmae import registry, weights
 from dropmae.nn import vit
 from dropmae.opening import open_file
 from dropmae.weights import unpickle
-from dropmae.weights.layouts import LAYOUTS, Layout, Pieces, named
+from dropmae.weights.layouts import Layout, Pieces, layouts, named
 
 Grid = tuple[int, int]
 Image = int | tuple[int, int]
@@ -118,7 +118,7 @@ def examine(
     else:
         raise ValueError(f"{path} lacks {lead}{found.positions['encoder']}, its position table")
     if found.name == "dino" and not learned and asked is None:
-        found = LAYOUTS["mae"]  # a bare encoder with the sin-cos table is MAE's: its plain files have no decoder
+        found = layouts()["mae"]  # a bare encoder with the sin-cos table is MAE's: its plain files have no decoder
     if not {"decoder.embed.weight", "decoder.pred.weight"} & tensors.keys():
         unused += [f"{lead}{found.theirs(name)}" for name in tensors if name.startswith("decoder.")]
         tensors = {name: lazy for name, lazy in tensors.items() if not name.startswith("decoder.")}
@@ -407,7 +407,7 @@ def _choose(
     found: dict[str, tuple[Layout, str, str]] = {}
     for place, names in mappings.items():
         known: set[str] = set()
-        for candidate in [layout] if layout else LAYOUTS.values():
+        for candidate in [layout] if layout else layouts().values():
             anchor = candidate.theirs("encoder.patch_embed.weight") or ""
             for name in names:
                 lead = name.removesuffix(anchor)
@@ -418,7 +418,7 @@ def _choose(
                     found.setdefault(where, (candidate, place, lead))
                     known.add(name)
     if not found:
-        raise ValueError(f"{path} holds no encoder of the layouts {', '.join(LAYOUTS)}: no patch_embed.proj.weight")
+        raise ValueError(f"{path} holds no encoder of the layouts {', '.join(layouts())}: no patch_embed.proj.weight")
     if entry is not None:
         keep = [where for where in found if f"{where}.".startswith(f"{entry}.")]
         if len(keep) != 1:

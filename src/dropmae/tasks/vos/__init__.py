@@ -23,14 +23,15 @@ from torch.nn import functional
 from dropmae.contracts import Task
 from dropmae.data.clips import Sequence
 from dropmae.nn import masking
+from dropmae.nn.groups import decay_groups
 from dropmae.nn.vit import SIZES, Encoder, Size, resize_positions
 from dropmae.ops import noise
 from dropmae.target import Target, mask_boxes
 from dropmae.tasks.vos.frames import Canvas, canvas, decide, prompt_labels
+from dropmae.tasks.vos.layouts import LAYOUTS
 from dropmae.tasks.vos.memory import MemoryEncoder, drop_path, sincos
 from dropmae.tasks.vos.pyramid import MaskDecoder, aggregate, hard_share, hardest
 from dropmae.tasks.vos.samples import Changes, mask_sample
-from dropmae.training import optim
 
 PRESETS: dict[str, dict[str, Any]] = {
     "dropseg": {"size": "base", "image": 384, "memory": 1, "tell_later": False, "short_side": 0, "limit": 0},
@@ -86,6 +87,7 @@ class VOS(Task):
 
     takes = ("mask", "boxes")
     gives = ("mask", "boxes", "scores")
+    layouts = LAYOUTS
 
     # Model
     preset: Literal["dropseg", "light"] = "dropseg"
@@ -257,7 +259,7 @@ class VOS(Task):
     def groups(self, options: Any) -> list[dict[str, Any]]:
         """Vectors and biases do not decay; the encoder learns at its own rate where `encoder_rate` says so."""
         made = []
-        for group in optim.decay_groups(self):
+        for group in decay_groups(self):
             for lr, inside in ((self.encoder_rate, True), (1.0, False)):
                 names = [name for name in group["names"] if name.startswith("encoder.") == inside]
                 made.append({"names": names, "lr": lr, "decay": group["decay"]})

@@ -24,6 +24,7 @@ from dropmae.tasks._prompts import check_frame, describe, prompted_boxes
 from dropmae.tasks.vot import crops, head
 from dropmae.tasks.vot.encoder import PRETRAINED_ROWS, Judges, Look, OneStreamEncoder, inside_shares, judges, keep_rate
 from dropmae.tasks.vot.head import CentreHead, Maps
+from dropmae.tasks.vot.layouts import LAYOUTS
 from dropmae.tasks.vot.samples import adjusted, causal_pair, coarsened, jittered, smeared
 
 TRIES = 20
@@ -74,6 +75,7 @@ class VOT(Task):
 
     takes = ("boxes", "mask")
     gives = ("boxes", "scores")
+    layouts = LAYOUTS
     use = ("window", "inertia", "calibrate", "margin", "lost_below", "search_factor")
     unused_official_tensors = ("encoder.relic_token", "encoder.relic_positions")
 

@@ -1,4 +1,4 @@
-"""What a task is trained on: data sets in their own layouts, mixed by ratio, and labels made from unlabelled video."""
+"""What a task is trained on: data sets in their own layouts, mixed by ratio."""
 
 from __future__ import annotations
 
@@ -13,17 +13,19 @@ from typing import Any
 import numpy as np
 
 from dropmae import registry
-from dropmae.benchmarks.folder import Folder
 from dropmae.data.boxtracks import BoxTracks
-from dropmae.data.clips import Clips, Sequence, generator
-from dropmae.datasets.coco import Coco
-from dropmae.datasets.image_masks import Stills
-from dropmae.datasets.pseudo_labels import WAYS, SelfMade
+from dropmae.data.clips import Clips, generator
 from dropmae.names import utf8
-from dropmae.video import find
+from dropmae.sequence import Sequence
 
-IMAGES = "coco"
-"""Name of the layout that is no benchmark."""
+RENAMED = {
+    "stills": ("image_masks", None),
+    "selfmade": ("pseudo_labels", None),
+    **{way: ("pseudo_labels", way) for way in ("paste", "warp", "cycle")},
+}
+"""Earlier names of training data, which commands and run folders hold -> name and split."""
+PLAIN = "folder"
+"""The data set meant by a path without a name."""
 
 
 @dataclass(eq=False)
@@ -35,8 +37,6 @@ class Source:
     sequences: Listed[Sequence]
     ratio: float = 1.0
     """How often it is drawn from, beside the ratios of the others."""
-    maker: SelfMade | None = None
-    """Makes a labelled sequence of an unlabelled one."""
 
     def describe(self) -> dict[str, Any]:
         """What it is, for the run's configuration."""
@@ -49,48 +49,31 @@ class Source:
 def open_source(entry: str) -> Source:
     """The source that an entry names: [NAME[:SPLIT]=]PATH[*RATIO].
 
-    NAME is a benchmark (its train split is taken, unless another is named), coco, stills (images with masks), or how
-    labels are made of the unlabelled videos below PATH: selfmade, or one of its ways alone. Without a name PATH is a
-    folder with a targets.jsonl. ValueError for a name that is none, FileNotFoundError where there is nothing.
+    NAME is a data set or a benchmark, or a user's .py file with one; its train split is taken where none is named.
+    Without a name PATH is a folder with a targets.jsonl. ValueError for a name that is none, FileNotFoundError where
+    there is nothing.
     """
-    match = re.fullmatch(r"(?:(\w+)(?::(\w+))?=)?(.+?)(?:\*(\d+(?:\.\d+)?))?", str(entry), re.S)
+    match = re.fullmatch(r"(?:(\w+|[^=]+\.py)(?::(\w+))?=)?(.+?)(?:\*(\d+(?:\.\d+)?))?", str(entry), re.S)
     if match is None:
         raise ValueError(f"{entry!r} is no training data: write [NAME[:SPLIT]=]PATH[*RATIO]")
-    name, split, path, ratio = match[1], match[2], Path(match[3]), float(match[4] or 1)
+    path, ratio = Path(match[3]), float(match[4] or 1)
+    name, split = RENAMED.get(match[1], (match[1] or PLAIN, match[2]))
     if ratio <= 0:
         raise ValueError(f"{entry}: the ratio must be positive")
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such folder")
-    if name is None or name == "folder":
-        sequences = Folder().sequences(path, split)
-    elif name == IMAGES:
-        return Source(str(entry), Coco(path, split or "train"), ratio)
-    elif name == "stills":
-        return Source(str(entry), Stills(path), ratio)
-    elif name == "selfmade" or name in WAYS:
-        videos = unlabelled(path)
-        return Source(str(entry), videos, ratio, SelfMade(videos, tuple(WAYS) if name == "selfmade" else (name,)))
-    elif name == "synthetic":
-        raise ValueError(
-            f"{entry}: synthetic is for testing; render other clips with dropmae synth and give the folder"
-        )
-    elif name in registry.names("benchmarks"):
-        bench: Any = registry.load("benchmarks", name)()
-        sequences = bench.sequences(path, split or "train")
-    else:
-        known = ", ".join([*registry.names("benchmarks"), IMAGES, "stills", "selfmade", *WAYS])
-        raise ValueError(f"{entry}: {name!r} is no kind of training data; there are: {known}")
+    known = {folder: registry.names(folder) for folder in ("datasets", "benchmarks")}
+    folder = "benchmarks" if name in known["benchmarks"] else "datasets"
+    if not name.endswith(".py") and name not in known[folder]:
+        there = ", ".join(known["datasets"] + known["benchmarks"])
+        raise ValueError(f"{entry}: {name!r} is no kind of training data; there are: {there}")
+    cls: Any = registry.load(folder, name)
+    sequences = cls().sequences(path, split or cls.train_split)
     if not sequences:
         raise FileNotFoundError(f"{path}: holds no labelled video")
-    return Source(str(entry), [replace(one, targets=BoxTracks(one.targets)) for one in sequences], ratio)
-
-
-def unlabelled(folder: Path) -> list[Sequence]:
-    """All videos below a folder, named by their path in it."""
-    paths = find(folder)
-    if not paths:
-        raise FileNotFoundError(f"{folder}: holds no video")
-    return [Sequence(str(path.relative_to(folder)) if path != folder else path.name, path) for path in paths]
+    if isinstance(sequences, list):  # else they are made as they are asked for
+        sequences = [replace(one, targets=BoxTracks(one.targets)) for one in sequences]
+    return Source(str(entry), sequences, ratio)
 
 
 class Joined(Listed[Sequence]):
@@ -141,9 +124,3 @@ class Mixture(Clips):
         which = int(np.searchsorted(ratios, rng.random() * ratios[-1], "right"))
         count = len(joined.sources[which].sequences)
         return int(joined.ends[which]) - count + int(rng.integers(count))
-
-    def make(self, position: int, rng: np.random.Generator) -> dict[str, Any]:
-        """A sample of the sequence at `position`; where it has no labels, they are made first."""
-        maker = self.sequences.place(position)[0].maker
-        sequence = self._opened(position)
-        return self.sample(sequence if maker is None else maker.make(sequence, rng), rng)
