@@ -8,7 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
+from dropmae.training import distributed
 from test_layers import KNOWN, SOURCE, modules
 
 HOMES = ("machine.py", "processes.py", "ops/allocator.py")
@@ -82,3 +84,69 @@ def test_every_module_is_imported_without_what_only_linux_has() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip().splitlines()[-1] == "[]"
+
+
+VIDEOLESS = """
+import sys
+for name in ("av", "tyro"):
+    sys.modules[name] = None
+import numpy as np
+from pathlib import Path
+from dropmae.verbs.pretrain import pretrain
+root = Path(sys.argv[1])
+summary = pretrain(
+    "twinmae", root / "frames", out=root / "run", size="tiny", image=32, patch=16, global_batch=2, steps=2, workers=0
+)
+print(summary["steps"])
+"""
+
+
+@pytest.mark.slow
+def test_training_on_stored_frames_needs_no_video_library(tmp_path: Path) -> None:
+    import numpy as np
+
+    from conftest import moving_squares
+    from dropmae import video
+    from dropmae.verbs.prepare import prepare
+
+    for number in range(2):
+        video.write(tmp_path / "videos" / f"clip{number}.mp4", moving_squares(number))
+    prepare(tmp_path / "videos", tmp_path / "frames", frames=True, workers=1)
+    assert list((tmp_path / "frames").glob("*.frames"))
+    np.save(tmp_path / "frames" / "array.npy", moving_squares(2))
+    line = [sys.executable, "-c", VIDEOLESS, str(tmp_path)]
+    done = subprocess.run(line, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip().splitlines()[-1] == "2"
+
+
+@pytest.mark.parametrize("name", ["gpu", "cuda:x", "cuda:-1", "0", "meta", "", "cuda:0:1"])
+def test_a_device_that_is_none_is_named(name: str) -> None:
+    with pytest.raises(ValueError, match="no such kind of device; say auto, cpu, cuda, cuda:N or mps"):
+        distributed.pick_device(name)
+
+
+@pytest.mark.parametrize(
+    ("gpus", "mps", "name", "picked"),
+    [
+        (0, False, "auto", "cpu"),
+        (0, True, "auto", "mps"),
+        (2, True, "auto", "cuda:0"),
+        (2, False, "cuda:1", "cuda:1"),
+        (0, True, "mps", "mps"),
+        (2, False, "cuda:2", "GPUs are numbered from 0, and this machine has 2"),
+        (0, False, "cuda", "this machine has no CUDA device"),
+        (0, False, "mps:0", "this machine has no MPS device"),
+    ],
+)
+def test_the_device_that_is_there_is_picked(
+    gpus: int, mps: bool, name: str, picked: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda number: None)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
+    if " " in picked:
+        with pytest.raises(ValueError, match=picked):
+            distributed.pick_device(name)
+    else:
+        assert str(distributed.pick_device(name)) == picked

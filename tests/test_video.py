@@ -19,7 +19,7 @@ import pytest
 from PIL import Image
 
 from dropmae.video import DamagedFrame, Video, Writer, files, find, write, write_store
-from dropmae.video.container import local
+from dropmae.video.addresses import local
 from dropmae.video.decoder import Decoder
 
 STEP = np.array([3, 2])

@@ -22,20 +22,21 @@ def is_main() -> bool:
 
 def pick_device(name: str = "auto") -> torch.device:
     """The device this process computes on; "auto" takes its own GPU where there is one."""
+    there = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}
     if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise ValueError(f"--device {name}: no such kind of device; say auto, cpu, cuda, cuda:N or mps") from None
-    if device.type == "cuda":
-        if not torch.cuda.is_available():
-            raise ValueError(f"--device {name}: this machine has no CUDA device that torch can use")
-        device = torch.device(
-            "cuda", device.index if device.index is not None else int(os.environ.get("LOCAL_RANK", "0"))
-        )
-        torch.cuda.set_device(device)
-    return device
+        name = next(kind for kind in ("cuda", "mps", "cpu") if there[kind])
+    kind, colon, index = str(name).partition(":")
+    if kind not in there or (colon and not index.isdecimal()):
+        raise ValueError(f"--device {name}: no such kind of device; say auto, cpu, cuda, cuda:N or mps")
+    if not there[kind]:
+        raise ValueError(f"--device {name}: this machine has no {kind.upper()} device that torch can use")
+    if kind != "cuda":
+        return torch.device(kind)
+    number = int(index or os.environ.get("LOCAL_RANK", "0"))
+    if number >= there[kind]:
+        raise ValueError(f"--device {name}: GPUs are numbered from 0, and this machine has {there[kind]}")
+    torch.cuda.set_device(number)
+    return torch.device("cuda", number)
 
 
 def start(device: torch.device) -> None:

@@ -15,23 +15,33 @@ import threading
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, overload
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import numpy as np
 
 from dropmae.opening import load_array, open_file
-from dropmae.video.container import is_address, local
+from dropmae.video.addresses import is_address, local
 from dropmae.video.errors import DamagedFrame, broken
-from dropmae.video.files import File, Live
 from dropmae.video.frames import IMAGES, Arrays, Media, Piece, folder_pieces, tar_pieces
 from dropmae.video.images import Pictures, open_images
 from dropmae.video.listing import find
 from dropmae.video.motion import BLOCK
 from dropmae.video.scans import Scans, scan_files
 from dropmae.video.store import DistantStore, open_store, write_store
-from dropmae.video.writer import Writer, write
+
+if TYPE_CHECKING:
+    from dropmae.video.writer import Writer, write
 
 __all__ = ["BLOCK", "DamagedFrame", "Piece", "Video", "Writer", "find", "write", "write_store"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in ("Writer", "write"):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from dropmae.video import writer
+
+    return getattr(writer, name)
+
 
 LIVE = ("rtsp://", "rtmp://", "rtp://", "srt://", "udp://", "tcp://")
 """Addresses of streams that cannot be rewound."""
@@ -243,6 +253,8 @@ def picked(indices: Any, length: int, name: str) -> list[int]:
 def open_media(source: Any, short_side: int | None, threads: int) -> Media:
     """Recognises what `source` is, by its content where it is a file."""
     if is_live(source):
+        from dropmae.video.files import Live
+
         return Live(source, short_side, threads)
     if isinstance(source, np.ndarray):
         return Arrays(source, short_side)
@@ -257,7 +269,7 @@ def open_media(source: Any, short_side: int | None, threads: int) -> Media:
     if not isinstance(source, (str, Path)):
         raise ValueError(f"a Video is made of a path, an array or a list of either, not of {type(source).__name__}")
     if is_address(source):
-        return File(str(source), str(source), short_side, threads)
+        return encoded(str(source), str(source), short_side, threads)
     path = str(source).removeprefix("file://")
     if "::" in path and not os.path.lexists(path):
         pieces = tar_pieces(*path.split("::", 1))
@@ -265,7 +277,7 @@ def open_media(source: Any, short_side: int | None, threads: int) -> Media:
             return Pictures(pieces, short_side)
         if Path(pieces[0].name).suffix.lower() in IMAGES:
             return open_images(pieces[0], short_side)
-        return File(path, pieces[0].url, short_side, threads)
+        return encoded(path, pieces[0].url, short_side, threads)
     if os.path.isdir(path):
         if scans := scan_files(path):
             return Scans(scans)
@@ -280,7 +292,14 @@ def open_media(source: Any, short_side: int | None, threads: int) -> Media:
         return Arrays(open_array(path), short_side)
     if (store := open_store(path)) is not None:
         return Arrays(store[0], short_side, store[1])
-    return File(path, local(path), short_side, threads, form="mov" if head[4:] == b"ftyp" else None)
+    return encoded(path, local(path), short_side, threads, form="mov" if head[4:] == b"ftyp" else None)
+
+
+def encoded(name: str, url: Any, short_side: int | None, threads: int, form: str | None = None) -> Media:
+    """What FFmpeg decodes; its library is loaded for the first of them, and stored frames do without."""
+    from dropmae.video.files import File
+
+    return File(name, url, short_side, threads, form)
 
 
 def open_piece(piece: Piece, short_side: int | None, threads: int) -> Media:
@@ -292,7 +311,7 @@ def open_piece(piece: Piece, short_side: int | None, threads: int) -> Media:
         if store is None:
             raise broken(piece.name, "not a frame store; the shard is damaged")
         return Arrays(store[0], short_side, store[1])
-    return File(piece.name, piece.read() if piece.remote else piece.url, short_side, threads, form="mov")
+    return encoded(piece.name, piece.read() if piece.remote else piece.url, short_side, threads, form="mov")
 
 
 def open_array(path: str) -> np.ndarray:

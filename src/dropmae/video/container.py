@@ -7,7 +7,6 @@ pictures themselves, and only the protocols that the source itself needs.
 
 from __future__ import annotations
 
-import re
 from typing import Any, cast
 
 import av
@@ -29,18 +28,6 @@ FORMATS = (
 STREAMS = "rtsp,rtp,sdp,rtp_mpegts"
 """Formats of what an address may answer, beside those of files."""
 NETWORK = "http,https,httpproxy,ftp,tcp,tls,udp,udplite,rtp,rtsp,srtp,srt,rtmp,rtmpe,rtmps,rtmpt,rtmpte,rtmpts"
-ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
-
-
-def is_address(source: object) -> bool:
-    """Whether what a caller gave is an address; a Path never is one."""
-    return isinstance(source, str) and bool(ADDRESS.match(source)) and not source.startswith("file://")
-
-
-def local(path: str, start: int = 0, length: int | None = None) -> str:
-    """A local file, or a part of it, as FFmpeg opens it and nothing else."""
-    whole = f"file:{path}"
-    return whole if length is None else f"subfile,,start,{start},end,{start + length},,:{whole}"
 
 
 def open_container(name: str, url: str | Any, form: str | None = None, camera: bool = False) -> Any:

@@ -11,7 +11,7 @@ from typing import Any
 import av
 import numpy as np
 
-from dropmae.video.container import is_address
+from dropmae.video.addresses import is_address
 from dropmae.video.decoder import Decoder, Picture, rotation, side_data, turned
 from dropmae.video.errors import DamagedFrame
 from dropmae.video.frames import FPS, Frame, fitted

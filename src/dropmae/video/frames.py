@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from dropmae.opening import open_file
-from dropmae.video.container import local
+from dropmae.video.addresses import local
 from dropmae.video.errors import broken
 
 FPS = 30.0
