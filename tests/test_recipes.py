@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 import subprocess
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dropmae import cli
+from dropmae import cli, video
 from dropmae.target import read_targets
 from dropmae.weights import SHIPPED
 
@@ -67,6 +68,9 @@ def test_every_command_is_understood(recipe: Path, tmp_path: Path) -> None:
     for words in commands(recipe, tmp_path):
         name, rest = Path(words[0]).name, words[1:]
         if name != "dropmae":
+            if rest and rest[0].endswith(".py"):
+                compile(Path(rest[0]).read_text(), rest[0], "exec")
+                found += 1
             if "dropmae" not in rest:
                 continue
             rest = rest[rest.index("dropmae") + 1 :]
@@ -107,3 +111,26 @@ def test_the_settings_of_a_tracker_are_tried_on_any_davis(tmp_path: Path) -> Non
         cells = [float(cell) for cell in row.strip("| ").split(" | ")[2:]]
         assert cells[0] == pytest.approx(np.mean(cells[1:]), abs=1e-3)
         assert 0.5 < cells[1] <= 1  # four pixels to the right
+
+
+def test_the_gpu_check_goes_through_on_a_cpu(tmp_path: Path) -> None:
+    pytest.importorskip("cv2", reason="the check decodes with OpenCV, of the extra `bench`")
+    for number in range(2):
+        frames = np.random.default_rng(number).integers(0, 256, (1, 10, 12, 3), np.uint8).repeat(8, 0)
+        video.write(tmp_path / "videos" / f"{number}.mp4", frames.repeat(8, 1).repeat(8, 2))
+    script = Path(__file__).parent.parent / "recipes" / "gpu-check.sh"
+    environment = {**os.environ, "DRY": "1", "PYTHON": sys.executable}
+    words = ["bash", str(script), str(tmp_path / "videos"), str(tmp_path / "out")]
+    done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    found = json.loads((tmp_path / "out" / "gpu-check.json").read_text())
+    assert found["prepare"] == {"videos": 2, "frames": 16}
+    assert found["kernel_tests"]["passed"]
+    assert found["kernel_error"]["float32"]["output"] < 1e-5
+    assert found["kernel_error"]["bfloat16"]["gradient"] < 0.05
+    assert {"twinmae", "dropmae"} <= found["bench"]["steps"].keys()
+    assert len(found["goals"]) == 3
+    assert set(found["training"]) == {"twinmae", "dropmae"}
+    written = sorted(path.name for path in (tmp_path / "out").iterdir() if path.is_file())
+    assert written == ["dropmae-metrics.jsonl", "dropmae.safetensors", "gpu-check.json", "twinmae-metrics.jsonl",
+                       "twinmae.safetensors"]  # fmt: skip
