@@ -18,7 +18,7 @@ from dropmae.loading import untrained
 from dropmae.rendering.synth import Rendering, render
 from dropmae.target import FIELDS, Target, redacted, says_something
 
-EVERY = [(folder, name) for folder in contracts.KINDS if folder != "datasets" for name in registry.names(folder)]
+EVERY = [(folder, name) for folder in contracts.KINDS for name in registry.names(folder)]
 TASKS = registry.names("tasks")
 LIGHT: dict[str, Any] = {"size": "tiny", "image": 64}
 

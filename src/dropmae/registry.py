@@ -63,7 +63,7 @@ def load(folder: str, name: str) -> type:
     for attribute, value in vars(module).items():
         if (
             inspect.isclass(value)
-            and attribute.lower() == stem.replace("_", "").lower()
+            and attribute.replace("_", "").lower() == stem.replace("_", "").lower()
             and value.__module__.startswith(module.__name__)
         ):
             made = contracts.conform(folder, value, name)
