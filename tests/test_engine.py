@@ -351,3 +351,55 @@ def test_settings_as_text() -> None:
     for name, text in (("flag", "maybe"), ("pair", "1"), ("share", "x")):
         with pytest.raises(ValueError, match=name):
             registry.parsed(Row, {name: text})
+
+
+OLD_STYLE = '''"""As files were written before there were contracts to inherit."""
+from dataclasses import dataclass
+from typing import ClassVar
+import numpy as np
+import torch
+from torch import nn
+from dropmae.target import Target
+from dropmae.training import optim
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
+class Older(nn.Module):
+    """Flow that is nowhere."""
+
+    lag: ClassVar[int] = 1
+
+    def __post_init__(self):
+        super().__init__()
+        self.encoder = nn.Linear(1, 1)
+
+    def forward(self, batch):
+        return {"loss": self.encoder.weight.sum()}
+
+    def groups(self, options):
+        return optim.decay_groups(self)
+
+    def start(self, frame, target):
+        return 0, frame
+
+    def step(self, state, frame, prompt=None):
+        flow = np.zeros((*frame.shape[:2], 2), np.float32)
+        return (state[0] + 1, frame), {state[0]: Target(ids=np.zeros(0, np.int64), flow=flow)}
+
+    def finish(self, state):
+        return {state[0]: Target(ids=np.zeros(0, np.int64))}
+'''
+
+
+def test_a_class_that_inherits_no_contract_gets_its_defaults(tmp_path: Path) -> None:
+    (tmp_path / "older.py").write_text(OLD_STYLE)
+    cls: Any = registry.load("tasks", str(tmp_path / "older.py"))
+    assert issubclass(cls, Task)
+    assert registry.load("tasks", str(tmp_path / "older.py")) is cls
+    task = cls()
+    assert (task.takes, task.lag, task.answers_first) == ((), 1, False)
+    assert [group["names"] for group in task.groups(None)] == [["encoder.bias"], ["encoder.weight"]]
+    found = list(Engine(task, "cpu").session().follow(enumerate(clip(4))))
+    assert [answer.target.flow is not None for answer in found] == [True, True, True, False]
+    weights.save(task, tmp_path / "w.safetensors")
+    assert type(weights.load(tmp_path / "w.safetensors", code=tmp_path / "older.py")) is cls

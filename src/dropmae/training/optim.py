@@ -5,6 +5,10 @@ from __future__ import annotations
 import math
 import re
 
+from dropmae.nn.groups import decay_groups
+
+__all__ = ["cosine", "decay_groups", "duration"]  # decay_groups: its name here works for one version
+
 
 def duration(text: str | int, epoch: float, total: int | None = None) -> int:
     """Steps that a duration means: "1000" steps, "40ep" epochs of `epoch` steps each, "5%" of `total` steps."""
