@@ -14,13 +14,18 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dropmae.benchmarks.davis import DAVIS, write_foreground
+from dropmae.benchmarks.davis import DAVIS, foreground_png
 from dropmae.cli import main
 from dropmae.formats.labels import LabelFolder, read_labels, write_labels
+from dropmae.storage import write_bytes
 from dropmae.target import Target
 from dropmae.verbs.evaluate import score
 
 NAMES = ("one", "two", "three")
+
+
+def write_foreground(path: Path, mask: np.ndarray) -> None:
+    write_bytes(path, foreground_png(mask))
 
 
 def same(found: float | None, expected: float, scale: float = 1.0) -> bool:

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dropmae.formats.labels import PALETTE, LabelFolder, read_labels, write_folder, write_labels
+from dropmae.formats.labels import PALETTE, LabelFolder, label_png, read_labels, write_labels
+from dropmae.storage import write_folder
 
 MASK = np.array([[0, 1, 2], [3, 255, 20]], np.uint8)
 
@@ -68,7 +69,7 @@ def test_bad_files_are_named(tmp_path: Path) -> None:
 
 
 def test_folders_are_lazy_and_whole(tmp_path: Path) -> None:
-    write_folder(tmp_path / "clip", {"00000.png": MASK, "00007.png": MASK[:, :1]})
+    write_folder(tmp_path / "clip", {"00000.png": MASK, "00007.png": MASK[:, :1]}, label_png)
     (tmp_path / "clip" / "notes.png").write_text("not a frame")
     folder = LabelFolder(tmp_path / "clip")
     assert list(folder) == [0, 7]
@@ -78,10 +79,10 @@ def test_folders_are_lazy_and_whole(tmp_path: Path) -> None:
     assert mask.tolist() == [[0], [3]]
     with pytest.raises(KeyError):
         folder[1]
-    write_folder(tmp_path / "clip", {"00001.png": MASK})
+    write_folder(tmp_path / "clip", {"00001.png": MASK}, label_png)
     assert list(LabelFolder(tmp_path / "clip")) == [1]
 
-    def fail(path: Path, mask: np.ndarray) -> None:
+    def fail(mask: np.ndarray) -> bytes:
         raise OSError("disk full")
 
     with pytest.raises(OSError, match="disk full"):
@@ -90,6 +91,6 @@ def test_folders_are_lazy_and_whole(tmp_path: Path) -> None:
 
 
 def test_one_number_twice(tmp_path: Path) -> None:
-    write_folder(tmp_path / "clip", {"1.png": MASK, "00001.png": MASK})
+    write_folder(tmp_path / "clip", {"1.png": MASK, "00001.png": MASK}, label_png)
     with pytest.raises(OSError, match="twice"):
         list(LabelFolder(tmp_path / "clip"))

@@ -17,14 +17,17 @@ from dropmae import registry
 SOURCE = Path(dropmae.__file__).parent
 
 LAYERS = [
-    {"_moved", "machine", "names", "ops", "storage"},
-    {"nn", "opening", "progress", "target"},
-    {"video"},
+    {"_moved", "machine", "names", "processes"},
+    {"storage"},
+    {"ops"},
+    {"interruption", "nn", "opening", "progress", "target"},
+    {"locks", "video"},
     {"formats", "rendering"},
     {"sequence"},
     {"contracts"},
     {"registry", "metrics"},
-    {"benchmarks", "data", "declarations", "runs", "weights"},
+    {"benchmarks", "data", "declarations", "weights"},
+    {"runs"},
     {"datasets", "loading", "manual", "methods", "training", "visualize"},
     {"cli", "engine"},
     {"__main__", "evaluation", "exports", "speed", "web"},

@@ -9,10 +9,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dropmae.benchmarks.vip import VIP, write_grey
+from dropmae.benchmarks.vip import VIP
 from dropmae.cli import main
-from dropmae.formats.labels import LabelFolder
+from dropmae.formats.labels import LabelFolder, grey_png
+from dropmae.storage import write_bytes
 from dropmae.target import Target
+
+
+def write_grey(path: Path, mask: np.ndarray) -> None:
+    write_bytes(path, grey_png(mask.astype(np.uint8)))
 
 
 def test_equals_the_reference_miou(test_data: Path) -> None:

@@ -7,11 +7,15 @@
     video = dropmae.Video("clip.mp4")
 
 Every verb of the command line has the same name here. Nothing heavy is imported before it is used.
+
+Threads that wait let others work: OMP_WAIT_POLICY=PASSIVE is set, unless it is set already, and holds where this is
+imported before torch. Beside other busy processes the default, to spin, is many times slower.
 """
 
 from __future__ import annotations
 
 import importlib
+import os
 from typing import TYPE_CHECKING, Any
 
 from dropmae import _moved
@@ -19,6 +23,8 @@ from dropmae import _moved
 __version__ = "0.1.0"
 
 _moved.install()
+for _name, _value in (("OMP_WAIT_POLICY", "PASSIVE"), ("KMP_BLOCKTIME", "0")):  # libgomp's; Intel's and LLVM's
+    os.environ.setdefault(_name, _value)
 
 VERBS = {
     "demo": "verbs.demo",

@@ -22,7 +22,7 @@ from types import NoneType, UnionType
 from typing import Any, Union, get_args, get_origin
 
 import dropmae
-from dropmae import declarations, manual, registry
+from dropmae import declarations, interruption, manual, registry
 from dropmae.declarations import Flag
 from dropmae.names import printable
 
@@ -192,16 +192,18 @@ def main(argv: list[str] | None = None) -> int:
             registry.trust(file)
         function, values = parse(argv)
         # With --json stdout is one JSON object: what a verb prints for other programs goes to people then.
-        with contextlib.redirect_stdout(sys.stderr) if switches["--json"] else contextlib.nullcontext():
+        told = contextlib.redirect_stdout(sys.stderr) if switches["--json"] else contextlib.nullcontext()
+        with interruption.Stop(urgent=True), told:
             result = function(**values)
             if hasattr(result, "finish"):  # work that is done step by step: here all of it
                 result = result.finish()
         if switches["--json"]:
             print(json.dumps(result, default=str, allow_nan=False))
         return 0
-    except KeyboardInterrupt:
-        print("dropmae: interrupted", file=sys.stderr)
-        return 130
+    except KeyboardInterrupt as error:
+        kept = f": {error}" if str(error) else ""
+        print(f"dropmae: interrupted{kept}", file=sys.stderr)
+        return error.code if isinstance(error, interruption.Interrupted) else 130
     except Exception as error:
         if switches["--debug"]:
             raise

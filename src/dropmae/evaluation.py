@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import multiprocessing
+import signal
 import time
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -14,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 from dropmae import machine, registry
 from dropmae.contracts import Benchmark
+from dropmae.interruption import Interrupted, serve, working
 from dropmae.progress import Progress
-from dropmae.storage import write_json
+from dropmae.storage import below, write_json
 from dropmae.target import FIELDS, Target, redacted, says_something
 
 if TYPE_CHECKING:
@@ -50,7 +52,7 @@ class Evaluation:
 
     def note(self, name: str) -> Path:
         """Where it is noted that a sequence is done."""
-        return Path(self.out) / DONE / f"{name}.json"
+        return below(Path(self.out) / DONE, f"{name}.json")
 
     def done(self, name: str) -> bool:
         """Whether a sequence is done; one with frames that could not be read is tried again."""
@@ -91,24 +93,9 @@ def first_label(sequences: Any) -> Target | None:
     return None
 
 
-def claim(out: Path, config: dict[str, Any]) -> None:
-    """Makes `out` the folder of this evaluation, or checks that it already is; ValueError that names what differs."""
-    config = json.loads(json.dumps(config, default=str))
-    path = out / "config.json"
-    if path.is_file():
-        old = {"engine": {"precision": "fp32"}} | json.loads(path.read_text())  # older ones had no choice
-        differing = [
-            f"{part}.{name} was {old.get(part, {}).get(name)!r}, now {config[part].get(name)!r}"
-            for part in config
-            for name in sorted({*config[part], *old.get(part, {})})
-            if old.get(part, {}).get(name) != config[part].get(name)
-        ]
-        if differing:
-            raise ValueError(f"{out} belongs to another evaluation: {'; '.join(differing)}. Choose another --out")
-    elif out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ValueError(f"{out} exists and is no folder of an evaluation; choose another --out")
-    else:
-        write_json(path, config)
+def begun(out: Path) -> bool:
+    """Whether a sequence is done in the folder of an evaluation."""
+    return any((out / DONE).rglob("*.json"))
 
 
 def spread(job: Evaluation, engine: Any, bench: Benchmark, sequences: Any, pending: list[int], workers: int) -> None:
@@ -131,7 +118,7 @@ def spread(job: Evaluation, engine: Any, bench: Benchmark, sequences: Any, pendi
             refuse(failed, len(sequences))
             return
         context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(workers, context, prepare_worker, (job, max(1, cores // workers))) as pool:
+        with working(ProcessPoolExecutor(workers, context, prepare_worker, (job, max(1, cores // workers)))) as pool:
             futures = [pool.submit(follow_number, number) for number in pending]
             try:
                 for done, future in enumerate(as_completed(futures), len(sequences) - len(pending) + 1):
@@ -146,9 +133,10 @@ def spread(job: Evaluation, engine: Any, bench: Benchmark, sequences: Any, pendi
                     "a process was killed, perhaps for want of memory: what is finished is kept, and the same command "
                     "goes on from there; --workers 1 needs the least"
                 ) from None
-            except BaseException:
-                pool.shutdown(cancel_futures=True)
-                raise
+    except KeyboardInterrupt as error:
+        done = sum(job.done(sequence.name) for sequence in sequences)
+        kept = f"{done} of {len(sequences)} sequences are done, and the same command goes on"
+        raise Interrupted(getattr(error, "number", signal.SIGINT), kept) from None
     finally:
         progress.close()
 
@@ -171,6 +159,7 @@ def prepare_worker(job: Evaluation, threads: int) -> None:
     global _worker
     import torch
 
+    serve()
     torch.set_num_threads(threads)
     bench = job.bench()
     _worker = (job, job.engine(), bench, bench.sequences(Path(job.root), job.split))

@@ -1,19 +1,194 @@
-"""What a run left in its folder, read back."""
+"""A run folder: opened or gone on with by one process at a time, described by its config.json, and read back.
+
+`opened` is how every verb takes its `--out` folder: `pretrain`, `finetune`, `evaluate`. It holds the folder
+(`locks.held`), refuses what is something else or of another configuration, and takes over a folder in which nothing
+has been finished yet.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import json
-from dataclasses import dataclass
+import platform
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
-from dropmae import registry
+import dropmae
+from dropmae import locks, registry, storage
+from dropmae.data.clips import collate
 
+CONFIG = "config.json"
+PARTS = ("fields", "options", "data")
+"""Parts of a training run's configuration in which two runs may differ."""
+LENGTH = {"options.steps", "options.epochs"}
 STAGES = 5
 """Most moments of training that a run tells of."""
+
+
+class Lines:
+    """A file of JSON lines that grows while work goes on."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def read(self) -> list[dict[str, Any]]:
+        """All lines; a torn last one, which may just be being written, is left out."""
+        found = []
+        for line in self.path.read_text().splitlines() if self.path.exists() else []:
+            try:
+                found.append(json.loads(line))
+            except ValueError:
+                break
+        return found
+
+    def rewrite(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Puts these lines in the place of all others, whole or not at all."""
+        storage.write_text(self.path, "".join(f"{json.dumps(row)}\n" for row in rows))
+
+    def add(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        storage.append(self.path, map(json.dumps, rows))
+
+
+@dataclass
+class Record:
+    """The configuration of a folder that is held; `write` puts it there once the work begins."""
+
+    path: Path
+    config: dict[str, Any]
+    known: bool
+    """Whether it is there already."""
+
+    def write(self) -> None:
+        if not self.known:
+            storage.write_json(self.path, self.config)
+            self.known = True
+
+
+@contextlib.contextmanager
+def opened(
+    out: Path,
+    config: dict[str, Any],
+    begun: Callable[[Path], bool],
+    *,
+    noun: str = "run",
+    parts: tuple[str, ...] = PARTS,
+    defaults: Mapping[str, Mapping[str, Any]] | None = None,
+    free: Iterable[str] = (),
+    extend: bool | None = None,
+    main: bool = True,
+) -> Iterator[Record]:
+    """Holds `out` as the folder of what `config` describes; ValueError where it is something else's.
+
+    `begun` says whether something is finished in it, which only the same configuration goes on with. `defaults` of
+    each part stand for what a folder does not tell that was begun before it could, names in `free` may differ, and
+    with `extend` the length of training. Where there are several processes, only the `main` one holds and writes.
+    """
+    config = json.loads(json.dumps(config, default=str))
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"{out} exists and is not a folder; choose another --out")
+    with locks.held(out) if main else contextlib.nullcontext():
+        known = _compared(out, config, begun, noun, parts, defaults or {}, set(free), extend)
+        if main:
+            storage.clean(out)
+        yield Record(out / CONFIG, config, known or not main)
+
+
+def _compared(
+    out: Path,
+    config: dict[str, Any],
+    begun: Callable[[Path], bool],
+    noun: str,
+    parts: tuple[str, ...],
+    defaults: Mapping[str, Mapping[str, Any]],
+    free: set[str],
+    extend: bool | None,
+) -> bool:
+    """Whether the configuration in `out` stays; ValueError where `out` is another's."""
+    path = out / CONFIG
+    if not out.is_dir() or all(entry.name.startswith(".") for entry in out.iterdir()):
+        return False
+    old = _json(path) if path.is_file() else None
+    if not isinstance(old, dict) or not set(parts[:2]) <= old.keys():
+        raise ValueError(f"{out} exists and is no folder of a {noun}; choose another --out")
+    if not begun(out):
+        return False
+    given = json.loads(json.dumps(defaults, default=str))
+    was = {part: {**given.get(part, {}), **old.get(part, {})} for part in parts}
+    differing = {
+        f"{part}.{name}": f"{part}.{name} was {was[part].get(name)!r}, now {config[part].get(name)!r}"
+        for part in parts
+        for name in sorted({*config[part], *was[part]})
+        if name not in free and was[part].get(name) != config[part].get(name)
+    }
+    if old.get("method") != config.get("method"):
+        differing = {"method": f"method was {old.get('method')!r}, now {config['method']!r}", **differing}
+    if differing.keys() <= LENGTH and extend:
+        return not differing
+    if differing:
+        told = "; ".join(differing.values())
+        hint = "Choose another --out"
+        if differing.keys() <= LENGTH and extend is not None:
+            hint = "--extend goes on to the new length, by its schedule from here on; or choose another --out"
+        raise ValueError(f"{out} belongs to another {noun if noun != 'run' else 'configuration'}: {told}. {hint}")
+    return True
+
+
+def describe(
+    kind: str, name: str, module: Any, options: Any, data: Mapping[str, Any], processes: int
+) -> dict[str, Any]:
+    """What a training run is: its method or task, settings and data, and, for the record, where it was made."""
+    return {
+        "kind": kind,
+        "method": name,
+        "fields": registry.settings(module),
+        "options": asdict(options),
+        "data": dict(data),
+        "environment": {
+            "dropmae": dropmae.__version__,
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+            "machine": f"{platform.system()} {platform.machine()}",
+            "processes": processes,
+        },
+    }
+
+
+def trained(out: Path) -> bool:
+    """Whether a run has saved anything."""
+    resume = out / "resume"
+    return (out / "last.safetensors").exists() or (
+        resume.is_dir() and any(not entry.name.startswith(".") for entry in resume.iterdir())
+    )
+
+
+class Probe:
+    """Numbers of a module on fixed samples, for validation.jsonl: `probe(module, step)`."""
+
+    def __init__(self, samples: Callable[[], list[dict[str, Any]]], seed: int, portion: int) -> None:
+        """`samples` are made when they are first needed; `portion` of them go through the network at once."""
+        self.make, self.seed, self.portion = samples, seed, portion
+        self.samples: list[dict[str, Any]] | None = None
+
+    def __call__(self, module: Any, step: int) -> dict[str, Any]:
+        if self.samples is None:
+            self.samples = self.make()
+        device = next(module.parameters()).device
+        totals: dict[str, float] = {}
+        for start in range(0, len(self.samples), self.portion):
+            batch = collate([dict(sample) for sample in self.samples[start : start + self.portion]])
+            batch = {name: value.to(device) for name, value in batch.items() if isinstance(value, torch.Tensor)}
+            values = module.probe({**batch, "seed": self.seed, "step": step, "progress": 1.0})
+            if len(self.samples) <= self.portion:
+                return values
+            for name, value in values.items():
+                totals[name] = totals.get(name, 0.0) + value * len(batch["index"]) / len(self.samples)
+        return totals
 
 
 @dataclass(eq=False)
@@ -29,8 +204,8 @@ class Run:
         self.config: dict[str, Any] = _json(self.folder / "config.json")
         name = str(self.config["method"])  # a user's file is not run for its title
         self.method = Path(name).stem if name.endswith(".py") else registry.load("methods", name).__name__
-        self.metrics = _lines(self.folder / "metrics.jsonl")
-        self.validation = _lines(self.folder / "validation.jsonl")
+        self.metrics = Lines(self.folder / "metrics.jsonl").read()
+        self.validation = Lines(self.folder / "validation.jsonl").read()
         bad = self.folder / "bad_files.json"
         self.bad: dict[str, dict[str, Any]] = _json(bad) if bad.exists() else {}
 
@@ -91,14 +266,3 @@ def _json(path: Path) -> Any:
         return json.loads(path.read_text())
     except ValueError as error:
         raise OSError(f"{path} is not readable: {error}") from error
-
-
-def _lines(path: Path) -> list[dict[str, Any]]:
-    """Lines of a journal that may just be written: a torn last line is left out."""
-    found = []
-    for line in path.read_text().splitlines() if path.exists() else []:
-        try:
-            found.append(json.loads(line))
-        except ValueError:
-            break
-    return found

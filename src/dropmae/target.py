@@ -19,7 +19,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from dropmae.storage import replacing
+from dropmae.storage import below, replacing
 
 
 @dataclass(kw_only=True, eq=False)
@@ -252,7 +252,7 @@ def write_targets(path: str | Path, videos: Mapping[str, Mapping[int, Target]]) 
                 stream.writelines(f"{line}\n" for line in target_lines(video, frame, targets[frame], name))
             full = {frame: targets[frame] for frame in sorted(targets) if _dense(targets[frame])}
             if full:
-                with dense_file(path.parent / name) as add:
+                with dense_file(below(path.parent, name)) as add:
                     for frame, target in full.items():
                         add(frame, target)
 

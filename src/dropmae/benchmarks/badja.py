@@ -16,7 +16,7 @@ from dropmae.contracts import Benchmark
 from dropmae.formats.labels import LabelFolder
 from dropmae.metrics.keypoints import within
 from dropmae.sequence import Sequence
-from dropmae.storage import write_json
+from dropmae.storage import below, write_json
 from dropmae.target import Target
 
 JOINTS = 37
@@ -187,7 +187,7 @@ class BADJA(Benchmark):
             if target.points is None or len(target.points) != JOINTS:
                 raise ValueError(f"{name}, frame {frame}: {JOINTS} points are needed")
             tracks[str(frame)] = [None if np.isnan(point).any() else point.tolist() for point in target.points]
-        write_json(Path(out) / f"{name}.json", tracks)
+        write_json(below(out, f"{name}.json"), tracks)
 
     # ---------------------------------------------------------------- numbers
 

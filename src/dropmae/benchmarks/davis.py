@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
-from PIL import Image
 
+from dropmae import storage
 from dropmae.contracts import Benchmark
-from dropmae.formats.labels import LabelFolder, MatchedLabels, label_ids, write_archive, write_folder, write_labels
+from dropmae.formats.labels import LabelFolder, MatchedLabels, grey_png, label_ids, label_png, write_archive
 from dropmae.metrics.masks import assign, boundary_f, jaccard, statistics
 from dropmae.sequence import Sequence
 from dropmae.target import Target
@@ -141,7 +141,7 @@ class DAVIS(Benchmark):
             if target.mask is None:
                 raise ValueError(f"{name}, frame {index}: no mask to write")
             masks[f"{stems[index] if stems else f'{index:05d}'}.png"] = target.mask
-        write_folder(Path(out) / name, masks, write_foreground if self.rules == "2016" else write_labels)
+        storage.write_folder(storage.below(out, name), masks, foreground_png if self.rules == "2016" else label_png)
 
     # ---------------------------------------------------------------- numbers
 
@@ -392,9 +392,9 @@ def without_void(mask: np.ndarray) -> np.ndarray:
     return np.where(mask == VOID, 0, mask).astype(mask.dtype)
 
 
-def write_foreground(path: Path, mask: np.ndarray) -> None:
+def foreground_png(mask: np.ndarray) -> bytes:
     """A 0/255 grey PNG, as the masks of DAVIS-2016 are."""
-    Image.fromarray(foreground(mask) * np.uint8(255)).save(path, "PNG")
+    return grey_png(foreground(mask) * np.uint8(255))
 
 
 def mean(rows: list[dict[str, float]]) -> dict[str, float | None]:

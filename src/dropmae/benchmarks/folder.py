@@ -13,6 +13,7 @@ from dropmae.contracts import Benchmark
 from dropmae.metrics.boxes import centre_distances, iou
 from dropmae.metrics.masks import boundary_f, jaccard
 from dropmae.sequence import Sequence
+from dropmae.storage import below
 from dropmae.target import Target, empty, mask_boxes, read_targets, write_targets
 
 DISTANCES = (1, 2, 4, 8, 16)
@@ -69,7 +70,7 @@ class Folder(Benchmark):
         self, name: str, targets: Mapping[int, Target], out: Path, seconds: Iterable[float] | None = None
     ) -> None:
         """<out>/<name>.jsonl, whole or not at all; flow goes to `flow/` beside it."""
-        write_targets(Path(out) / f"{name}.jsonl", {name: targets})
+        write_targets(below(out, f"{name}.jsonl"), {name: targets})
 
     # ---------------------------------------------------------------- numbers
 

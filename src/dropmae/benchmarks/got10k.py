@@ -25,6 +25,7 @@ from dropmae.metrics import boxes as bx
 from dropmae.metrics import protocols
 from dropmae.metrics.onepass import OnePass, ProtocolName, Results, timed
 from dropmae.metrics.protocols import Protocol
+from dropmae.storage import below
 
 STEPS = np.linspace(0, 1, 101)
 
@@ -64,7 +65,7 @@ class GOT10k(OnePass):
 
     def path(self, name: str, out: Path) -> Path:
         """<out>/<name>/<name>_001.txt; the times lie beside it."""
-        return Path(out) / name / f"{name}_001.txt"
+        return below(out, f"{name}/{name}_001.txt")
 
     def score(self, results: Results, annotations: Mapping[str, Track], *, map: Callable = map) -> dict[str, Any]:
         """`ao`, `sr50`, `sr75` and the success curve; writes the server's zip where it is asked for."""

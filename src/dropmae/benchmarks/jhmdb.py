@@ -16,7 +16,7 @@ from dropmae.contracts import Benchmark
 from dropmae.formats.arrays import read_array, read_dump, read_mat
 from dropmae.metrics.keypoints import joint_errors, mean_pck, pck, person_size
 from dropmae.sequence import Sequence
-from dropmae.storage import replacing
+from dropmae.storage import below, replacing
 from dropmae.target import Target
 
 # fmt: off
@@ -139,7 +139,7 @@ class JHMDB(Benchmark):
                 raise ValueError(f"{name}, frame {frame}: {len(JOINTS)} points are needed")
             known = ~np.isnan(target.points).any(1)
             values[frame, known] = target.points[known] - 0.5
-        with replacing(Path(out) / f"{name}.npy") as partial, open(partial, "wb") as stream:
+        with replacing(below(out, f"{name}.npy")) as partial, open(partial, "wb") as stream:
             np.save(stream, values.transpose(2, 1, 0))
 
     # ---------------------------------------------------------------- numbers

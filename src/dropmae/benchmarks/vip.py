@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from dropmae import storage
 from dropmae.contracts import Benchmark
-from dropmae.formats.labels import LabelFolder, write_folder
+from dropmae.formats.labels import LabelFolder, grey_png
 from dropmae.metrics.masks import class_scores, confusion
 from dropmae.sequence import Sequence
 from dropmae.target import Target
@@ -94,7 +95,7 @@ class VIP(Benchmark):
             if target.mask is None:
                 raise ValueError(f"{name}, frame {index}: no mask to write")
             files[names[index] if names else f"{index:012d}.png"] = target.mask
-        write_folder(Path(out) / name, files, write_grey)
+        storage.write_folder(storage.below(out, name), files, lambda mask: grey_png(np.asarray(mask, np.uint8)))
 
     def score(
         self,
@@ -156,11 +157,6 @@ def image_of(folder: Path, stem: str) -> Path:
         if (path := folder / f"{stem}{suffix}").is_file():
             return path
     raise FileNotFoundError(f"{folder / stem}.jpg: no image for this label map")
-
-
-def write_grey(path: Path, mask: np.ndarray) -> None:
-    """A grey PNG whose value is the class."""
-    Image.fromarray(np.asarray(mask, np.uint8)).save(path, "PNG")
 
 
 def number(value: Any) -> float | None:

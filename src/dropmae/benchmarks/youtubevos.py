@@ -11,8 +11,9 @@ from typing import Any, Literal
 
 import numpy as np
 
+from dropmae import storage
 from dropmae.contracts import Benchmark
-from dropmae.formats.labels import LabelFolder, MatchedLabels, label_ids, write_archive, write_folder
+from dropmae.formats.labels import LabelFolder, MatchedLabels, label_ids, label_png, write_archive
 from dropmae.metrics.masks import boundary_f, jaccard
 from dropmae.sequence import Sequence
 from dropmae.target import Target
@@ -155,7 +156,7 @@ class YouTubeVOS(Benchmark):
             stem = stems[index] if stems else f"{5 * index:05d}"
             if not wanted or stem in wanted:
                 masks[f"{stem}.png"] = target.mask
-        write_folder(Path(out) / name, masks)
+        storage.write_folder(storage.below(out, name), masks, label_png)
 
     # ---------------------------------------------------------------- numbers
 

@@ -17,6 +17,8 @@ class Export:
     """A form that the answers for a video can be written in, as they come. Its fields are settings."""
 
     MUST: ClassVar[tuple[str, ...]] = ("open",)
+    KIND: ClassVar[str] = "a tracking result"
+    """What the files are marked as (`storage.mark`), so that `track` replaces only its own."""
     suffixes: ClassVar[tuple[str, ...]] = ()
     """Of file names that ask for it; the first is the usual one."""
     beside: ClassVar[tuple[str, ...]] = ()

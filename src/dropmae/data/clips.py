@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 
 from dropmae.data.augment import Crops, resized
 from dropmae.data.resample import pack
+from dropmae.interruption import serve_data
 from dropmae.sequence import Sequence as Sequence
 from dropmae.video import DamagedFrame, Video
 
@@ -183,7 +184,7 @@ def batches(clips: Clips, share: Share, start: int, stop: int, workers: int) -> 
         num_workers=workers,
         collate_fn=partial(collate, resize=clips.resize_on == "host"),
         pin_memory=torch.cuda.is_available(),
-        worker_init_fn=_one_thread if workers else None,
+        worker_init_fn=_begin if workers else None,
         prefetch_factor=4 if workers else None,
     )
     return iter(loader)
@@ -202,5 +203,7 @@ class _Batches:
         return (self.stop - self.start) * self.share.micros
 
 
-def _one_thread(_: int) -> None:
+def _begin(_: int) -> None:
+    """Makes a process one that makes data."""
     torch.set_num_threads(1)
+    serve_data()

@@ -8,13 +8,13 @@ place. The index is written after each shard, so that what it names is whole.
 from __future__ import annotations
 
 import json
-import os
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from dropmae import storage
 from dropmae.data.clips import Sequence
 from dropmae.storage import replacing
 from dropmae.video import Piece, find
@@ -91,8 +91,7 @@ class Place:
     def write(self, name: str, data: bytes) -> None:
         """Whole or not at all, in a folder; elsewhere as the file system does."""
         if self.local is not None:
-            with replacing(self.local / name) as partial:
-                partial.write_bytes(data)
+            storage.write_bytes(self.local / name, data)
             return
         with self.reaching(name) as path:
             self.system.pipe_file(path, data)
@@ -100,11 +99,11 @@ class Place:
     def move(self, file: Path, name: str) -> None:
         """Takes a local file."""
         if self.local is not None:
-            os.replace(file, self.local / name)
+            storage.move(file, self.local / name)
             return
         with self.reaching(name) as path:
             self.system.put_file(str(file), path)
-        file.unlink()
+        storage.remove(file)
 
 
 class Index:
@@ -175,8 +174,25 @@ def sequences(root: str | Path) -> list[Sequence] | None:
     return [Sequence(row["name"], piece(index.place, row)) for row in rows]
 
 
-def find_sequences(folder: str | Path) -> list[Sequence]:
-    """All videos below a folder or in shards, in sorted order, named by their path in it; OSError without any."""
+def videos_outside(paths: Iterable[Path], root: Path, out: Path | None = None) -> list[Path]:
+    """The paths that lie neither in `out` nor in another run folder below `root`: runs draw pictures of themselves."""
+    here = root.resolve()
+    runs = ({} if out is None else {out.resolve(): True}) | {here: False, here.parent: False}
+
+    def inside(folder: Path) -> bool:
+        if folder not in runs:
+            own = (folder / "config.json").is_file() and (folder / "metrics.jsonl").is_file()
+            runs[folder] = own or inside(folder.parent)
+        return runs[folder]
+
+    return [path for path in paths if not inside(here / path.relative_to(root))]
+
+
+def find_sequences(folder: str | Path, out: Path | None = None) -> list[Sequence]:
+    """All videos below a folder or in shards, in sorted order, named by their path in it; OSError without any.
+
+    What lies in run folders, `out` among them, is none of them.
+    """
     if (found := sequences(folder)) is not None:
         return found
     if "://" in str(folder):
@@ -184,7 +200,7 @@ def find_sequences(folder: str | Path) -> list[Sequence]:
     folder = Path(folder)
     if not folder.exists():
         raise FileNotFoundError(f"{folder}: no such folder")
-    paths = find(folder)
+    paths = videos_outside(find(folder), folder, out)
     if not paths:
         lost = f"; its tar files have no {INDEX}" if folder.is_dir() and any(folder.glob("*.tar")) else ""
         raise FileNotFoundError(f"{folder}: holds no video{lost}")
@@ -239,8 +255,8 @@ class Packer:
         if self.waiting:
             numbers = [int(name.removesuffix(".tar")) for name in self.index.shards]
             name = f"{max(numbers, default=-1) + 1:06}.tar"
-            partial = self.staging / f".{name}.partial"
-            with tarfile.open(partial, "w", format=tarfile.GNU_FORMAT) as archive:
+            made = self.staging / name
+            with replacing(made) as partial, tarfile.open(partial, "w", format=tarfile.GNU_FORMAT) as archive:
                 for row, file in self.waiting:
                     info = tarfile.TarInfo(row["name"])
                     info.size = file.stat().st_size
@@ -248,14 +264,12 @@ class Packer:
                     row |= {"shard": name, "offset": archive.offset + header, "size": info.size}
                     with open(file, "rb") as stream:
                         archive.addfile(info, stream)
-            with open(partial, "rb+") as stream:
-                os.fsync(stream.fileno())
-            self.index.shards[name] = partial.stat().st_size
-            self.place.move(partial, name)
+            self.index.shards[name] = made.stat().st_size
+            self.place.move(made, name)
             self.index.rows |= {row["source"]: row for row, _ in self.waiting}
         used = {row.get("shard") for row in self.index.rows.values()}
         self.index.shards = {name: size for name, size in self.index.shards.items() if name in used}
         self.index.write()
         for _, file in self.waiting:
-            file.unlink()
+            storage.remove(file)
         self.waiting, self.bytes = [], 0

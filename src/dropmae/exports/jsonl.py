@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from pathlib import Path
 from dropmae.contracts import Export
 from dropmae.contracts.exports import Add
 from dropmae.engine import Answer
-from dropmae.storage import replacing
+from dropmae.storage import mark, replacing
 from dropmae.target import DENSE, dense_file, target_lines
 from dropmae.video import Video
 
@@ -27,14 +28,17 @@ class JSONL(Export):
         name, flows = called(video, out.parent), out.with_suffix(".flow.npz")
         with contextlib.ExitStack() as stack:
             stream = stack.enter_context(open(stack.enter_context(replacing(out)), "w"))
-            dense = None
+            dense, first = None, True
 
             def add(answer: Answer) -> None:
-                nonlocal dense
+                nonlocal dense, first
                 if any(getattr(answer.target, field) is not None for field in DENSE):
                     dense = dense or stack.enter_context(dense_file(flows))
                     dense(answer.frame, answer.target)
-                stream.writelines(f"{line}\n" for line in target_lines(name, answer.frame, answer.target, flows.name))
+                lines = target_lines(name, answer.frame, answer.target, flows.name)
+                if first and lines:
+                    lines[0], first = json.dumps({**json.loads(lines[0]), "by": mark(self.KIND)}), False
+                stream.writelines(f"{line}\n" for line in lines)
 
             yield add
 

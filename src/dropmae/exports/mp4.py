@@ -32,7 +32,7 @@ class MP4(Export):
     @contextlib.contextmanager
     def open(self, out: Path, video: Video, doubtful_below: float | None) -> Iterator[Add]:
         past: deque[Target] = deque(maxlen=self.trail)
-        with Writer(out, video.fps or 30) as writer:
+        with Writer(out, video.fps or 30, kind=self.KIND) as writer:
 
             def add(answer: Answer) -> None:
                 writer.write(fitted(drawn(answer, list(past), doubtful_below), writer.size))

@@ -125,12 +125,6 @@ def format_seconds(seconds: Iterable[float]) -> str:
     return "".join(f"{value:.8f}\n" for value in seconds)
 
 
-def write_text(path: Path, text: str) -> None:
-    """Writes a text file, whole or not at all."""
-    with replacing(path) as partial:
-        partial.write_text(text)
-
-
 def write_zip(path: Path, texts: dict[str, str]) -> None:
     """Writes a zip of text files {name inside: text}, whole or not at all; the same texts give the same bytes."""
     with replacing(path) as partial, zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED) as archive:

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import io
-import os
-import shutil
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 from PIL import Image
 
+from dropmae import storage
 from dropmae.opening import open_image
 from dropmae.storage import replacing
 from dropmae.target import Target
@@ -109,34 +107,27 @@ def _pack(colours: np.ndarray) -> np.ndarray:
     return red << 16 | green << 8 | blue
 
 
-def write_labels(path: str | Path | BinaryIO, mask: np.ndarray) -> None:
-    """Writes a label map [H, W] as palette PNG (16-bit grey where an id is beyond 255)."""
+def label_png(mask: np.ndarray) -> bytes:
+    """A label map [H, W] as palette PNG (16-bit grey where an id is beyond 255)."""
     mask = np.asarray(mask)
     if mask.max(initial=0) > 255:
-        Image.fromarray(mask.astype(np.uint16)).save(path, "PNG")
-        return
-    image = Image.fromarray(mask.astype(np.uint8))
+        return grey_png(mask.astype(np.uint16))
+    buffer, image = io.BytesIO(), Image.fromarray(mask.astype(np.uint8))
     image.putpalette(PALETTE.ravel().tolist())
-    image.save(path, "PNG")
+    image.save(buffer, "PNG")
+    return buffer.getvalue()
 
 
-def write_folder(folder: Path, files: Mapping[str, np.ndarray], write: Callable = write_labels) -> None:
-    """Writes {file name: label map} to `folder`, which appears under its name only when all of it is there.
+def grey_png(values: np.ndarray) -> bytes:
+    """uint8 or uint16 [H, W] as grey PNG."""
+    buffer = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(values)).save(buffer, "PNG")
+    return buffer.getvalue()
 
-    What was there before is replaced, so a folder that exists is a complete one.
-    """
-    folder = Path(folder)
-    partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    try:
-        for name, mask in files.items():
-            write(partial / name, mask)
-        if folder.exists():
-            shutil.rmtree(folder)
-        os.replace(partial, folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+
+def write_labels(path: str | Path, mask: np.ndarray) -> None:
+    """Writes a label map [H, W] as `label_png` makes it."""
+    storage.write_bytes(path, label_png(mask))
 
 
 def write_archive(path: Path, files: Iterable[tuple[str, np.ndarray]]) -> int:
@@ -149,9 +140,7 @@ def write_archive(path: Path, files: Iterable[tuple[str, np.ndarray]]) -> int:
         for name, mask in files:
             entry = zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0))
             entry.external_attr = 0o644 << 16
-            buffer = io.BytesIO()
-            write_labels(buffer, mask)
-            archive.writestr(entry, buffer.getvalue())
+            archive.writestr(entry, label_png(mask))
             count += 1
     return count
 

@@ -14,11 +14,12 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 
 from dropmae.contracts import Benchmark
-from dropmae.formats.boxes import ResultFiles, format_boxes, format_seconds, read_json, write_text
+from dropmae.formats.boxes import ResultFiles, format_boxes, format_seconds, read_json
 from dropmae.formats.tracks import Clip, Result, Track, boxes_of
 from dropmae.metrics import protocols
 from dropmae.metrics.protocols import Protocol
 from dropmae.sequence import Sequence
+from dropmae.storage import below, write_text
 from dropmae.target import Target
 
 ProtocolName = Literal["official", "pytracking", "ostrack", "got10k", "pysot", "otb", "all"]
@@ -114,7 +115,7 @@ class OnePass(Benchmark):
 
     def path(self, name: str, out: Path) -> Path:
         """The file that `write` makes last: where it is there, the sequence is done."""
-        return Path(out) / f"{name}.txt"
+        return below(out, f"{name}.txt")
 
     def rounded(self, boxes: np.ndarray) -> tuple[np.ndarray, int]:
         """Boxes as they are saved, and the number of decimals."""

@@ -19,6 +19,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from dropmae import storage
 from dropmae.ops import switch
 
 BASE = "-O3 -std=c++17 -ffp-contract=fast -fno-math-errno -fno-trapping-math -fPIC -shared"
@@ -93,7 +94,7 @@ def _compile(compiler: str, source: Path, library: Path) -> None:
             except OSError as error:
                 failures.append(str(error))
                 continue
-            made.replace(library)
+            storage.move(made, library)
             return
     raise CannotCompile(f"{compiler} failed: {failures[0]}")
 

@@ -24,14 +24,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from dropmae import machine
+from dropmae import locks, machine
+from dropmae.interruption import Stop, serve, working
 from dropmae.progress import Progress
 from dropmae.rendering import motions
 from dropmae.rendering.geometry import scales, shifts, tilts, turns
 from dropmae.rendering.motions import chance, log_uniform
 from dropmae.rendering.scenes import SHARE_POINTS, Effects, Scene, Surface
 from dropmae.rendering.things import Appearance, Thing, appearance
-from dropmae.storage import replacing, write_json
+from dropmae.storage import clean, remove, replacing, write_json, write_text
 from dropmae.target import Target, read_targets, target_lines, write_flow
 from dropmae.video import Writer
 
@@ -280,38 +281,36 @@ def synth(
     parts = folder / ".parts"
     told = {"seed": seed, "fps": fps, **json.loads(json.dumps(dataclasses.asdict(options)))}
     told["size"] = list(options.shape)
-    record = folder / "synth.json"
-    if record.exists():
-        before = json.loads(record.read_text())
-        if differing := [key for key in {**told, **before} if told.get(key) != before.get(key)]:
-            changes = ", ".join(f"{key} {before.get(key)}, now {told.get(key)}" for key in differing)
-            raise ValueError(f"{folder} holds clips of other settings ({changes}); choose another folder")
-    elif folder.is_dir() and any(folder.iterdir()):
-        raise ValueError(f"{folder} is not empty and was not made by synth; choose another folder")
-    folder.mkdir(parents=True, exist_ok=True)
-    write_json(record, told)
-    targets = folder / "targets.jsonl"
-    listed = read_targets(targets) if targets.exists() else {}
-    names = [clip_name(n) for n in range(clips)]
-    missing = [n for n, name in enumerate(names) if name not in listed or not (folder / name).exists()]
-    todo = [n for n in missing if not ((parts / f"{names[n]}.jsonl").exists() and (folder / names[n]).exists())]
-    for stale in folder.rglob(".*.partial"):
-        stale.unlink()
-    started = time.perf_counter()
-    shown = Progress(clips, clips - len(todo))
-    for done, _ in enumerate(_each(folder, seed, todo, fps, options, workers), clips - len(todo) + 1):
-        shown.show(done, {})
-    shown.close()
-    if missing:
-        with replacing(targets) as partial, open(partial, "wb") as stream:
-            if targets.exists():
-                with open(targets, "rb") as old:
-                    shutil.copyfileobj(old, stream)
-            for n in missing:
-                if names[n] not in listed:
-                    with open(parts / f"{names[n]}.jsonl", "rb") as part_of_it:
-                        shutil.copyfileobj(part_of_it, stream)
-        shutil.rmtree(parts)
+    record, started = folder / "synth.json", time.perf_counter()
+    with Stop(urgent=True), locks.held(folder):
+        if record.exists():
+            before = json.loads(record.read_text())
+            if differing := [key for key in {**told, **before} if told.get(key) != before.get(key)]:
+                changes = ", ".join(f"{key} {before.get(key)}, now {told.get(key)}" for key in differing)
+                raise ValueError(f"{folder} holds clips of other settings ({changes}); choose another folder")
+        elif folder.is_dir() and any(entry.name != locks.NAME for entry in folder.iterdir()):
+            raise ValueError(f"{folder} is not empty and was not made by synth; choose another folder")
+        write_json(record, told)
+        targets = folder / "targets.jsonl"
+        listed = read_targets(targets) if targets.exists() else {}
+        names = [clip_name(n) for n in range(clips)]
+        missing = [n for n, name in enumerate(names) if name not in listed or not (folder / name).exists()]
+        todo = [n for n in missing if not ((parts / f"{names[n]}.jsonl").exists() and (folder / names[n]).exists())]
+        clean(folder)
+        shown = Progress(clips, clips - len(todo))
+        for done, _ in enumerate(_each(folder, seed, todo, fps, options, workers), clips - len(todo) + 1):
+            shown.show(done, {})
+        shown.close()
+        if missing:
+            with replacing(targets) as partial, open(partial, "wb") as stream:
+                if targets.exists():
+                    with open(targets, "rb") as old:
+                        shutil.copyfileobj(old, stream)
+                for n in missing:
+                    if names[n] not in listed:
+                        with open(parts / f"{names[n]}.jsonl", "rb") as part_of_it:
+                            shutil.copyfileobj(part_of_it, stream)
+            remove(parts)
     return {
         "out": str(folder),
         "clips": clips,
@@ -335,13 +334,15 @@ def _each(folder: Path, seed: int, todo: list[int], fps: float, options: Renderi
         return
     # Forked children never enter a parallel region, so that the parent's threads do not matter to them.
     context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
-    with ProcessPoolExecutor(workers, context, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        futures = [pool.submit(write_clip, folder, seed, n, fps, options) for n in todo]
-        try:
-            for future in as_completed(futures):
-                yield future.result()
-        finally:
-            pool.shutdown(cancel_futures=True)
+    with working(ProcessPoolExecutor(workers, context, _begin)) as pool:
+        for future in as_completed([pool.submit(write_clip, folder, seed, n, fps, options) for n in todo]):
+            yield future.result()
+
+
+def _begin() -> None:
+    """Makes a process one that renders."""
+    serve()
+    torch.set_num_threads(1)
 
 
 def write_clip(folder: Path, seed: int, n: int, fps: float, options: Rendering) -> None:
@@ -358,5 +359,4 @@ def write_clip(folder: Path, seed: int, n: int, fps: float, options: Rendering) 
             lines += target_lines(name, index, target, flow_name)
         if flows:
             write_flow(folder / flow_name, flows)
-    with replacing(folder / ".parts" / f"{name}.jsonl") as partial:
-        partial.write_text("".join(f"{line}\n" for line in lines))
+    write_text(folder / ".parts" / f"{name}.jsonl", "".join(f"{line}\n" for line in lines))

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -21,6 +20,7 @@ from torch import Tensor
 from torch.distributed import checkpoint
 from torch.distributed.tensor import DTensor, distribute_tensor
 
+from dropmae.storage import clean, remove, replacing_folder
 from dropmae.training import distributed
 from dropmae.weights import write_tensors
 
@@ -56,13 +56,15 @@ def write(out: Path, step: int, tensors: Mapping[str, Tensor]) -> None:
     sharded = any(isinstance(tensor, DTensor) for tensor in tensors.values())
     old = [*_shares(folder), *([folder / FILE] if sharded else [])] if distributed.is_main() else []
     if sharded:
+        if distributed.is_main():
+            clean(folder)
         _write_shares(folder / f"{SHARES}{step:09}", tensors)
     elif distributed.is_main():
         ready = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
         write_tensors(ready, folder / FILE, {"step": str(step)})
     for path in old:
         if path.name != f"{SHARES}{step:09}":
-            _remove(path)
+            remove(path)
 
 
 def read(path: Path, wanted: Callable[[str], Tensor | None]) -> dict[str, Tensor]:
@@ -100,29 +102,24 @@ def _read_shares(path: Path, wanted: Callable[[str], Tensor | None]) -> dict[str
 
 
 def _write_shares(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    partial = path.with_name(f".{path.name}.partial")
-    if distributed.is_main():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        for left in path.parent.glob(f".{SHARES}*.partial"):  # of a process that was killed while it wrote
-            shutil.rmtree(left)
-        partial.mkdir()
-    distributed.barrier()
     failure = None
     try:
-        done = checkpoint.save(dict(tensors), storage_writer=checkpoint.FileSystemWriter(partial))
-        if distributed.is_main():
-            files = {place.relative_path for place in (done.storage_data or {}).values()}
-            if missing := files - set(os.listdir(partial)):
-                raise OSError(f"{len(missing)} shares are not there: all nodes must share the file system")
-            _flush(partial)
-            _remove(path)
-            os.rename(partial, path)
-            _flush(path.parent)
+        with contextlib.ExitStack() as stack:
+            own: Any = None
+            try:
+                own = stack.enter_context(replacing_folder(path)) if distributed.is_main() else None
+            except OSError as error:
+                own = error
+            partial = distributed.gather(own)[0]
+            if isinstance(partial, OSError):
+                raise partial
+            done = checkpoint.save(dict(tensors), storage_writer=checkpoint.FileSystemWriter(partial))
+            if distributed.is_main():
+                files = {place.relative_path for place in (done.storage_data or {}).values()}
+                if missing := files - set(os.listdir(partial)):
+                    raise OSError(f"{len(missing)} shares are not there: all nodes must share the file system")
     except (OSError, checkpoint.CheckpointException) as error:
         failure = _reason(error)
-    finally:
-        if distributed.is_main():
-            shutil.rmtree(partial, ignore_errors=True)
     if failures := [told for told in distributed.gather(failure) if told]:
         raise OSError(f"{path} could not be written: {failures[0]}")
 
@@ -141,27 +138,6 @@ def _shares(folder: Path) -> list[Path]:
 
 def _step_of_shares(path: Path) -> int:
     return int(path.name.removeprefix(SHARES))
-
-
-def _remove(path: Path) -> None:
-    """Removes a file or folder; a folder first gets a name under which nobody looks for it."""
-    if path.is_dir():
-        hidden = path.with_name(f".{path.name}.partial")
-        with contextlib.suppress(FileNotFoundError):
-            shutil.rmtree(hidden)
-        os.rename(path, hidden)
-        shutil.rmtree(hidden)
-    else:
-        path.unlink(missing_ok=True)
-
-
-def _flush(folder: Path) -> None:
-    """Has the names in a folder written to disk."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _unreadable(path: Path, error: BaseException) -> OSError:

@@ -7,9 +7,9 @@ killed and started again does what an uninterrupted one does.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
-import signal
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -25,10 +25,11 @@ from torch.nn.parallel import DistributedDataParallel
 from dropmae import machine
 from dropmae.data.clips import Clips, Share, batches
 from dropmae.data.resample import unpack
+from dropmae.interruption import Interrupted, Stop
 from dropmae.ops import allocator
 from dropmae.progress import Progress, say
 from dropmae.training import distributed, logs, optim
-from dropmae.training.journal import BadFiles, Journal
+from dropmae.training.journal import BadFiles, MetricsLog
 from dropmae.training.learner import Learner
 
 
@@ -76,6 +77,8 @@ class Options:
     """Duration between checkpoints."""
     validate_every: str = "10%"
     """Duration between validations."""
+    extend: bool = False
+    """Go on with a finished or stopped run to another --steps or --epochs, by the schedule of the new length."""
     log: logs.Name = "none"
     """Where else to send what metrics.jsonl and validation.jsonl hold; needs the extra `log`."""
 
@@ -92,7 +95,8 @@ class Options:
         return optim.cosine(step, how.steps, how.warmup, how.peak, how.floor)
 
 
-FREE = ("micro_batch", "workers", "precision", "device", "compile", "shard", "save_every", "validate_every", "log")
+FREE = ("micro_batch", "workers", "precision", "device", "compile", "shard", "save_every", "validate_every")
+FREE += ("extend", "log")
 """Options that may differ when a run is continued: they do not say what is learned."""
 
 
@@ -164,11 +168,13 @@ def fit(
     *,
     save: Callable[[nn.Module, Path], None],
     validate: Validate | None = None,
+    begin: Callable[[], None] | None = None,
 ) -> dict[str, Any]:
     """Trains `module` on `clips` into the run folder `out`, continuing what is there; returns a summary.
 
-    `save` writes the weights (last.safetensors); `validate(module, step)` returns numbers for validation.jsonl. OSError
-    where nothing can be read or written, FloatingPointError after three non-finite steps in a row.
+    `save` writes the weights (last.safetensors); `validate(module, step)` returns numbers for validation.jsonl;
+    `begin` is called once nothing stands against it. On a signal the step is finished and saved, then `Interrupted` is
+    raised. OSError where nothing can be read or written, FloatingPointError after three non-finite steps in a row.
     """
     how = plan(options, clips.epoch)
     distributed.start(how.device)
@@ -177,7 +183,11 @@ def fit(
     out.mkdir(parents=True, exist_ok=True)
     learner = Learner(module, options, how.device, how.bf16)
     done = learner.load(out)
-    journal = Journal(out, done, options.log)
+    if done > how.steps:
+        raise ValueError(f"{out} has {done} steps behind it, more than the {how.steps} that are asked for")
+    if begin is not None:
+        begin()
+    journal = MetricsLog(out, done, options.log)
     bad = BadFiles(out)
     autocast = _autocast(how)
     model: Any = learner.trained
@@ -189,29 +199,46 @@ def fit(
         say(*_headline(how, options, clips, done) if done < how.steps else [f"{out}: finished, {done} steps"])
     progress = Progress(how.steps, done, enabled=distributed.is_main())
 
+    saved = done
+
     def checkpoint(step: int) -> None:
         bad.merge()
         journal.flush()
+        keep(step)
+        distributed.barrier()
+
+    def keep(step: int) -> None:
+        nonlocal saved
         learner.save(out, step)
         learner.collect()
         if distributed.is_main():
             save(learner.module, out / "last.safetensors")
-        distributed.barrier()
+        saved = step
 
     def check(step: int) -> None:
         if validate is not None:
             learner.collect()
         if validate is not None and distributed.is_main():
             learner.module.eval()
-            with torch.no_grad(), autocast():
+            # A signal cuts it off, so that the checkpoint does not wait for it; a run that goes on makes up for it.
+            with contextlib.suppress(Interrupted), stop.at_once(), torch.no_grad(), autocast():
                 journal.validated(step, validate(learner.module, step))
             learner.module.train()
         distributed.barrier()
 
-    stop = _StopSignal(distributed.world() == 1)
+    def where() -> str:
+        if not distributed.is_main():
+            return ""
+        return (
+            f"step {saved} of {how.steps} is saved in {out}, and the same command goes on from there" if saved else ""
+        )
+
+    settled: int | None = done  # the step that module and optimizer are at; None while they are changed
+    stop, stack = Stop(), contextlib.ExitStack()
     try:
-        if done == 0:
-            check(0)
+        stack.enter_context(stop)
+        if distributed.first(done % how.validate_every == 0 and journal.checked < done < how.steps):
+            check(done)
         stream = batches(clips, how.share, done, how.steps, how.workers)
         learner.trained.train()
         ended, waited = time.perf_counter(), 0.0
@@ -219,9 +246,9 @@ def fit(
             rate = how.lr(step)
             loss, named = torch.zeros((), device=how.device), dict[str, Tensor]()
             for part in range(how.share.micros):
-                asked = time.perf_counter()
+                before = time.perf_counter()
                 batch = next(stream)
-                waited += time.perf_counter() - asked
+                waited += time.perf_counter() - before
                 bad.add(batch.pop("reports"))
                 batch = {k: v.to(how.device, non_blocking=True) for k, v in batch.items() if isinstance(v, Tensor)}
                 batch = unpack(batch) | {"seed": options.seed, "step": step, "progress": step / how.steps}
@@ -235,28 +262,47 @@ def fit(
                     named[name] = named.get(name, 0) + value.detach().float() / how.share.micros
             loss = distributed.mean(loss)
             named = dict(zip(named, distributed.mean(torch.stack(list(named.values()))))) if named else {}
+            settled = None
             norm, finite = learner.step(rate, loss)
             learner.trained.after_step(step + 1, (step + 1) / how.steps)
+            settled = step + 1
             now = time.perf_counter()
             journal.add(step + 1, loss, named, norm, finite, rate, now - ended, waited, how.share.batch, how.device)
             ended, waited = now, 0.0
-            if journal.due(step + 1) or step + 1 == how.steps:
-                journal.flush()
+            final = step + 1 == how.steps
+            asked = stop.asked if distributed.world() == 1 else 0  # read once: a later signal waits for the next step
+            if journal.due(step + 1) or final:
+                asked = journal.flush(stop.asked)
                 progress.show(step + 1, journal.last, options.global_batch)
-            asked = stop.asked  # read once: a signal that comes later waits for the next step
-            final = step + 1 == how.steps or asked
+            if asked and not final:
+                checkpoint(step + 1)
+                raise Interrupted(asked, where())
             if final or (step + 1) % how.validate_every == 0:
                 check(step + 1)
             if final or (step + 1) % how.save_every == 0:
                 checkpoint(step + 1)
-            if asked and step + 1 < how.steps:
-                raise KeyboardInterrupt
         if done == how.steps:
             learner.collect()
+    except (RuntimeError, OSError) as error:
+        reason = explained(error)
+        if isinstance(error, OSError) and reason is None:
+            raise
+        # A data process was killed, memory is full, another rank is gone: what has been learned is still there.
+        if settled is not None and settled > saved and not options.shard:
+            with contextlib.suppress(Exception):
+                journal.write()
+                keep(settled)
+        if stop.asked:  # whoever sent the signal to all processes took this one's helpers away
+            raise Interrupted(stop.asked, where()) from error
+        if reason is not None:
+            raise OSError("; ".join(part for part in (reason, where()) if part)) from error
+        if where():
+            say(where())
+        raise
     finally:
         progress.close()
         journal.close()
-        stop.restore()
+        stack.close()
     return {
         "steps": how.steps,
         "samples": how.steps * options.global_batch,
@@ -267,27 +313,16 @@ def fit(
     }
 
 
-class _StopSignal:
-    """SIGTERM and SIGINT end the run after the current step, with a checkpoint; a second one at once."""
-
-    def __init__(self, enabled: bool) -> None:
-        self.asked = False
-        self.old: dict[int, Any] = {}
-        try:
-            if enabled:
-                for number in (signal.SIGTERM, signal.SIGINT):
-                    self.old[number] = signal.signal(number, self._ask)
-        except ValueError:
-            pass  # not the main thread: signals stay with whoever owns it
-
-    def _ask(self, number: int, frame: Any) -> None:
-        self.asked = True
-        self.restore()
-
-    def restore(self) -> None:
-        for number, handler in self.old.items():
-            signal.signal(number, handler)
-        self.old = {}
+def explained(error: Exception) -> str | None:
+    """What PyTorch's error about its data processes comes to, with the remedy; None for any other error."""
+    text = str(error)
+    if "DataLoader worker" not in text:
+        return None
+    if any(word in text for word in ("shared memory", "Bus error", "No space left on device", "shm")):
+        return "shared memory (/dev/shm) is full: give it more (docker run --shm-size=2g), or train with --workers 0"
+    if "is killed" in text or "exited unexpectedly" in text:
+        return "a data process was killed, perhaps for want of memory: fewer --workers need less"
+    return text.strip().splitlines()[-1].removeprefix("OSError: ")
 
 
 def _autocast(how: Plan) -> Callable[[], AbstractContextManager[Any]]:

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from dropmae import machine
 from dropmae.progress import say
-from dropmae.storage import replacing, write_json
+from dropmae.runs import Lines
+from dropmae.storage import write_json
 from dropmae.training import distributed
 from dropmae.training.logs import Log
 
@@ -22,7 +23,7 @@ FLUSH_SECONDS = 1.0
 BAD_STEPS = 3
 
 
-class Journal:
+class MetricsLog:
     """metrics.jsonl, one line per optimizer step, and validation.jsonl; flushed at least every second."""
 
     def __init__(self, out: Path, done: int, log: str) -> None:
@@ -31,11 +32,14 @@ class Journal:
         self.last: dict[str, Any] = {}
         self.flushed, self.next = time.perf_counter(), done + 1
         self.bad: list[int] = []
+        self.checked = -1
+        """Step of the last validation there is."""
         self.log: Log | None = None
         if not self.main:
             return
-        self.paths = {"metrics": out / "metrics.jsonl", "validation": out / "validation.jsonl"}
-        reached = {kind: _truncate(path, done) for kind, path in self.paths.items()}
+        self.files = {kind: Lines(out / f"{kind}.jsonl") for kind in ("metrics", "validation")}
+        reached = {kind: _truncate(lines, done) for kind, lines in self.files.items()}
+        self.checked = max((row["step"] for row in self.files["validation"].read()), default=-1)
         if log != "none":
             self.log = Log(log, out, done, reached)
 
@@ -68,8 +72,21 @@ class Journal:
         """Whether to flush after this step; the same on every rank, so that all of them stop at the same step."""
         return step >= self.next
 
-    def flush(self) -> None:
-        """On every rank: writes what is pending; FloatingPointError where three steps in a row were not finite."""
+    def flush(self, asked: int = 0) -> int:
+        """On every rank: writes what is pending; FloatingPointError where three steps in a row were not finite.
+
+        Gives the number of a signal that any rank was `asked` to stop by, the same on all of them.
+        """
+        count, now = len(self.pending), time.perf_counter()
+        self.write()
+        if count:
+            self.next = self.last["step"] + max(1, int(FLUSH_SECONDS * count / (now - self.flushed)))
+        told = distributed.gather((self.next, asked))
+        self.next, self.flushed = told[0][0], now
+        return max(number for _, number in told)
+
+    def write(self) -> None:
+        """Writes what is pending."""
         lines = []
         for step, loss, named, norm, finite, line in self.pending:
             fine = bool(finite)
@@ -88,12 +105,7 @@ class Journal:
                     f"loss or gradient was not finite in steps {', '.join(map(str, self.bad))}: stopped; the weights "
                     "are those before them. A lower --lr or --precision fp32 may help"
                 )
-        now = time.perf_counter()
-        if lines:
-            self.next = lines[-1]["step"] + max(1, int(FLUSH_SECONDS * len(lines) / (now - self.flushed)))
-        self.next = distributed.first(self.next)
         self.pending.clear()
-        self.flushed = now
         self._write("metrics", lines)
 
     def validated(self, step: int, values: dict[str, Any]) -> None:
@@ -102,8 +114,7 @@ class Journal:
     def _write(self, kind: str, lines: list[dict[str, Any]]) -> None:
         if not self.main or not lines:
             return
-        with open(self.paths[kind], "a") as stream:
-            stream.write("".join(json.dumps(line) + "\n" for line in lines))
+        self.files[kind].add(lines)
         if self.log is not None:
             self.log.send(kind, lines)
 
@@ -149,21 +160,13 @@ def _memory(device: torch.device) -> float:
     return machine.resident()
 
 
-def _truncate(path: Path, done: int) -> int:
-    """Drops the lines of steps after `done`, and a torn last line, from a journal that a killed run left behind.
+def _truncate(lines: Lines, done: int) -> int:
+    """Drops the lines of steps after `done`, and a torn last line, that a killed run left behind.
 
-    Returns the last step that was in it, -1 where there was none.
+    Returns the last step that was there, -1 where there was none.
     """
-    if not path.exists():
+    if not lines.path.exists():
         return -1
-    kept, last = [], -1
-    for line in path.read_text().splitlines():
-        try:
-            last = json.loads(line)["step"]
-            if done and last <= done:
-                kept.append(line)
-        except (json.JSONDecodeError, KeyError):
-            break
-    with replacing(path) as partial:
-        partial.write_text("".join(line + "\n" for line in kept))
-    return last
+    rows = [row for row in lines.read() if "step" in row]
+    lines.rewrite(row for row in rows if done and row["step"] <= done)
+    return rows[-1]["step"] if rows else -1

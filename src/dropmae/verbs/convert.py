@@ -11,7 +11,7 @@ import torch
 from dropmae import registry, weights
 from dropmae.contracts import Task
 from dropmae.progress import say
-from dropmae.storage import replacing
+from dropmae.storage import check_output, mark, mark_zip, replacing
 from dropmae.weights import official
 from dropmae.weights.layouts import layouts, named
 from dropmae.weights.official import Image
@@ -33,6 +33,7 @@ def convert(
     encoder_only: bool = False,
     half: bool = False,
     objects: int = 1,
+    overwrite: bool = False,
 ) -> dict[str, Any]:
     """Turn a public checkpoint into a weight file of ours, any weights into a public layout, a tracker into a graph.
 
@@ -52,15 +53,14 @@ def convert(
         encoder_only: leave the decoder out.
         half: store float16, half the size.
         objects: how many objects the graph in OUT.onnx or OUT.pt2 follows at once.
+        overwrite: replace OUT even if it is the source or no result of `convert`.
     """
     source, out = Path(source), Path(out)
     target = None if to is None else named(to)
     if target is None and out.suffix in (".pth", ".pt", ".tar"):
         raise ValueError(f"{out}: weight files of ours end in .safetensors; --to writes one of {', '.join(layouts())}")
-    if out.is_dir():
-        raise ValueError(f"{out} is a folder: name the file to write")
-    if source.resolve() == out.resolve():
-        raise ValueError(f"{source}: source and result are the same file")
+    inputs = [source, weights.locate(source)] if source.is_dir() else [source]
+    check_output(out, weights.KIND, inputs, overwrite=overwrite)
     module, report, extra = _read(source, layout, entry, image, encoder_only)
     left_out: list[str] = []
     if out.suffix in GRAPHS:
@@ -68,7 +68,7 @@ def convert(
             raise ValueError(f"{out} is a graph in float32: leave --to and --half out")
         report |= module.export_step(out, objects)
     elif target is None:
-        weights.save(module, out, extra, half=half)
+        weights.save(module, out, {**extra, "by": mark(weights.KIND)}, half=half)
     else:
         tensors, left_out = official.from_module(module, target, image)
         report["notes"] += official.remarks(module, target)
@@ -123,14 +123,12 @@ def _read(
 def _write(tensors: dict[str, torch.Tensor], out: Path, entry: str | None, half: bool) -> None:
     """A public file: safetensors where the name says so, else what `torch.load(weights_only=True)` reads."""
     if out.suffix == ".safetensors":
-        weights.write_tensors(tensors, out, half=half)
+        weights.write_tensors(tensors, out, {"by": mark(weights.KIND)}, half=half)
         return
     plain = OrderedDict((name, tensor.half() if half else tensor.contiguous()) for name, tensor in tensors.items())
-    try:
-        with replacing(out) as partial:
-            torch.save(plain if entry is None else {entry: plain}, partial)
-    except RuntimeError as error:  # how `torch.save` reports a failed write
-        raise OSError(f"{out} could not be written: {error}") from error
+    with replacing(out) as partial:
+        torch.save(plain if entry is None else {entry: plain}, partial)
+        mark_zip(partial, weights.KIND)
 
 
 def _print(report: dict[str, Any]) -> None:

@@ -18,7 +18,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 
 from dropmae import machine, registry
 from dropmae.data.boxtracks import tracks_of
@@ -36,6 +35,7 @@ from dropmae.verbs.prepare import prepare
 from dropmae.verbs.report import bind, figure, picture, section
 from dropmae.verbs.track import track
 from dropmae.video import Video
+from dropmae.visualize.charts import save_picture
 from dropmae.visualize.overlay import draw_boxes, tile
 
 METHODS = ("twinmae", "dropmae")
@@ -113,7 +113,7 @@ def follow(out: Path, seed: int) -> str:
         draw_boxes(video[int(frames[i])], np.stack([truth[i], boxes[i]]), [0, 2], dashed=[True, False]) for i in places
     ]
     sheet = out / "tracked.png"
-    Image.fromarray(tile(drawn, 4, [f"frame {frames[i]}" for i in places])).save(sheet)
+    save_picture(tile(drawn, 4, [f"frame {frames[i]}" for i in places]), sheet)
     text = (
         "A new clip, followed from one box by the tracker that comes with the package (magenta; the truth is white and "
         f"dashed): mean overlap <b>{overlap:.2f}</b>, where the first box, kept for ever, has {copied:.2f}."

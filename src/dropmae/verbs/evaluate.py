@@ -15,9 +15,11 @@ from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 
 from dropmae import machine, registry
 from dropmae.contracts import Precision
-from dropmae.evaluation import Evaluation, claim, first_label, spread
+from dropmae.evaluation import Evaluation, begun, first_label, spread
 from dropmae.formats.results import distinct_names
+from dropmae.interruption import Stop, serve, working
 from dropmae.progress import say
+from dropmae.runs import opened
 from dropmae.storage import write_json
 from dropmae.visualize import plots as curves
 from dropmae.visualize.tables import Form, present
@@ -40,6 +42,7 @@ def score(
     beside: Literal["published"] | None = None,
     plots: Path | None = None,
     workers: int = 0,
+    overwrite: bool = False,
     **settings: Any,
 ) -> dict[str, Any]:
     """Scores prediction files in a benchmark's official layout; no images and no model are needed.
@@ -58,7 +61,9 @@ def score(
         beside: "published" adds the numbers of papers; what was scored by other rules is marked and not ranked.
         plots: folder for success.png, precision.png and norm_precision.png, with a curve for each tracker.
         workers: processes that score sequences side by side; 0 is one per core. The numbers do not depend on it.
+        overwrite: replace pictures in `plots` that are something else.
     """
+    curves.check_plots(plots, overwrite=overwrite)
     places = [Path(place) for place in (root, annotations) if place is not None]
     if len(places) != 1:
         raise ValueError("score needs the ground truth: either root, the data set's folder, or annotations, a file")
@@ -99,6 +104,7 @@ def evaluate(
     workers: int = 0,
     device: str = "auto",
     precision: Precision = "fp32",
+    overwrite: bool = False,
     **settings: Any,
 ) -> dict[str, Any]:
     """Runs weights on a benchmark: predictions in its official layout, and its numbers.
@@ -122,9 +128,11 @@ def evaluate(
         workers: sequences followed side by side; 0 is one per core, and one on a GPU. The numbers do not depend on it.
         device: auto, cpu, cuda or cuda:N.
         precision: fp32 is what official numbers are made in; auto is what `track` takes.
+        overwrite: replace pictures in `plots` that are something else.
     """
     from dropmae.loading import named  # needs torch, which scoring does not
 
+    curves.check_plots(plots, overwrite=overwrite)
     known = [name for name, _, _ in registry.fields(registry.load("benchmarks", benchmark))]
     bench = build(benchmark, {name: value for name, value in settings.items() if name in known})
     rest = {name: value for name, value in settings.items() if name not in known and value is not None}
@@ -137,13 +145,18 @@ def evaluate(
     spec = named(weights, first_label(sequences))
     job = Evaluation(benchmark, fields, str(root), split, spec, rest, str(out), device, precision)
     engine = job.engine()
-    claim(Path(out), job.describe(engine))
-    pending = [number for number, sequence in enumerate(sequences) if not job.done(sequence.name)]
-    if len(pending) < len(sequences):
-        say(f"{len(sequences) - len(pending)} of {len(sequences)} sequences are done already")
-    spread(job, engine, bench, sequences, pending, workers)
-    truth = bench.annotations(Path(root)) if split is None else bench.annotations(Path(root), split)
-    report = measure(bench, bench.read(job.predictions, truth), truth, workers)
+    parts, before = ("benchmark", "task", "weights", "engine"), {"engine": {"precision": "fp32"}}  # had no choice once
+    with (
+        Stop(urgent=True),
+        opened(Path(out), job.describe(engine), begun, noun="evaluation", parts=parts, defaults=before) as record,
+    ):
+        record.write()
+        pending = [number for number, sequence in enumerate(sequences) if not job.done(sequence.name)]
+        if len(pending) < len(sequences):
+            say(f"{len(sequences) - len(pending)} of {len(sequences)} sequences are done already")
+        spread(job, engine, bench, sequences, pending, workers)
+        truth = bench.annotations(Path(root)) if split is None else bench.annotations(Path(root), split)
+        report = measure(bench, bench.read(job.predictions, truth), truth, workers)
     notes = [json.loads(job.note(sequence.name).read_text()) for sequence in sequences]
     frames, seconds = (sum(note[key] for note in notes) for key in ("frames", "seconds"))
     speed = {"frames": frames, "frames_per_second": frames / seconds if seconds else None}
@@ -186,16 +199,12 @@ def measure(bench: Any, results: Any, annotations: Any, workers: int = 0) -> dic
         return bench.score(results, annotations, map=lambda f, *rows: counted(map(f, *rows), len(rows[0])))
     # A fork needs no guarded __main__ in a script that calls this, and the workers only run NumPy and Pillow.
     method = "fork" if "fork" in multiprocessing.get_all_start_methods() else "spawn"
-    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context(method)) as pool:
+    with working(ProcessPoolExecutor(workers, multiprocessing.get_context(method), serve)) as pool:
 
         def spread(function: Callable[..., Any], *rows: Any) -> Iterator[Any]:
             return counted(pool.map(function, *rows), len(rows[0]))
 
-        try:
-            return bench.score(results, annotations, map=spread)
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
+        return bench.score(results, annotations, map=spread)
 
 
 def counted(items: Iterable[Any], total: int, seconds: float = 10.0) -> Iterator[Any]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-import platform
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -11,15 +9,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
-import dropmae
-from dropmae import declarations, registry, weights
+from dropmae import declarations, registry, runs, weights
 from dropmae.contracts import Taken
-from dropmae.data.clips import collate
 from dropmae.data.mixture import Joined, Mixture, Source, open_source
 from dropmae.progress import say
 from dropmae.training import checkpoints, distributed, optim
-from dropmae.training.fit import Options, Plan, fit
-from dropmae.verbs.pretrain import claim
+from dropmae.training.fit import FREE, Options, Plan, fit
 
 PROBES, PORTION = 64, 8
 """Samples of a validation, and how many of them go through the network at once."""
@@ -104,18 +99,28 @@ def finetune(task: str, data: Entries, *, init: Path | None = None, out: Path, *
         raise ValueError("there is nothing to learn from: name data, a folder with a targets.jsonl for one")
     sources, held = ([open_source(str(entry)) for entry in some] for some in (entries, options.validation))
     out = Path(out)
-    config = describe(task, module, options, sources, held, init)
-    claim(out, config, {"fields": registry.defaults(cls), "options": registry.defaults(Tuning)})
+    data_told = {
+        "sources": [source.describe() for source in sources],
+        "validation": [source.describe() for source in held],
+        "init": None if init is None else str(init),
+    }
+    config = runs.describe("tasks", task, module, options, data_told, distributed.world())
+    defaults = {"fields": registry.defaults(cls), "options": registry.defaults(Tuning)}
     taken = None
     if init is not None and checkpoints.newest(out) is None:
         taken = take_over(module, Path(init))
         if distributed.is_main():
             say(*report_taken(taken, Path(init)))
     clips = mixture(sources, module, options, options.seed)
-    probe = _validation(mixture(held or sources, module, options, options.seed + 1), options.seed)
-    extra = {"training": {"options": config["options"], "data": config["data"]}}
+    probed = mixture(held or sources, module, options, options.seed + 1)
+    probe = runs.Probe(lambda: [probed[index] for index in range(PROBES)], options.seed, PORTION)
+    save = partial(weights.save, extra={"training": {"options": config["options"], "data": config["data"]}})
+    main = distributed.is_main()
     try:
-        summary = fit(module, clips, options, out, save=partial(weights.save, extra=extra), validate=probe)
+        with runs.opened(
+            out, config, runs.trained, defaults=defaults, free=FREE, extend=options.extend, main=main
+        ) as record:
+            summary = fit(module, clips, options, out, save=save, validate=probe, begin=record.write)
     finally:
         distributed.stop()
     return summary if taken is None else {**summary, "fresh": taken.fresh, "unused": taken.unused}
@@ -123,29 +128,6 @@ def finetune(task: str, data: Entries, *, init: Path | None = None, out: Path, *
 
 def mixture(sources: list[Source], module: Any, options: Tuning, seed: int) -> Mixture:
     return Mixture(Joined(sources), module.sample, seed, options.repeats, samples=options.epoch_samples)
-
-
-def describe(
-    task: str, module: Any, options: Tuning, sources: list[Source], held: list[Source], init: Path | None
-) -> dict[str, Any]:
-    """What a run is: its task, settings and data, and, for the record, where it was made."""
-    return {
-        "method": task,
-        "fields": registry.settings(module),
-        "options": dataclasses.asdict(options),
-        "data": {
-            "sources": [source.describe() for source in sources],
-            "validation": [source.describe() for source in held],
-            "init": None if init is None else str(init),
-        },
-        "environment": {
-            "dropmae": dropmae.__version__,
-            "torch": torch.__version__,
-            "python": platform.python_version(),
-            "machine": f"{platform.system()} {platform.machine()}",
-            "processes": distributed.world(),
-        },
-    }
 
 
 def take_over(module: Any, init: Path) -> Taken:
@@ -162,23 +144,3 @@ def report_taken(taken: Taken, init: Path) -> list[str]:
     lines += [f"  the head is new, {len(head)} tensors"] if head else []
     lines += [f"  no use for: {weights.listed(taken.unused)}"] if taken.unused else []
     return lines
-
-
-def _validation(clips: Mixture, seed: int) -> Any:
-    """Probes the module on fixed samples."""
-    found: list[dict[str, Any]] = []
-
-    def validate(module: Any, step: int) -> dict[str, Any]:
-        if not found:
-            found.extend(clips[index] for index in range(PROBES))
-        device = next(module.parameters()).device
-        totals: dict[str, float] = {}
-        for start in range(0, len(found), PORTION):
-            batch = collate([dict(sample) for sample in found[start : start + PORTION]])
-            batch = {name: value.to(device) for name, value in batch.items() if isinstance(value, torch.Tensor)}
-            values = module.probe({**batch, "seed": seed, "step": step, "progress": 1.0})
-            for name, value in values.items():
-                totals[name] = totals.get(name, 0.0) + value * len(batch["index"]) / len(found)
-        return totals
-
-    return validate

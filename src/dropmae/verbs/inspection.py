@@ -15,14 +15,15 @@ from dropmae.contracts import Method
 from dropmae.data.clips import Sequence
 from dropmae.nn import masking
 from dropmae.progress import say
-from dropmae.storage import write_json
+from dropmae.storage import check_output, mark, remove, write_json
 from dropmae.video import Video, find
 from dropmae.video.frames import image_name
 from dropmae.visualize.attention_probe import measure, temporal_maps, temporal_sheet
-from dropmae.visualize.charts import attention_figure, save_chart, save_picture, to_bytes
+from dropmae.visualize.charts import PICTURE, attention_figure, save_chart, save_picture, to_bytes
 from dropmae.visualize.views import caption, looked_at, reconstruction_sheet, reconstructions
 from dropmae.weights import LAST, Missing, load
 
+MEASURED_ATTENTION = "a measurement of attention"
 PICTURES = 3
 """Samples whose reconstruction a run draws while it trains."""
 MEASURED = 20
@@ -40,6 +41,7 @@ def reconstruct(
     mask_ratio: float | None = None,
     dropout: bool = False,
     augment: bool = False,
+    overwrite: bool = False,
 ) -> dict[str, Any]:
     """Draws frames, masked frames, their reconstruction, and that with the visible patches pasted in, side by side.
 
@@ -55,7 +57,11 @@ def reconstruct(
         mask_ratio: share of tokens to hide, where it is not to be that of training.
         dropout: drop within-frame attention as in training, where the method does so.
         augment: crop and flip at random as in training.
+        overwrite: replace OUT even if it is a file of another kind.
     """
+    check_output(
+        out, PICTURE, [weights, *([videos] if isinstance(videos, (str, Path)) else videos)], overwrite=overwrite
+    )
     module, title = opened(weights)
     if frames:
         samples = 1
@@ -96,6 +102,7 @@ def attention(
     whole: bool = False,
     maps: int = 3,
     seed: int = 0,
+    overwrite: bool = False,
 ) -> dict[str, Any]:
     """Measures where the decoder's attention goes: to the token itself, its own frame, the other frame.
 
@@ -112,7 +119,10 @@ def attention(
         whole: give the network all patches instead of hiding as many as in training.
         maps: videos whose f_tem is drawn.
         seed: decides frames and masks.
+        overwrite: replace files in OUT even if they are of another kind.
     """
+    for name, kind in (("attention.json", MEASURED_ATTENTION), ("attention.png", PICTURE), ("temporal.png", PICTURE)):
+        check_output(Path(out) / name, kind, overwrite=overwrite)
     if count < 1 or maps < 0:
         raise ValueError(f"count must be at least 1 and maps at least 0, not {count} and {maps}")
     sequences = find_sequences(videos)
@@ -122,8 +132,7 @@ def attention(
     for (module, _), title, path in zip(modules, titles, (weights, *beside)):
         runs.append({"name": title, "weights": str(path), **measure(module, sequences, count, seed, whole=whole)})
         rows.append(temporal_maps(module, sequences, maps, seed, whole=whole) if maps else [])
-    Path(out).mkdir(parents=True, exist_ok=True)
-    found = {"input": "whole" if whole else "masked", "seed": seed, "runs": runs}
+    found = {"by": mark(MEASURED_ATTENTION), "input": "whole" if whole else "masked", "seed": seed, "runs": runs}
     write_json(Path(out) / "attention.json", found)
     save_chart(attention_figure(runs), Path(out) / "attention.png")
     if maps:
@@ -204,7 +213,7 @@ def snapshots(run: Path, sequences: list[Sequence], seed: int) -> Callable[[Any,
         made = reconstructions(module, kept["batch"])
         for old in folder.glob("step-*.png"):
             if int(old.stem.split("-")[1]) > step:
-                old.unlink()
+                remove(old)
         save_picture(_column(made["pasted"]), folder / f"step-{step:08d}.png")
         for name in ("frames", "hidden"):
             if not (folder / f"{name}.png").exists():

@@ -14,27 +14,29 @@ import hashlib
 import json
 import multiprocessing
 import os
-import shutil
 import signal
 import tempfile
-import threading
 import time
 from collections import Counter, deque
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
-from multiprocessing import connection
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from dropmae import locks, storage
 from dropmae.data.shards import Packer, Place
+from dropmae.interruption import Interrupted, Stop, serve, working
 from dropmae.names import utf8
 from dropmae.progress import Progress, say
+from dropmae.runs import Lines
 from dropmae.storage import write_json
 from dropmae.video import Video, find, write, write_store
+from dropmae.video.store import STORE
+from dropmae.video.writer import VIDEO
 
 JOURNAL = "prepare.jsonl"
 REPORT = "report.json"
@@ -120,29 +122,12 @@ def prepare(
         raise FileNotFoundError(f"{videos}: no videos in this folder")
     started = time.perf_counter()
     jobs = plan(sources, videos if videos.is_dir() else videos.parent, folder, form)
-    if place is None:
-        record: Journal = Journal(folder, form)
-    else:
-        record = PackedJournal(folder, form, Packer(out, asdict(form), shard_size * 10**6, folder), jobs)
-    with record as journal:
-        todo = [job for job in jobs if not journal.has(job)]
-        remove_partial(folder)
-        progress = Progress(len(jobs), len(jobs) - len(todo))
-        try:
-            for count, (job, outcome) in enumerate(
-                run(todo, workers or os.cpu_count() or 1), len(jobs) - len(todo) + 1
-            ):
-                journal.add(job, outcome)
-                if "error" in outcome:
-                    say(f"bad: {job.name}: {outcome['error']}")
-                progress.show(count, {})
-            journal.finish()
-        except OSError as error:
-            count = sum(journal.has(job) for job in jobs)
-            text = f"{error}; {count} of {len(jobs)} videos are done, and the same command continues"
-            raise OSError(text) from None
-        finally:
-            progress.close()
+    with Stop(urgent=True), locks.held(folder):
+        if place is None:
+            journal: Journal = Journal(folder, form)
+        else:
+            journal = PackedJournal(folder, form, Packer(out, asdict(form), shard_size * 10**6, folder), jobs)
+        work(journal, jobs, folder, workers or os.cpu_count() or 1)
         report = journal.report(jobs)
     told = {"settings": asdict(form), **report}
     if place is None:
@@ -158,6 +143,33 @@ def prepare(
     if not report["videos"]:
         raise OSError(f"{videos}: none of its {len(jobs)} files can be read as a video; {where} has the reasons")
     return {"out": str(out), **report}
+
+
+def work(journal: Journal, jobs: list[Job], folder: Path, workers: int) -> None:
+    """Prepares what the journal does not know yet."""
+    with journal:
+        todo = [job for job in jobs if not journal.has(job)]
+        storage.clean(folder)
+        kind = STORE if any(job.form.frames for job in jobs) else VIDEO
+        for job in todo:
+            if job.name not in journal.done and os.path.exists(job.output) and not storage.made_as(job.output, kind):
+                raise ValueError(f"{job.output} is in the way of {job.name} and is not {storage.mark(kind)}: move it")
+        progress = Progress(len(jobs), len(jobs) - len(todo))
+        try:
+            for count, (job, outcome) in enumerate(run(todo, workers), len(jobs) - len(todo) + 1):
+                journal.add(job, outcome)
+                if "error" in outcome:
+                    say(f"bad: {job.name}: {outcome['error']}")
+                progress.show(count, {})
+            journal.finish()
+        except (OSError, KeyboardInterrupt) as error:
+            count = sum(journal.has(job) for job in jobs)
+            done = f"{count} of {len(jobs)} videos are done, and the same command continues"
+            if isinstance(error, OSError):
+                raise OSError(f"{error}; {done}") from None
+            raise Interrupted(getattr(error, "number", signal.SIGINT), done) from None
+        finally:
+            progress.close()
 
 
 def plan(sources: list[Path], root: Path, out: Path, form: Form) -> list[Job]:
@@ -181,13 +193,14 @@ class Journal:
 
     def __init__(self, out: Path, form: Form):
         self.path, self.form = out / JOURNAL, asdict(form)
+        self.lines = Lines(self.path)
         self.done: dict[str, dict[str, Any]] = {}
         if not self.path.exists():
-            if out.is_dir() and any(out.iterdir()):
+            if out.is_dir() and any(entry.name != locks.NAME for entry in out.iterdir()):
                 raise ValueError(f"{out} is not empty and was not made by prepare; choose another folder")
             out.mkdir(parents=True, exist_ok=True)
             return
-        lines = [json.loads(line) for line in self.path.read_text().split("\n")[:-1]]  # the last may be incomplete
+        lines = self.lines.read()
         before = lines[0]["form"] if lines else self.form
         if changed := [name for name in self.form if before.get(name) != self.form[name]]:
             changes = ", ".join(f"{name} {before.get(name)}, now {self.form[name]}" for name in changed)
@@ -197,14 +210,11 @@ class Journal:
     def __enter__(self) -> Journal:
         """Writes what is known anew, and opens the file for more."""
         rows = [{"form": self.form}, *self.done.values()]
-        partial = self.path.with_suffix(".partial")
-        partial.write_text("".join(json.dumps(row) + "\n" for row in rows))
-        os.replace(partial, self.path)
-        self.file = open(self.path, "a")
+        self.lines.rewrite(rows)
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.file.close()
+        """Every line is written as soon as it is known."""
 
     def finish(self) -> None:
         """All videos are dealt with."""
@@ -216,8 +226,7 @@ class Journal:
 
     def add(self, job: Job, outcome: dict[str, Any]) -> None:
         row = {"name": job.name, "stamp": stamp(job.source), **outcome}
-        self.file.write(json.dumps(row) + "\n")
-        self.file.flush()
+        self.lines.add([row])
         self.done[job.name] = row
 
     def report(self, jobs: list[Job]) -> dict[str, Any]:
@@ -257,8 +266,7 @@ class PackedJournal(Journal):
     def finish(self) -> None:
         self.packer.flush()
         self.done |= {source: {**row, "name": source} for source, row in self.packer.index.rows.items()}
-        self.file.close()
-        shutil.rmtree(self.folder)
+        storage.remove(self.folder)
 
 
 def staging(place: Place, videos: Path) -> Path:
@@ -283,7 +291,7 @@ def run(jobs: list[Job], workers: int) -> Iterator[tuple[Job, dict[str, Any]]]:
     waiting = deque(jobs)
     while waiting:
         suspects: list[Job] = []
-        with pool(min(workers, len(waiting))) as processes:
+        with working(pool(min(workers, len(waiting)))) as processes:
             running: dict[Future, Job] = {}
             try:
                 while waiting or running:
@@ -295,10 +303,8 @@ def run(jobs: list[Job], workers: int) -> Iterator[tuple[Job, dict[str, Any]]]:
                         yield running.pop(future), outcome
             except BrokenProcessPool:
                 suspects = list(running.values())
-            finally:
-                processes.shutdown(cancel_futures=True)
         for job in suspects:
-            with pool(1) as process:
+            with working(pool(1)) as process:
                 try:
                     outcome = process.submit(convert, job).result()
                 except BrokenProcessPool:
@@ -307,20 +313,7 @@ def run(jobs: list[Job], workers: int) -> Iterator[tuple[Job, dict[str, Any]]]:
 
 
 def pool(workers: int) -> ProcessPoolExecutor:
-    return ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=attend)
-
-
-def attend() -> None:
-    """Leaves interrupts to the parent, and ends this process when the parent is gone, however it ended."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = multiprocessing.parent_process()
-
-    def watch() -> None:
-        if parent is not None:
-            connection.wait([parent.sentinel])
-            os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
+    return ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=serve)
 
 
 def convert(job: Job) -> dict[str, Any]:
@@ -353,9 +346,3 @@ def reason(job: Job, error: Exception) -> str:
     error = error.args[0] if isinstance(error, Unreadable) else error
     text = " ".join(str(error).split()).removeprefix(f"{job.source}: ")
     return text if isinstance(error, OSError) else f"{type(error).__name__}: {text}"
-
-
-def remove_partial(out: Path) -> None:
-    """Removes what a run that was killed left half-written."""
-    for path in out.rglob(".*.partial"):
-        path.unlink(missing_ok=True)

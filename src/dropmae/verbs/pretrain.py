@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
-import json
-import platform
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -14,13 +11,11 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-import dropmae
-from dropmae import declarations, registry, weights
-from dropmae.data.clips import Clips, Sequence, collate, generator
+from dropmae import declarations, registry, runs, weights
+from dropmae.data.clips import Clips, generator
 from dropmae.data.resident import reside
 from dropmae.data.shards import find_sequences
 from dropmae.names import utf8
-from dropmae.storage import write_json
 from dropmae.training import distributed
 from dropmae.training.fit import FREE, Options, fit
 from dropmae.verbs.inspection import snapshots
@@ -59,20 +54,21 @@ def pretrain(
     cls = registry.load("methods", method)
     mine, theirs = declarations.share(settings, method, cls, Options, "pretrain")
     options = Options(**theirs)
+    out = Path(out)
     torch.manual_seed(options.seed)
     module = cls(**mine)
     if short_side < 0 or 0 < short_side < 16:
         raise ValueError(f"short-side must be 0 or at least 16, not {short_side}")
-    sequences = [replace(sequence, short_side=short_side or None) for sequence in find_sequences(videos)]
-    out = Path(out)
-    config = describe(method, module, options, sequences)
-    config["data"]["short_side"] = short_side
+    sequences = [replace(sequence, short_side=short_side or None) for sequence in find_sequences(videos, out)]
+    names = utf8("\n".join(sequence.name for sequence in sequences))
+    data = {"videos": len(sequences), "names": hashlib.sha256(names).hexdigest()[:16], "short_side": short_side}
+    config = runs.describe("methods", method, module, options, data, distributed.world())
     defaults = {"fields": registry.defaults(cls), "options": registry.defaults(Options), "data": {"short_side": 0}}
-    claim(out, config, defaults)
     clips = Clips(sequences, module.sample, options.seed, options.repeats, resize_on=augment)
     training = {"options": config["options"], "data": config["data"]}
     save = partial(weights.save, extra={"training": training, **module.provenance()})
-    draw, probe = snapshots(out, sequences, options.seed), _validation(clips, options.seed)
+    draw = snapshots(out, sequences, options.seed)
+    probe = runs.Probe(partial(fixed_samples, clips, options.seed), options.seed, PROBES)
     if resident:
         clips = reside(clips, distributed.pick_device(options.device))
 
@@ -80,86 +76,27 @@ def pretrain(
         draw(module, step)
         return probe(module, step)
 
+    main = distributed.is_main()
     try:
-        summary = fit(module, clips, options, out, save=save, validate=validate)
-        if distributed.is_main():
-            finish(out, module, sequences, options.seed)
+        with runs.opened(
+            out, config, runs.trained, defaults=defaults, free=FREE, extend=options.extend, main=main
+        ) as record:
+            summary = fit(module, clips, options, out, save=save, validate=validate, begin=record.write)
+            if main:
+                finish(out, module, sequences, options.seed)
         return summary
     finally:
         distributed.stop()
 
 
-def describe(method: str, module: Any, options: Options, sequences: list[Sequence]) -> dict[str, Any]:
-    """What a run is: its method, settings and data, and, for the record, where it was made."""
-    names = "\n".join(sequence.name for sequence in sequences)
-    return {
-        "method": method,
-        "fields": registry.settings(module),
-        "options": dataclasses.asdict(options),
-        "data": {"videos": len(sequences), "names": hashlib.sha256(utf8(names)).hexdigest()[:16]},
-        "environment": {
-            "dropmae": dropmae.__version__,
-            "torch": torch.__version__,
-            "python": platform.python_version(),
-            "machine": f"{platform.system()} {platform.machine()}",
-            "processes": distributed.world(),
-        },
-    }
-
-
-def claim(out: Path, config: dict[str, Any], defaults: dict[str, dict[str, Any]]) -> None:
-    """Makes `out` the folder of this run, or checks that it already is; ValueError that names what differs.
-
-    `defaults` of each part of the configuration stand for what a run does not tell that was begun before it could.
-    """
-    config, defaults = json.loads(json.dumps([config, defaults]))
-    path = out / "config.json"
-    if path.exists():
-        try:
-            old = json.loads(path.read_text())
-        except json.JSONDecodeError as error:
-            raise OSError(f"{path} is not readable ({error}); remove the folder to start anew") from error
-        parts = ("fields", "options", "data")
-        was = {part: {**defaults.get(part, {}), **old.get(part, {})} for part in parts}
-        differing = [
-            f"{part}.{name} was {was[part].get(name)!r}, now {config[part].get(name)!r}"
-            for part in parts
-            for name in sorted({*config[part], *was[part]})
-            if name not in FREE and was[part].get(name) != config[part].get(name)
-        ]
-        if old.get("method") != config["method"]:
-            differing.insert(0, f"method was {old.get('method')!r}, now {config['method']!r}")
-        if differing:
-            raise ValueError(f"{out} belongs to another configuration: {'; '.join(differing)}. Choose another --out")
-    elif distributed.is_main():
-        if out.exists() and (not out.is_dir() or any(not path.name.startswith(".") for path in out.iterdir())):
-            raise ValueError(f"{out} exists and is not a run folder; choose another --out")
-        write_json(path, config)
-
-
-def _validation(clips: Clips, seed: int) -> Any:
-    """Probes the module on fixed samples of distinct videos, spread over the data set."""
+def fixed_samples(clips: Clips, seed: int) -> list[dict[str, Any]]:
+    """Samples of distinct videos, spread over the data set, to probe on; fewer than two are none."""
     found: list[dict[str, Any]] = []
-
-    def samples() -> dict[str, Any]:
-        if not found:
-            count = min(PROBES, len(clips.sequences))
-            for position in np.linspace(0, len(clips.sequences) - 1, count).round().astype(int).tolist():
-                sequence = clips.sequences[position]
-                fresh = replace(sequence)
-                try:
-                    made = clips.sample(fresh, generator(seed, 4, position))
-                except OSError:
-                    continue  # training names the bad files
-                found.append({**made, "index": position, "reports": []})
-        return collate([dict(sample) for sample in found]) if len(found) > 1 else {}
-
-    def validate(module: Any, step: int) -> dict[str, Any]:
-        batch = samples()
-        if not batch:
-            return {}
-        device = next(module.parameters()).device
-        batch = {name: value.to(device) for name, value in batch.items() if isinstance(value, torch.Tensor)}
-        return module.probe({**batch, "seed": seed, "step": step, "progress": 1.0})
-
-    return validate
+    count = min(PROBES, len(clips.sequences))
+    for position in np.linspace(0, len(clips.sequences) - 1, count).round().astype(int).tolist():
+        try:
+            made = clips.sample(replace(clips.sequences[position]), generator(seed, 4, position))
+        except OSError:
+            continue  # training names the bad files
+        found.append({**made, "index": position, "reports": []})
+    return found if len(found) > 1 else []

@@ -22,14 +22,16 @@ from dropmae import registry
 from dropmae.data.clips import Sequence
 from dropmae.progress import duration_text, say
 from dropmae.runs import Run
-from dropmae.storage import replacing
+from dropmae.storage import check_output, mark, write_text
 from dropmae.training.fit import Options
 from dropmae.verbs import inspection
 from dropmae.visualize import charts
 from dropmae.visualize.views import NORMALISED
 
+REPORT = "a report"
 
-def report(runs: list[Path], *, out: Path | None = None, title: str = "") -> dict[str, Any]:
+
+def report(runs: list[Path], *, out: Path | None = None, title: str = "", overwrite: bool = False) -> dict[str, Any]:
     """Writes report.html of a run, or of several side by side: one file that asks for nothing else.
 
     Curves, pictures, attention charts, configuration, environment and bad files; works while a run goes on, too.
@@ -38,13 +40,15 @@ def report(runs: list[Path], *, out: Path | None = None, title: str = "") -> dic
         runs: run folders of `pretrain`.
         out: file to write; without it report.html in the run's folder.
         title: heading of the page.
+        overwrite: replace OUT even if it is no report.
     """
     folders = [Path(runs)] if isinstance(runs, (str, Path)) else [Path(folder) for folder in runs]
     if not folders:
         raise ValueError("which run? Give a run folder")
     if out is None and len(folders) > 1:
         raise ValueError("several runs need an --out to write their page to")
-    return bind(folders, Path(out) if out is not None else folders[0] / "report.html", title)
+    path = folders[0] / "report.html" if out is None else check_output(out, REPORT, overwrite=overwrite)
+    return bind(folders, path, title)
 
 
 def bind(folders: list[Path], path: Path, title: str = "", more: str = "") -> dict[str, Any]:
@@ -52,8 +56,7 @@ def bind(folders: list[Path], path: Path, title: str = "", more: str = "") -> di
     read = [Run(folder) for folder in folders]
     for run, name in zip(read, inspection.distinct([run.method for run in read], [str(f) for f in folders])):
         run.name = name
-    with replacing(path) as partial:
-        partial.write_text(page(read, title, more))
+    write_text(path, page(read, title, more))
     say(f"report: {path}")
     return {"out": str(path), "runs": [str(folder) for folder in folders]}
 
@@ -85,6 +88,7 @@ def page(runs: list[Run], title: str = "", more: str = "") -> str:
     style = (resources.files("dropmae.verbs") / "report.css").read_text()
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        f'<meta name="generator" content="{mark(REPORT)}">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f'<title>{esc(heading)}</title><link rel="icon" href="data:,"><style>{style}</style></head>\n'
         f"<body><main>{''.join(part for part in body if part)}</main></body></html>\n"

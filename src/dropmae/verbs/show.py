@@ -13,9 +13,10 @@ from PIL import Image, ImageDraw
 from dropmae.formats.labels import foreground
 from dropmae.formats.results import distinct_names, read_results
 from dropmae.progress import Progress, say
+from dropmae.storage import check_output
 from dropmae.target import Target
 from dropmae.video import Video, Writer
-from dropmae.visualize.charts import save_picture
+from dropmae.visualize.charts import PICTURE, save_picture
 from dropmae.visualize.overlay import (
     COLOURS,
     DARK,
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
 else:
     Source = str
 
+SHOWN = "a comparison"
+"""Kind of output, for its mark."""
 Results = Mapping[str, Mapping[int, Target]]
 """{tracker's name: {frame: what it found there}}"""
 
@@ -50,6 +53,7 @@ def show(
     frames: tuple[int, ...] = (),
     columns: int = 0,
     out: Path | None = None,
+    overwrite: bool = False,
 ) -> dict[str, Any]:
     """Draw frames of a video: one with the coordinates of its pixels, or several with the results of trackers.
 
@@ -68,6 +72,7 @@ def show(
         frames: numbers of the frames to draw; by default five, evenly spread (all of them in OUT.mp4).
         columns: pictures side by side; by default all frames.
         out: OUT.png or OUT.mp4; by default a PNG in this folder that is called after the video.
+        overwrite: replace OUT even if it is read here or is not a picture that `show` drew.
     """
     source = Video(video)
     title = source.path.parent.name if source.path is not None and source.name in IMAGE_FOLDERS else source.name
@@ -80,6 +85,8 @@ def show(
     out = Path(out) if out is not None else Path(f"{title}-frame-{frame}.png" if frame is not None else f"{title}.png")
     if out.suffix.lower() not in (".png", ".mp4") or (frame is not None and out.suffix.lower() != ".png"):
         raise ValueError(f"{out}: write OUT.png{'' if frame is not None else ' or OUT.mp4'}")
+    inputs = [video, *results, *([truth] if truth is not None else [])]
+    check_output(out, SHOWN if out.suffix.lower() == ".mp4" else PICTURE, inputs, overwrite=overwrite)
     if frame is not None:
         save_picture(draw_grid(source[frame], grid), out)
         say(f"{out}: frame {frame} of {source.width} x {source.height} pixels, x to the right, y down")
@@ -169,7 +176,7 @@ def legend(results: Results, width: int) -> np.ndarray:
 def write_video(video: Video, results: Results, shown: Sequence[int], out: Path) -> None:
     """All of `shown` as a video, with the legend below; masks side by side."""
     progress = Progress(len(shown))
-    with Writer(out, video.fps or 30) as writer:
+    with Writer(out, video.fps or 30, kind=SHOWN) as writer:
         for done, number in enumerate(shown, 1):
             pictures = list(compared(video[number], number, results))
             picture = tile(pictures, min(3, len(pictures))) if len(pictures) > 1 else pictures[0]

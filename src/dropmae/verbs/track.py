@@ -20,6 +20,7 @@ from dropmae.formats.labels import foreground, read_labels
 from dropmae.formats.results import of_video
 from dropmae.loading import load_task, named
 from dropmae.progress import Progress, say
+from dropmae.storage import check_output
 from dropmae.target import Target, mask_boxes, read_targets, target_lines
 from dropmae.video import Video, is_live
 
@@ -45,6 +46,7 @@ def track(
     set: tuple[str, ...] = (),
     device: str = "auto",
     precision: Precision = "auto",
+    overwrite: bool = False,
 ) -> Any:
     """Follow objects through a video, from boxes, a mask, points or a file of prompts.
 
@@ -69,7 +71,10 @@ def track(
         device: auto, cpu, cuda or cuda:N.
         precision: bf16 computes faster where the hardware has it; auto takes it there. int8, on a CPU, takes 8 bits for
             the transformer's layers: faster for large models, and a little less exact.
+        overwrite: replace OUT.mp4 and OUT.jsonl even if they are read here or were not written by `track`.
     """
+    for path, form in ({} if out is None else forms(Path(out))).items():
+        check_output(path, form.KIND, [video, mask, prompts, weights], overwrite=overwrite)
     source = Video(video)
     known = gather(source, box, mask, points, prompts, start)
     settings = registry.assignments(set) | ({} if lost_below is None else {"lost_below": lost_below})

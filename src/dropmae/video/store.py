@@ -15,11 +15,13 @@ from pathlib import Path
 import numpy as np
 
 from dropmae.opening import open_file
-from dropmae.storage import replacing
+from dropmae.storage import mark, replacing
 from dropmae.video.errors import broken
 from dropmae.video.frames import Piece, Still
 
 FORMAT = "dropmae-frames"
+STORE = "a frame store"
+"""Kind of output, for its mark."""
 HEADER = 4096
 """The longest header that is believed, in bytes."""
 
@@ -45,7 +47,7 @@ def write_store(path: str | Path, frames: Iterable[np.ndarray], fps: float) -> i
             count += 1
         shape = [count, *first.shape]
         header = {
-            "__metadata__": {"format": FORMAT, "fps": repr(float(fps))},
+            "__metadata__": {"format": FORMAT, "fps": repr(float(fps)), "by": mark(STORE)},
             "frames": {"dtype": "U8", "shape": shape, "data_offsets": [0, int(np.prod(shape))]},
         }
         file.seek(0)

@@ -13,13 +13,16 @@ import av
 import numpy as np
 from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
 
-from dropmae.storage import replacing
-from dropmae.video.errors import broken
+from dropmae.storage import mark, replacing, unwritable
 from dropmae.video.frames import FPS
 
 BT601 = 6
 """FFmpeg's number for SMPTE 170M, the matrix with which the colours are made here and which the file names."""
 LIMITED = 1
+
+
+VIDEO = "a video"
+"""Kind of output, for its mark, unless another is named."""
 
 
 class GivenUp(Exception):
@@ -47,12 +50,16 @@ class Writer:
         preset: str = "veryfast",
         tune: str = "",
         threads: int = 1,
+        kind: str = VIDEO,
     ):
-        """`crf` 0..51, lower is better; at most `gop` frames from key frame to key frame; `preset`, `tune` of x264."""
+        """`crf` 0..51, lower is better; at most `gop` frames from key frame to key frame; `preset`, `tune` of x264.
+
+        `kind` of output is what the file is marked as (`storage.mark`).
+        """
         rate = Fraction(fps).limit_denominator(1001) or Fraction(fps).limit_denominator(10**6)
         if rate <= 0:
             raise ValueError(f"fps must be positive, not {fps}")
-        self.path, self.rate, self.threads = Path(path), rate, threads
+        self.path, self.rate, self.threads, self.kind = Path(path), rate, threads, kind
         self.settings = {"crf": str(crf), "g": str(gop), "bf": str(b_frames), "refs": str(references), "preset": preset}
         self.settings |= {"tune": tune} if tune else {}
         self.size: tuple[int, int] | None = None
@@ -65,6 +72,7 @@ class Writer:
     def open(self, height: int, width: int) -> None:
         partial = self.stack.enter_context(replacing(self.path))
         self.container = av.open(str(partial), "w", format="mp4", options={"movflags": "+faststart"})
+        self.container.metadata["comment"] = mark(self.kind)
         self.stream = self.container.add_stream("libx264", rate=self.rate, options=self.settings)
         self.stream.height, self.stream.width, self.stream.pix_fmt = height, width, "yuv420p"
         context = self.stream.codec_context
@@ -91,8 +99,7 @@ class Writer:
             picture.pts, picture.time_base = self.count, 1 / self.rate
             self.container.mux(self.stream.encode(picture))
         except (av.FFmpegError, OSError) as error:
-            self.discard()
-            raise broken(self.path, error) from None
+            raise self.failed(error) from None
         self.count += 1
 
     def close(self) -> None:
@@ -103,9 +110,13 @@ class Writer:
             self.container.mux(self.stream.encode(None))
             self.container.close()
         except (av.FFmpegError, OSError) as error:
-            self.discard()
-            raise broken(self.path, error) from None
+            raise self.failed(error) from None
         self.stack.close()
+
+    def failed(self, error: Exception) -> OSError:
+        reason = unwritable(self.path, error)  # before there is room on the disk again
+        self.discard()
+        return reason
 
     def discard(self) -> None:
         """Gives the file up; what was under its name before stays."""

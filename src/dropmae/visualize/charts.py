@@ -14,10 +14,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
 from PIL import Image, ImageDraw
+from PIL.PngImagePlugin import PngInfo
 
-from dropmae.storage import replacing
+from dropmae.storage import mark, replacing
 from dropmae.visualize.overlay import font
 
+PICTURE = "a picture"
+"""Kind of output, for its mark."""
 COLOURS = ("#1f6f9f", "#d4622a", "#3b8f63", "#8a5bb5", "#b3862b", "#5c6b7a")
 """Of runs, in order."""
 INK, SOFT, LINE = "#2a2f38", "#747c89", "#e3e6eb"
@@ -76,7 +79,7 @@ def svg(figure: Figure) -> bytes:
 def save_chart(figure: Figure, path: str | Path) -> None:
     """The figure as PNG, whole or not at all."""
     with replacing(path) as partial, styled():
-        figure.savefig(partial, format="png", dpi=160)
+        figure.savefig(partial, format="png", dpi=160, metadata={"Comment": mark(PICTURE)})
 
 
 def smooth(values: np.ndarray, share: float = 0.02) -> np.ndarray:
@@ -247,5 +250,7 @@ def wrap(text: str, letters: Any, width: int) -> list[str]:
 def save_picture(picture: Image.Image | np.ndarray, path: str | Path) -> None:
     """A PNG, whole or not at all."""
     image = picture if isinstance(picture, Image.Image) else Image.fromarray(picture)
+    comment = PngInfo()
+    comment.add_text("Comment", mark(PICTURE))
     with replacing(path) as partial:
-        image.save(partial, format="PNG")
+        image.save(partial, format="PNG", pnginfo=comment)

@@ -8,8 +8,10 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from dropmae.storage import replacing
+from dropmae.storage import check_output, mark, replacing
 
+PLOT = "a plot"
+"""Kind of output, for its mark."""
 DASHES = ("-", "--", "-.", ":")
 
 
@@ -43,6 +45,14 @@ PLOTS = {
 }
 
 
+def check_plots(folder: Path | None, *, overwrite: bool) -> None:
+    """ValueError where plots in `folder` would replace something else."""
+    for curve in PLOTS:
+        if folder is None:
+            return
+        check_output(Path(folder) / f"{curve}.png", PLOT, overwrite=overwrite)
+
+
 def draw_plots(scores: Mapping[str, Mapping[str, Any]], folder: Path, title: str = "") -> list[Path]:
     """Writes success.png, precision.png and norm_precision.png to `folder`, with a line for each of `scores`.
 
@@ -74,7 +84,7 @@ def draw_plots(scores: Mapping[str, Mapping[str, Any]], folder: Path, title: str
         axes.legend(loc=plot.place, fontsize=9)
         path = Path(folder) / f"{curve}.png"
         with replacing(path) as partial:
-            figure.savefig(partial, format="png")
+            figure.savefig(partial, format="png", metadata={"Comment": mark(PLOT)})
         written.append(path)
     return written
 

@@ -29,6 +29,8 @@ from dropmae import contracts, registry
 from dropmae.opening import open_file
 from dropmae.storage import replacing
 
+KIND = "a weight file"
+"""Kind of output, for its mark (`storage.mark`)."""
 LAST = "last.safetensors"
 """The weight file of a run folder."""
 SHIPPED = Path(dropmae.__file__).parent / "shipped"

@@ -17,6 +17,7 @@ from typing import NamedTuple
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
+from dropmae import storage
 from dropmae.progress import say
 
 CHUNK = 1 << 20
@@ -74,7 +75,7 @@ def fetch(name: str) -> Path:
     original = ours.with_name(entry.address.rsplit("/", 1)[-1])
     download(entry, original)
     convert(original, ours, entry)
-    original.unlink()
+    storage.remove(original)
     return ours
 
 
@@ -113,12 +114,12 @@ def download(entry: Entry, path: Path) -> None:
     with open(partial, "rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     if size != entry.size or digest != entry.sha256:
-        partial.unlink()
+        storage.remove(partial)
         raise OSError(
             f"{entry.address} is not the file that it should be: {size} bytes, SHA-256 {digest}, not {entry.size} and "
             f"{entry.sha256}; it was removed"
         )
-    os.replace(partial, path)
+    storage.move(partial, path)
 
 
 def _pieces(address: str, done: int) -> Iterator[tuple[int, bytes]]:

@@ -18,7 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dropmae.storage import replacing
+from dropmae import weights
+from dropmae.storage import mark, mark_zip, replacing
 from dropmae.tasks.vot import head
 
 TOLERANCE = 1e-4
@@ -69,6 +70,7 @@ def export(tracker: Any, out: Path, objects: int = 1) -> dict[str, Any]:
             buffer = io.BytesIO()
             torch.export.save(program, buffer)
             partial.write_bytes(buffer.getvalue())
+            mark_zip(partial, weights.KIND)
             found = torch.export.load(buffer).module()(*inputs)
         else:
             found = _onnx(program, inputs, partial)
@@ -78,7 +80,7 @@ def export(tracker: Any, out: Path, objects: int = 1) -> dict[str, Any]:
     return {"inputs": [list(part.shape) for part in inputs], "difference": max(differences)}
 
 
-def _onnx(program: Any, inputs: tuple[Tensor, Tensor], path: Path) -> list[Tensor]:
+def _onnx(program: Any, inputs: tuple[Tensor, Tensor], partial: Path) -> list[Tensor]:
     """Writes an ONNX file and runs it."""
     try:
         onnxruntime, _ = (importlib.import_module(name) for name in ("onnxruntime", "onnxscript"))
@@ -95,8 +97,9 @@ def _onnx(program: Any, inputs: tuple[Tensor, Tensor], path: Path) -> list[Tenso
             verbose=False,
         )
     assert made is not None
-    made.save(str(path))
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    made.model.doc_string = mark(weights.KIND)
+    made.save(str(partial))
+    session = onnxruntime.InferenceSession(str(partial), providers=["CPUExecutionProvider"])
     return [
         torch.from_numpy(values)
         for values in session.run(None, dict(zip(("template", "search"), map(np.asarray, inputs))))

@@ -1,0 +1,135 @@
+"""Being stopped by a signal, the same for every verb: what was done is kept, it is said, and the same command goes on.
+
+SIGINT (Ctrl-C), SIGTERM (Slurm, kubernetes) and SIGUSR1 (Slurm's warning before a requeue) all mean: stop. `cli.main`
+turns them into `Interrupted`, wherever a verb is. A verb that has something to put in order first works in a `Stop`,
+looks at `asked` where it can stop, and raises `Interrupted` with what it has kept. Processes that work for a verb
+ignore the signals (`serve`), since a terminal or a job's end sends them to all: the main process decides, and they end
+with it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import connection
+from types import FrameType
+from typing import Any
+
+from dropmae import processes
+
+SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)]
+AGAIN = 2.0
+"""Seconds after which a second Ctrl-C ends the work where it is; a launcher sends one signal several times at once."""
+PATIENCE = 60
+"""Seconds after which a process that serves ends after a SIGTERM, should nobody have ended it before."""
+
+
+class Interrupted(KeyboardInterrupt):
+    """The work was stopped by a signal; the text says what was kept."""
+
+    def __init__(self, number: int = signal.SIGINT, kept: str = "") -> None:
+        super().__init__(kept)
+        self.number, self.kept = int(number), kept
+
+    @property
+    def code(self) -> int:
+        """The exit code that shells give: 130 for SIGINT, 143 for SIGTERM."""
+        return 128 + self.number
+
+
+class Stop:
+    """A context in which signals are noted and change nothing else; `asked` is the first one's number, or 0.
+
+    Within `at_once()`, work that may be cut off anywhere, the signal raises `Interrupted`. `urgent` makes all of it so.
+    Only the main thread of a process gets signals: elsewhere nothing is ever asked.
+    """
+
+    def __init__(self, *, urgent: bool = False) -> None:
+        self.asked, self.since = 0, 0.0
+        self.urgent = int(urgent)
+        self.old: dict[int, Any] = {}
+
+    def __enter__(self) -> Stop:
+        if threading.current_thread() is threading.main_thread():
+            for number in SIGNALS:
+                self.old[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self.old.items():
+            signal.signal(number, handler if handler is not None else signal.SIG_DFL)
+        self.old = {}
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        impatient = self.asked and number == signal.SIGINT and time.monotonic() - self.since > AGAIN
+        if not self.asked:
+            self.asked, self.since = number, time.monotonic()
+        elif not impatient:
+            return
+        if self.urgent or impatient:
+            raise Interrupted(self.asked)
+
+    @contextlib.contextmanager
+    def at_once(self) -> Iterator[None]:
+        """Work that a signal, also one that came before, cuts off."""
+        self.urgent += 1
+        try:
+            self.check()
+            yield
+        finally:
+            self.urgent -= 1
+
+    def check(self, kept: str = "") -> None:
+        """Raises `Interrupted` if a signal came."""
+        if self.asked:
+            raise Interrupted(self.asked, kept)
+
+
+def serve() -> None:
+    """Makes this process one that works for another: it ignores the signals, and ends when the other is gone."""
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+    processes.die_with_parent()
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=_watch, args=(parent.sentinel,), daemon=True).start()
+
+
+def serve_data(_: int = 0) -> None:
+    """As `serve`, for a data process, which PyTorch's loader watches and ends by SIGTERM."""
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, _leave_later)
+    processes.die_with_parent()
+
+
+def _leave_later(number: int, _: FrameType | None) -> None:
+    """The first SIGTERM may have gone to all of a job's processes; a second one is meant."""
+    signal.signal(number, signal.SIG_DFL)
+    processes.end_in(PATIENCE)
+
+
+def _watch(sentinel: int) -> None:
+    connection.wait([sentinel])
+    os._exit(1)
+
+
+@contextlib.contextmanager
+def working(pool: ProcessPoolExecutor) -> Iterator[ProcessPoolExecutor]:
+    """A pool of serving processes; where its block fails, they are ended at once instead of after their work."""
+    try:
+        with pool:
+            try:
+                yield pool
+            except BaseException:
+                for worker in list((getattr(pool, "_processes", None) or {}).values()):
+                    worker.kill()
+                raise
+    finally:
+        pool.shutdown(cancel_futures=True)

@@ -1,0 +1,122 @@
+"""A folder that one process works in: who holds it is written in its `.lock`, and a second one is told.
+
+The lock names machine, process and when that process began. It is over when the process is gone, or is another one of
+the same number; of a process on another machine when it has given no sign of life (it touches the file every few
+seconds) for half a minute. Nothing but files is needed, so that it works on every system and on network file systems.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import platform
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from dropmae import processes, storage
+from dropmae.progress import say
+
+NAME = ".lock"
+BEAT, SILENCE = 5.0, 30.0
+"""Seconds between signs of life, and after how many without one a process elsewhere counts as gone."""
+
+
+@contextlib.contextmanager
+def held(folder: str | Path) -> Iterator[None]:
+    """Makes the folder and holds it; OSError that names who does, if somebody else.
+
+    A folder in which nothing was written is removed again.
+    """
+    folder = Path(folder)
+    made = not folder.exists()
+    folder.mkdir(parents=True, exist_ok=True)
+    path, own = folder / NAME, _own()
+    _take(path, own)
+    over = threading.Event()
+    beat = threading.Thread(target=_beat, args=(path, over), daemon=True)
+    beat.start()
+    try:
+        yield
+    finally:
+        over.set()
+        if _holder(path) == own:
+            storage.remove(path)
+        if made:
+            storage.remove_empty(folder)
+
+
+def _own() -> dict[str, Any]:
+    return {
+        "host": processes.HOST,
+        "name": platform.node(),
+        "pid": os.getpid(),
+        "born": processes.born(os.getpid()),
+        "since": time.strftime("%Y-%m-%d %H:%M:%S"),
+    }
+
+
+def _take(path: Path, own: dict[str, Any]) -> None:
+    waited = 0.0
+    while not storage.create(path, json.dumps(own)):
+        holder = _holder(path)
+        if holder is None:  # just going, or just coming
+            if waited > SILENCE:
+                storage.take_away(path, lambda text: text == "")
+            time.sleep(0.05)
+            waited += 0.05
+        elif _alive(path, holder):
+            raise OSError(
+                f"{path.parent} is in use by process {holder.get('pid')} on {holder.get('name')}, since "
+                f"{holder.get('since')}: wait for it, or choose another --out"
+            )
+        else:
+            storage.take_away(path, lambda text, holder=holder: _parsed(text) == holder)
+
+
+def _alive(path: Path, holder: dict[str, Any]) -> bool:
+    """Whether the process that holds a lock is there."""
+    if holder.get("host") == processes.HOST:
+        pid = int(holder.get("pid") or 0)
+        return processes.alive(pid) and processes.born(pid) == holder.get("born")
+    before, started = _beaten(path), time.monotonic()
+    say(f"{path.parent}: is process {holder.get('pid')} on {holder.get('name')}, which held it, still there?")
+    while time.monotonic() - started < SILENCE:
+        time.sleep(1.0)
+        if _beaten(path) != before:
+            return _holder(path) is not None
+    return False
+
+
+def _holder(path: Path) -> dict[str, Any] | None:
+    """Who holds a lock; None where nobody does or it is just being written."""
+    try:
+        return _parsed(path.read_text())
+    except OSError:
+        return None
+
+
+def _parsed(text: str) -> dict[str, Any] | None:
+    try:
+        found = json.loads(text)
+    except ValueError:
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def _beaten(path: Path) -> int:
+    """When a lock was last touched; the file is opened, so that network file systems ask their server."""
+    try:
+        with open(path, "rb") as stream:
+            return os.fstat(stream.fileno()).st_mtime_ns
+    except OSError:
+        return -1
+
+
+def _beat(path: Path, over: threading.Event) -> None:
+    while not over.wait(BEAT):
+        with contextlib.suppress(OSError):
+            os.utime(path)
