@@ -89,6 +89,8 @@ class Answer(NamedTuple):
     """Whether it is the prompt itself, and no answer of the task."""
     missed: bool = False
     """Whether the task did not answer in time; then `target` shows nothing of what was to be followed."""
+    cut: bool = False
+    """Whether another scene begins with this frame, where somebody looked (`video.cuts`)."""
 
 
 class Session:

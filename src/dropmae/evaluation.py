@@ -105,7 +105,7 @@ def spread(job: Evaluation, engine: Any, bench: Benchmark, sequences: Any, pendi
     """
     cores = machine.cores()
     workers = min(workers or (1 if engine.device.type != "cpu" else cores), len(pending))
-    progress = Progress(len(sequences), len(sequences) - len(pending))
+    progress = Progress(len(sequences), len(sequences) - len(pending), unit="sequence")
     failed: list[str] = []
     try:
         if workers <= 1:

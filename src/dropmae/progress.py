@@ -20,8 +20,17 @@ def say(*lines: str) -> None:
 class Progress:
     """Shows the step, the metrics and the time left; on a terminal as a bar, elsewhere a line every ten seconds."""
 
-    def __init__(self, total: int, done: int = 0, *, enabled: bool = True, say: Callable[[str], None] = say) -> None:
-        self.total, self.first, self.enabled, self.say = total, done, enabled, say
+    def __init__(
+        self,
+        total: int,
+        done: int = 0,
+        *,
+        unit: str = "step",
+        enabled: bool = True,
+        say: Callable[[str], None] = say,
+    ) -> None:
+        """`unit` is what is counted: step, frame, sequence."""
+        self.total, self.first, self.unit, self.enabled, self.say = total, done, unit, enabled, say
         self.started = self.shown = time.perf_counter()
         self.bar: Any = None
         if enabled and sys.stderr.isatty():
@@ -40,7 +49,7 @@ class Progress:
             return
         self.shown = now
         pace = (now - self.started) / max(step - self.first, 1)
-        parts = [f"step {step}/{self.total}"]
+        parts = [f"{self.unit} {step}/{self.total}"]
         if values.get("loss") is not None:
             parts.append(f"loss {values['loss']:.4f}")
         if "lr" in values:

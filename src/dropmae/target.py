@@ -1,8 +1,8 @@
 """Target: everything known about one frame. A prompt, a prediction and a ground-truth label are all Targets.
 
 On disk Targets are the lines of a `targets.jsonl`: one per video, frame and object, with any subset of the keys
-video, frame, id, box, mask, points, visible, uncertainty, score, box3d, name, classes, flow. A line without an id holds
-what belongs to no object. `FIELDS` is the table that writing, reading, telling and drawing go by.
+video, frame, time, id, box, mask, points, visible, uncertainty, score, box3d, name, classes, flow. A line without an
+id holds what belongs to no object. `FIELDS` is the table that writing, reading, telling and drawing go by.
 """
 
 from __future__ import annotations
@@ -180,14 +180,18 @@ FLOW_INVALID = -32768
 _START = re.compile(rb'\{"video": ("(?:[^"\\]|\\.)*"), "frame": (\d+)[,}]')
 
 
-def target_lines(video: str, frame: int, target: Target, dense: str | None = None) -> list[str]:
+def target_lines(
+    video: str, frame: int, target: Target, dense: str | None = None, time: float | None = None
+) -> list[str]:
     """The lines of `targets.jsonl` for one frame of `video` (its path relative to that file), without line ends.
 
     The line without an id comes first: background points, classes, and the name of the file that holds the `dense`
-    fields. An object that is known to be absent has `"box": null`. Coordinates are rounded to a thousandth of a pixel.
-    Void is not kept.
+    fields. `time` is that of the frame, in seconds from the first one. An object that is known to be absent has `"box":
+    null`. Coordinates are rounded to a thousandth of a pixel. Void is not kept.
     """
     start: dict[str, Any] = {"video": video, "frame": int(frame)}
+    if time is not None:
+        start["time"] = round(time, 6)
     rows: dict[int, dict[str, Any]] = {0: {}}
     ids, row_of = target.ids.tolist(), {}
     for row, object_id in enumerate(ids):

@@ -141,6 +141,8 @@ class Task(Model):
     """What it goes through: pictures, uint8 [H, W, 3], or scans, float32 [P, C] ("scan")."""
     layouts: ClassVar[tuple[Any, ...]] = ()
     """Public files that it reads and writes: each a `weights.layouts.Layout`."""
+    doubtful_below: float | None = None
+    """Scores below it are doubtful: `track` counts them and draws such boxes dashed. None: scores say nothing of it."""
     unused_official_tensors: ClassVar[tuple[str, ...]] = ()
     """Names of tensors that public files hold, nothing uses, and are kept only where a field says so."""
 

@@ -26,6 +26,7 @@ class JSONL(Export):
     @contextlib.contextmanager
     def open(self, out: Path, video: Video, doubtful_below: float | None) -> Iterator[Add]:
         name, flows = called(video, out.parent), out.with_suffix(".flow.npz")
+        times = video.times if video.stamped else None
         with contextlib.ExitStack() as stack:
             stream = stack.enter_context(open(stack.enter_context(replacing(out)), "w"))
             dense, first = None, True
@@ -35,7 +36,8 @@ class JSONL(Export):
                 if any(getattr(answer.target, field) is not None for field in DENSE):
                     dense = dense or stack.enter_context(dense_file(flows))
                     dense(answer.frame, answer.target)
-                lines = target_lines(name, answer.frame, answer.target, flows.name)
+                now = None if times is None else float(times[answer.frame])
+                lines = target_lines(name, answer.frame, answer.target, flows.name, now)
                 if first and lines:
                     lines[0], first = json.dumps({**json.loads(lines[0]), "by": mark(self.KIND)}), False
                 stream.writelines(f"{line}\n" for line in lines)

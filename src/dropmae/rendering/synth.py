@@ -297,7 +297,7 @@ def synth(
         missing = [n for n, name in enumerate(names) if name not in listed or not (folder / name).exists()]
         todo = [n for n in missing if not ((parts / f"{names[n]}.jsonl").exists() and (folder / names[n]).exists())]
         clean(folder)
-        shown = Progress(clips, clips - len(todo))
+        shown = Progress(clips, clips - len(todo), unit="clip")
         for done, _ in enumerate(_each(folder, seed, todo, fps, options, workers), clips - len(todo) + 1):
             shown.show(done, {})
         shown.close()

@@ -154,7 +154,7 @@ def work(journal: Journal, jobs: list[Job], folder: Path, workers: int) -> None:
         for job in todo:
             if job.name not in journal.done and os.path.exists(job.output) and not storage.made_as(job.output, kind):
                 raise ValueError(f"{job.output} is in the way of {job.name} and is not {storage.mark(kind)}: move it")
-        progress = Progress(len(jobs), len(jobs) - len(todo))
+        progress = Progress(len(jobs), len(jobs) - len(todo), unit="video")
         try:
             for count, (job, outcome) in enumerate(run(todo, workers), len(jobs) - len(todo) + 1):
                 journal.add(job, outcome)

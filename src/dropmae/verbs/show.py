@@ -175,7 +175,7 @@ def legend(results: Results, width: int) -> np.ndarray:
 
 def write_video(video: Video, results: Results, shown: Sequence[int], out: Path) -> None:
     """All of `shown` as a video, with the legend below; masks side by side."""
-    progress = Progress(len(shown))
+    progress = Progress(len(shown), unit="frame")
     with Writer(out, video.fps or 30, kind=SHOWN) as writer:
         for done, number in enumerate(shown, 1):
             pictures = list(compared(video[number], number, results))

@@ -23,11 +23,17 @@ from dropmae.progress import Progress, say
 from dropmae.storage import check_output
 from dropmae.target import Target, mask_boxes, read_targets, target_lines
 from dropmae.video import Video, is_live
+from dropmae.video.cuts import CutFinder
+from dropmae.visualize.confidence import Confidence
 
 if TYPE_CHECKING:
     Source = Boxes = Weights = Any
 else:  # what a command line can say; in Python it is whatever `Video` takes, boxes in any form [N, 4], and paths
     Source, Boxes, Weights = str, tuple[float, ...], str | None
+
+
+MANY = 8
+"""Frames listed before a list is cut short."""
 
 
 def track(
@@ -80,6 +86,8 @@ def track(
     settings = registry.assignments(set) | ({} if lost_below is None else {"lost_below": lost_below})
     first = known[min(known)] if known else None
     spec = named(weights, first)
+    if out is not None:
+        say(f"{source.name}: loading {spec}")
     engine = Engine(load_task(spec, first, settings=settings), device, precision)
     if engine.task.takes and not known:
         name, takes = type(engine.task).__name__.lower(), " or ".join(engine.task.takes)
@@ -107,6 +115,8 @@ class Tracking(Iterator[tuple[int, Target]]):
         self.count, self.seconds = 0, 0.0
         self.last: tuple[int, Target] | None = None
         self.lost: dict[int, int] = {}
+        self.finder, self.cuts = CutFinder(), list[int]()
+        self.confidence = Confidence(self.task.doubtful_below)
         self.steps = self.run()
 
     def __iter__(self) -> Tracking:
@@ -122,13 +132,14 @@ class Tracking(Iterator[tuple[int, Target]]):
     def run(self) -> Iterator[tuple[int, Target]]:
         """Follows, draws and writes; the files appear when all is done."""
         with contextlib.ExitStack() as stack:
-            doubtful_below = vars(self.task).get("lost_below") or None
+            doubtful_below = self.confidence.doubtful_below
             adds = [stack.enter_context(e.open(path, self.video, doubtful_below)) for path, e in self.exports.items()]
             total = 0 if self.numbers is None else len(self.numbers)
-            progress = Progress(max(total, 1), enabled=self.out is not None and total > 0)
+            progress = Progress(max(total, 1), unit="frame", enabled=self.out is not None and total > 0)
             stack.callback(progress.close)
             try:
                 for answer in self.timed():
+                    answer = answer._replace(cut=answer.picture.ndim == 3 and self.finder.cut(answer.picture))
                     self.note(answer)
                     for add in adds:
                         add(answer)
@@ -156,6 +167,9 @@ class Tracking(Iterator[tuple[int, Target]]):
     def note(self, answer: Answer) -> None:
         """Keeps what the summary says."""
         self.count += 1
+        self.confidence.add(answer.frame, answer.target)
+        if answer.cut:
+            self.cuts.append(answer.frame)
         self.last, target = (answer.frame, answer.target), answer.target
         if target.boxes is not None:
             for object_id, box in zip(target.ids.tolist(), target.boxes):
@@ -174,6 +188,8 @@ class Tracking(Iterator[tuple[int, Target]]):
             "frames": self.count,
             "last": number,
             "objects": [] if target is None else target.ids.tolist(),
+            "confidence": self.confidence.summary(),
+            "cuts": self.cuts,
             "frames_lost": {str(object_id): count for object_id, count in self.lost.items()},
             "frames_missed": self.session.missed,
             "frames_skipped": {str(number): reason for number, reason in self.session.skipped.items()},
@@ -193,6 +209,8 @@ class Tracking(Iterator[tuple[int, Target]]):
         rate = f", {report['fps']:.1f} frames/s" if report["fps"] else ""
         head = f"{report['video']}: {report['frames']} frames with {report['task']} in {report['precision']}{rate}"
         lines = [head]
+        lines += [f"  {line}" for line in self.confidence.lines()]
+        lines += [f"  {cut_line(self.cuts)}"] if self.cuts else []
         lines += [f"  object {name} was lost in {count} frames" for name, count in self.lost.items() if count]
         missed, skipped = self.session.missed, self.session.skipped
         lines += [f"  {report['task']} did not answer {len(missed)} frames, {missed[0]} first"] if missed else []
@@ -200,6 +218,14 @@ class Tracking(Iterator[tuple[int, Target]]):
         lines += [f"  and {len(skipped) - 3} more frames"] if len(skipped) > 3 else []
         lines.append(f"  -> {report['out']}" if "out" in report else "  nothing was written: --out OUT.mp4 does")
         say(*lines)
+
+
+def cut_line(cuts: list[int]) -> str:
+    """Words on the cuts of a video."""
+    first = ", ".join(str(frame) for frame in cuts[:MANY])
+    more = f" and {len(cuts) - MANY} more" if len(cuts) > MANY else ""
+    count = "a cut" if len(cuts) == 1 else f"{len(cuts)} cuts"
+    return f"{count} in the video, at frame {first}{more}: what is followed may be another object from there on"
 
 
 def forms(out: Path) -> dict[Path, Export]:

@@ -30,6 +30,7 @@ from dropmae.video.scans import Scans, scan_files
 from dropmae.video.store import DistantStore, open_store, write_store
 
 if TYPE_CHECKING:
+    from dropmae.video.sound import Sound
     from dropmae.video.writer import Writer, write
 
 __all__ = ["BLOCK", "DamagedFrame", "Piece", "Video", "Writer", "find", "write", "write_store"]
@@ -110,12 +111,21 @@ class Video:
         return rate / abs(self._range.step) if self._range is not None else rate
 
     @property
+    def stamped(self) -> bool:
+        """Whether the frames come with their times; else `times` follow from `fps`."""
+        return self._media.stamped
+
+    @property
     def times(self) -> np.ndarray:
         """float64 [T]: seconds from the first frame of the file to each frame, by the file's timestamps or by `fps`."""
         with self._lock:
             rate, length = self._options["fps"], len(self._media)
             times = np.arange(length) / rate if rate else self._media.times()
         return times if self._range is None else times[list(self._range)]
+
+    def sound(self, start: float = 0.0) -> Sound | None:
+        """The file's sound from `start` seconds after its first frame on, to be closed; None where there is none."""
+        return self._media.sound(start)
 
     def details(self) -> dict[str, Any]:
         """What the file says of itself: container, codec, pixel_format, rotation (applied) and sound; {} for others."""

@@ -16,6 +16,7 @@ from dropmae.video.decoder import Decoder, Picture, rotation, side_data, turned
 from dropmae.video.errors import DamagedFrame
 from dropmae.video.frames import FPS, Frame, fitted
 from dropmae.video.motion import motion_map
+from dropmae.video.sound import Sound
 from dropmae.video.table import Scan, Table, frame_times, scan, tabulate
 
 NEAR = 4
@@ -72,6 +73,16 @@ class File:
         decoded = np.sort(table.shown)
         clock = (np.diff(seconds[decoded]) > 0).all()  # some containers, AVI for one, tell when to decode, not to show
         return frame_times(seconds[decoded if clock else table.shown], self.fps)
+
+    stamped = True
+
+    def sound(self, start: float) -> Sound | None:
+        """The sound from `start` seconds after the first frame on; None where the file has none."""
+        found = Sound(self.begun(), start)
+        if found.track is not None:
+            return found
+        found.close()
+        return None
 
     def details(self) -> dict[str, Any]:
         """What the container says of itself: formats, the rotation that is applied, the sound that is there."""
@@ -294,8 +305,13 @@ class Live:
     def times(self) -> np.ndarray:
         return np.zeros(len(self))
 
+    stamped = False
+
     def details(self) -> dict[str, Any]:
         return {}
+
+    def sound(self, start: float) -> None:
+        """What a camera hears is not read."""
 
     def size(self) -> tuple[int, int]:
         return fitted(*self.opened().coded, self.short_side)

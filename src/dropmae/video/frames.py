@@ -47,8 +47,17 @@ class Media(Protocol):
         """Height and width."""
         ...
 
+    @property
+    def stamped(self) -> bool:
+        """Whether frames come with times of their own."""
+        ...
+
     def details(self) -> dict[str, Any]:
         """Formats, rotation and sound, where there are such."""
+        ...
+
+    def sound(self, start: float) -> Any:
+        """A `Sound` from `start` seconds on; None where there is none."""
         ...
 
     def read(self, indices: list[int], motion: bool) -> dict[int, Frame]:
@@ -78,8 +87,13 @@ class Still:
     def times(self) -> np.ndarray:
         return np.arange(len(self)) / self.fps
 
+    stamped = False
+
     def details(self) -> dict[str, Any]:
         return {}
+
+    def sound(self, start: float) -> None:
+        """Frames without a file have none."""
 
     def load(self, index: int) -> np.ndarray:
         """Frame `index` in its full size."""

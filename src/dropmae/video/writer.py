@@ -15,6 +15,7 @@ from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
 
 from dropmae.storage import mark, replacing, unwritable
 from dropmae.video.frames import FPS
+from dropmae.video.sound import Sound
 
 BT601 = 6
 """FFmpeg's number for SMPTE 170M, the matrix with which the colours are made here and which the file names."""
@@ -29,8 +30,16 @@ class GivenUp(Exception):
     """Tells `replacing` that the file will not be finished."""
 
 
+FORMATS = {".mov": "mov"}
+"""Container by the ending of a file's name, in any case; mp4 for others."""
+CLOCK = Fraction(1, 90000)
+"""Time base of frames that come with their times."""
+SOUND = ("aac", "mp3", "ac3", "eac3", "opus", "alac", "flac")
+"""Sound that both containers hold."""
+
+
 class Writer:
-    """Writes frames to an H.264 mp4 (yuv420p), which appears under its name when it is complete.
+    """Writes frames to an H.264 mp4 or mov (yuv420p), which appears under its name when it is complete.
 
     A context manager; an exception inside it gives the file up. Frames are uint8 [H, W, 3], RGB, of one size. Odd sizes
     are padded by repeating the last row or column, since 4:2:0 colour has even sizes only: 7x5 becomes 8x6.
@@ -50,11 +59,13 @@ class Writer:
         preset: str = "veryfast",
         tune: str = "",
         threads: int = 1,
+        sound: Sound | None = None,
         kind: str = VIDEO,
     ):
         """`crf` 0..51, lower is better; at most `gop` frames from key frame to key frame; `preset`, `tune` of x264.
 
-        `kind` of output is what the file is marked as (`storage.mark`).
+        `sound` is copied as it is, unless this container cannot hold it, which `silent` then says. `kind` of output is
+        what the file is marked as (`storage.mark`).
         """
         rate = Fraction(fps).limit_denominator(1001) or Fraction(fps).limit_denominator(10**6)
         if rate <= 0:
@@ -68,19 +79,30 @@ class Writer:
         self.reformatter = VideoReformatter()
         self.container: Any = None
         self.stream: Any = None
+        self.form = FORMATS.get(self.path.suffix.lower(), "mp4")
+        track = None if sound is None else sound.track
+        codec = "" if track is None else track.codec_context.name
+        fits = codec in SOUND or (codec.startswith("pcm_") and self.form == "mov")
+        self.silent = None if fits or track is None else f"its sound is {codec}, which {self.form} cannot hold"
+        """Why there is no sound though there was some; None where there is none to tell."""
+        self.sound, self.track = sound if fits else None, None
+        self.last = -1
 
-    def open(self, height: int, width: int) -> None:
+    def open(self, height: int, width: int, timed: bool) -> None:
         partial = self.stack.enter_context(replacing(self.path))
-        self.container = av.open(str(partial), "w", format="mp4", options={"movflags": "+faststart"})
+        self.container = av.open(str(partial), "w", format=self.form, options={"movflags": "+faststart"})
         self.container.metadata["comment"] = mark(self.kind)
         self.stream = self.container.add_stream("libx264", rate=self.rate, options=self.settings)
         self.stream.height, self.stream.width, self.stream.pix_fmt = height, width, "yuv420p"
         context = self.stream.codec_context
-        context.time_base, context.thread_count = 1 / self.rate, self.threads
+        self.base = CLOCK if timed else 1 / self.rate
+        context.time_base, context.thread_count = self.base, self.threads
         context.colorspace, context.color_range = BT601, LIMITED
+        if self.sound is not None:
+            self.track = self.container.add_stream_from_template(self.sound.track)
 
-    def write(self, frame: np.ndarray) -> None:
-        """Appends a frame."""
+    def write(self, frame: np.ndarray, seconds: float | None = None) -> None:
+        """Appends a frame; with `seconds`, all frames say when they are shown, else they follow at the rate."""
         if frame.ndim != 3 or frame.shape[2] != 3 or frame.dtype != np.uint8:
             raise ValueError(f"{self.path}: a frame is uint8 [H, W, 3], not {frame.dtype} {list(frame.shape)}")
         height, width = frame.shape[:2]
@@ -91,16 +113,26 @@ class Writer:
             frame = np.pad(frame, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
         try:
             if not self.count:
-                self.open(*frame.shape[:2])
+                self.open(frame.shape[0], frame.shape[1], seconds is not None)
             rgb = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
             picture = self.reformatter.reformat(
                 rgb, format="yuv420p", dst_colorspace=Colorspace.ITU601, dst_color_range=ColorRange.MPEG, threads=1
             )
-            picture.pts, picture.time_base = self.count, 1 / self.rate
+            place = self.count if seconds is None else round(seconds / CLOCK)
+            self.last = max(place, self.last + 1)
+            picture.pts, picture.time_base = self.last, self.base
             self.container.mux(self.stream.encode(picture))
+            self.copy_sound(float(self.last * self.base))
         except (av.FFmpegError, OSError) as error:
             raise self.failed(error) from None
         self.count += 1
+
+    def copy_sound(self, seconds: float) -> None:
+        """Copies the sound up to a time from the first frame on."""
+        if self.sound is not None:
+            for packet in self.sound.until(self.sound.start + seconds):
+                packet.stream = self.track
+                self.container.mux(packet)
 
     def close(self) -> None:
         """Finishes the file."""
@@ -108,6 +140,7 @@ class Writer:
             raise ValueError(f"{self.path}: a video needs at least one frame")
         try:
             self.container.mux(self.stream.encode(None))
+            self.copy_sound(float(self.last * self.base + 1 / self.rate))
             self.container.close()
         except (av.FFmpegError, OSError) as error:
             raise self.failed(error) from None
