@@ -234,9 +234,9 @@ class CrossBlock(nn.Module):
             self.norm2 = nn.LayerNorm(width, eps=1e-6)
             self.mlp = MLP(width, hidden)
 
-    def forward(self, x: Tensor, context: Tensor) -> Tensor:
-        """[B, L, C] with a context [B, M, C] -> [B, L, C]."""
-        for step in self.steps:
+    def forward(self, x: Tensor, context: Tensor | None) -> Tensor:
+        """[B, L, C] with a context [B, M, C] -> [B, L, C]; without one that step is left out."""
+        for step in self.steps if context is not None else [step for step in self.steps if step != "cross"]:
             if step == "cross":
                 norm, part = self.norm_cross, partial(self.cross, context=self.norm_context(context))
             elif step == "self":
@@ -446,8 +446,8 @@ class CrossDecoder(Decoder):
         self.blocks = nn.ModuleList(CrossBlock(width, heads, steps, hidden, post_norm) for _ in range(depth))
         initialize(self.blocks)
 
-    def decode_beside(self, tokens: Tensor, context: Tensor) -> Tensor:
-        """All blocks, norm and pixel prediction, [B, L, C'] beside a context [B, M, C'] -> [B, L, p p 3]."""
+    def decode_beside(self, tokens: Tensor, context: Tensor | None) -> Tensor:
+        """All blocks, norm and pixel prediction, [B, L, C'] beside a context [B, M, C'], if any -> [B, L, p p 3]."""
         for block in self.blocks:
             tokens = block(tokens, context)
         return self.pred(self.norm(tokens))
