@@ -3,7 +3,7 @@
 #           an MGM clip 16, MAE 1), on one folder of videos; then label propagation on rendered clips, and on DAVIS and
 #           BADJA where they are given, in one table. Same peak rate 1e-3 for all; MGM's batches are smaller, as
 #           128,000 frames are only 8,000 clips. Frames are stored decoded, so MGM matches blocks for its motion.
-# Expected: docs/numbers.md; training beats random weights by more than 5 points of J&F
+# Expected: docs/results.md; training beats random weights by more than 5 points of J&F
 # Hours:    about 2.5 on one CPU core with AVX512-BF16, evaluation on DAVIS included
 # Use:      recipes/five-methods.sh VIDEOS OUT [DAVIS [BADJA]]; YEAR=2016 for DAVIS-2016, PRESET=cropmae, SEED=1
 set -euo pipefail

@@ -2,7 +2,7 @@
 # What:     does what an encoder learned before help a segmenter? The tiny segmenter of recipes/segment-cpu.sh, with the
 #           first frame as its only memory and one object a sample, trained for a few minutes from DropMAE, TwinMAE, MAE and
 #           random weights on the same samples
-# Expected: see docs/numbers.md, "Which start helps a segmenter"
+# Expected: see docs/results.md, "Which start helps a segmenter"
 # Hours:    0.1 a run on one CPU core with AVX512-BF16, 4 runs, and 0.03 for DAVIS each
 # Use:      recipes/segment-starts.sh CLIPS FRAMES ENCODERS DAVIS OUT: CLIPS of `dropmae synth` with masks, FRAMES of
 #           `dropmae prepare --frames`, ENCODERS a folder with dropmae, twinmae and mae-tiny-112.safetensors; STEPS=700,

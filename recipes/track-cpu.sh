@@ -2,7 +2,7 @@
 # What:     the tiny tracker that comes with the package: search crops of 128 pixels, for CPUs. A DropMAE encoder and the
 #           tracker learn from rendered clips and from labels made of unlabelled videos (pieces pasted into other videos,
 #           warped frames); no video was labelled by hand
-# Expected: see src/dropmae/shipped/vot.md and docs/numbers.md
+# Expected: see src/dropmae/shipped/vot.md and docs/results.md
 # Hours:    0.5 for rendering, 0.4 for the encoder and about 1.5 for the tracker on one CPU core with AVX512-BF16, and
 #           a third of a core more for the data
 # Use:      recipes/track-cpu.sh VIDEOS OUT; INIT=RUN takes that encoder; STEPS=2400 and then MORE=3600, SEED=0

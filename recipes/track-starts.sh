@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # What:     does what an encoder learned before help a tracker? The tiny tracker of recipes/track-cpu.sh, fine-tuned for a
 #           few minutes from DropMAE, TwinMAE, MAE and random weights on the same samples, no labelled real video among them
-# Expected: see docs/numbers.md, "Which start helps a tracker"
+# Expected: see docs/results.md, "Which start helps a tracker"
 # Hours:    0.1 a run on one CPU core with AVX512-BF16, 8 runs
 # Use:      recipes/track-starts.sh CLIPS FRAMES ENCODERS OUT: CLIPS of `dropmae synth`, FRAMES of `dropmae prepare
 #           --frames`, ENCODERS a folder with dropmae, twinmae and mae-tiny-112.safetensors; STEPS=400; then

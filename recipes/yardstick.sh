@@ -2,7 +2,7 @@
 # What:     the project's yardstick: MAE, TwinMAE and DropMAE, size tiny, 112 pixels, equal frames seen
 #           (64,000 pairs; MAE 128,000 single frames), on any folder of videos. Both frames of a pair share a crop of
 #           at least half the frame: with crops of their own, 64,000 pairs are too few to learn matching from.
-# Expected: on a hundred short clips, 16,000 frames: see docs/numbers.md
+# Expected: on a hundred short clips, 16,000 frames: see docs/results.md
 # Hours:    about 1 on one CPU core with AVX512-BF16
 # Use:      recipes/yardstick.sh VIDEOS OUT [METHOD ...]; dropmae convert OUT/METHOD FILE --encoder-only --half makes
 #           an encoder of 11 MB to start from

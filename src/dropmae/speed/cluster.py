@@ -49,7 +49,7 @@ class Cluster:
     cores: float = 10.0
     """Data processes of each GPU."""
     load: float = 112.0
-    """Samples per second that a core reads and decodes: of prepared video, docs/numbers.md."""
+    """Samples per second that a core reads and decodes: of prepared video, docs/results.md."""
     sample: float = 0.4
     """MB read from storage for a sample: two frames and what lies before them to the last key frames."""
     storage: float = 10.0
