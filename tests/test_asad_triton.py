@@ -226,17 +226,17 @@ def test_without_triton_it_says_so_once_and_names_what_runs(monkeypatch: pytest.
     monkeypatch.delattr("dropmae.ops.asad_triton")
     switch.note.cache_clear()
     with switch.use("fast"), pytest.warns(RuntimeWarning, match=r"plain PyTorch.*Triton cannot be imported"):
-        assert asad._form("cuda", torch.float32, 32) == "torch"
+        assert switch.dropped_attention("cuda", torch.float32, 32) == "torch"
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert asad._form("cuda", torch.float32, 32) == "torch"
+        assert switch.dropped_attention("cuda", torch.float32, 32) == "torch"
 
 
 @pytest.mark.parametrize(("dtype", "depth"), [(torch.float64, 32), (None, 32), (torch.float32, 256)])
 def test_what_the_kernels_do_not_take_is_named(dtype: torch.dtype | None, depth: int) -> None:
     switch.note.cache_clear()
     with switch.use("fast"), pytest.warns(RuntimeWarning, match=r"float64|mixture|256 channels"):
-        assert asad._form("cuda", dtype, depth) == "torch"
+        assert switch.dropped_attention("cuda", dtype, depth) == "torch"
 
 
 def test_a_gpu_that_cannot_run_them_falls_back(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -245,14 +245,14 @@ def test_a_gpu_that_cannot_run_them_falls_back(monkeypatch: pytest.MonkeyPatch) 
     asad_triton.obstacle.cache_clear()
     switch.note.cache_clear()
     with switch.use("fast"), pytest.warns(RuntimeWarning, match="forms the matrix of all pairs: "):
-        assert asad._form("cuda", torch.float32, 32) == "torch"
+        assert switch.dropped_attention("cuda", torch.float32, 32) == "torch"
     asad_triton.obstacle.cache_clear()
 
 
 @pytest.mark.parametrize("name", ["reference", "torch"])
 def test_the_switch_is_obeyed(name: str) -> None:
     with switch.use(name):
-        assert asad._form("cuda", torch.float32, 32) == name
+        assert switch.dropped_attention("cuda", torch.float32, 32) == name
 
 
 # Compiled, not run
@@ -334,7 +334,7 @@ def test_attention_takes_the_kernels() -> None:
     query, key, value = triple((1, 2, 24, 24), 1.0, torch.bfloat16)
     stream = noise.keys(3, torch.arange(1)).to(DEVICE)
     with switch.use("fast"):
-        assert asad._form("cuda", torch.bfloat16, 24) == "triton"
+        assert switch.dropped_attention("cuda", torch.bfloat16, 24) == "triton"
         out = asad.attention(query, key, value, 48, stream)
     with switch.use("reference"):
         torch.testing.assert_close(out, asad.attention(query, key, value, 48, stream), atol=0.02, rtol=0.02)

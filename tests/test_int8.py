@@ -14,7 +14,7 @@ from dropmae.engine import prepare_precision
 from dropmae.metrics.boxes import iou
 from dropmae.nn.int8 import Int8MLP, to_int8
 from dropmae.nn.vit import MLP, Encoder
-from dropmae.ops import int8
+from dropmae.ops import int8, switch
 from dropmae.ops.int8 import Int8
 from dropmae.rendering.synth import Rendering, render
 from dropmae.weights import SHIPPED, load
@@ -26,8 +26,8 @@ SHAPES = [(1, 1, 1), (7, 5, 9), (50, 64, 256), (33, 48, 3)]
 def form(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Both ways of what surrounds the product."""
     if request.param == "torch":
-        monkeypatch.setattr(int8, "_compiles", lambda: False)
-    elif not int8._compiles():
+        monkeypatch.setattr(switch, "compiled", lambda library: False)
+    elif not switch.compiled(int8.library):
         pytest.skip("no C++ compiler")
     return str(request.param)
 

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from dropmae.ops import compiler, noise, switch
+from dropmae.ops import noise, switch
 
 EPSILON = 1e-6
 
@@ -66,7 +66,7 @@ def attention(query: Tensor, key: Tensor, value: Tensor, count: int, stream: Ten
     heads = torch.arange(query.shape[1], dtype=torch.int32, device=query.device)
     keys = noise.fold(stream[:, None], heads)
     dtype = query.dtype if query.dtype == key.dtype == value.dtype else None
-    form = _form(query.device.type, dtype, query.shape[-1])
+    form = switch.dropped_attention(query.device.type, dtype, query.shape[-1])
     if form == "reference":
         return _attention(query, key, value, count, keys)
     if form == "cpu":
@@ -78,39 +78,6 @@ def attention(query: Tensor, key: Tensor, value: Tensor, count: int, stream: Ten
 
         return asad_triton.attention(query, key, value, count, keys)
     return _lean_attention(query, key, value, count, keys)
-
-
-@torch.compiler.assume_constant_result
-def _form(device: str, dtype: torch.dtype | None, depth: int) -> str:
-    """What "fast" comes to for heads of `depth` channels: "cpu", "triton" or "torch"; the other forms are themselves.
-
-    dtype None stands for query, key and value that differ in it.
-    """
-    form = switch.form()
-    if form != "fast":
-        return form
-    if device == "cuda":
-        reason = _triton_obstacle(dtype, depth)
-        if reason is None:
-            return "triton"
-        switch.note(f"attention dropout on this GPU runs in plain PyTorch and forms the matrix of all pairs: {reason}")
-    elif device == "cpu" and dtype in (torch.float32, torch.bfloat16):
-        from dropmae.ops import attention_cpu
-
-        if compiler.works(attention_cpu.library, "attention dropout runs in plain PyTorch, some three times slower"):
-            return "cpu"
-    else:
-        switch.note(f"attention dropout runs in plain PyTorch: no kernel takes {dtype or 'mixed types'} on {device}")
-    return "torch"
-
-
-def _triton_obstacle(dtype: torch.dtype | None, depth: int) -> str | None:
-    """Why the Triton kernels cannot serve here, or None."""
-    try:
-        from dropmae.ops import asad_triton
-    except ImportError as error:
-        return f"Triton cannot be imported ({error}); pip install 'dropmae[kernels]' brings it"
-    return asad_triton.obstacle(dtype, depth)
 
 
 # The meaning

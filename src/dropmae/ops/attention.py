@@ -6,15 +6,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from dropmae.ops import attention_cpu, compiler, switch
+from dropmae.ops import attention_cpu, switch
 
-EXPLICIT_TOKENS = 128
-"""Longest sequence for which training in bfloat16 on a CPU forms the attention matrix."""
-SHORT_TOKENS = 256
-"""Longest sequence that PyTorch's kernel takes on a CPU in float32 where nothing is trained."""
 BLOCK = 256
 """Queries whose logits are formed together where nothing is trained."""
-SLOWER = "attention runs in PyTorch's kernel, whose backward pass is some three times slower"
 
 
 def attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
@@ -26,7 +21,9 @@ def attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     it cannot be compiled, long sequences in bfloat16 without gradient go `in_blocks`; else PyTorch's fused kernel.
     """
     traced = torch.compiler.is_compiling() and not torch.is_grad_enabled()  # an exported graph has PyTorch's operators
-    form = "fused" if traced else _form(query.device.type, query.dtype, key.shape[-2], torch.is_grad_enabled())
+    form = (
+        "fused" if traced else switch.attention(query.device.type, query.dtype, key.shape[-2], torch.is_grad_enabled())
+    )
     if form == "explicit":
         logits = (query * query.shape[-1] ** -0.5) @ key.transpose(-2, -1)
         return torch.softmax(logits.float(), dim=-1).to(value.dtype) @ value
@@ -49,19 +46,3 @@ def in_blocks(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
                 share = torch.softmax(scaled[head, rows] @ keys[head], dim=-1)
                 torch.mm(share, values[head], out=out[head, rows])
     return out.unflatten(0, query.shape[:2])
-
-
-@torch.compiler.assume_constant_result
-def _form(device: str, dtype: torch.dtype, tokens: int, trains: bool) -> str:
-    """For so many keys: "explicit", "compiled", "blocks", or "fused", which is also the reference form."""
-    half = dtype == torch.bfloat16
-    if device != "cpu" or switch.form() == "reference":
-        return "fused"
-    if trains and half and tokens <= EXPLICIT_TOKENS:
-        return "explicit"
-    if not trains and not half and tokens <= SHORT_TOKENS:
-        return "fused"
-    measured = switch.form() == "fast" and not torch.cpu._is_amx_tile_supported()
-    if measured and compiler.works(attention_cpu.library, SLOWER):
-        return "compiled"
-    return "blocks" if half and not trains and tokens > SHORT_TOKENS else "fused"

@@ -7,33 +7,28 @@ float32 or bfloat16 tensors [B, H, tokens, D] of any strides; sums are float32, 
 from __future__ import annotations
 
 import ctypes
-from functools import cache
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from dropmae.ops import compiler, switch
+from dropmae.ops.compiler import Library
 
 LANES = 16
 """The kernel pads the keys of a frame to multiples of it."""
 
-_POINTER, _INT, _LONG, _FLOAT = ctypes.c_void_p, ctypes.c_int, ctypes.c_int64, ctypes.c_float
+_POINTER, _LONG = ctypes.c_void_p, ctypes.c_int64
 
-
-@cache
-def library() -> ctypes.CDLL:
-    """The compiled kernels; `compiler.CannotCompile` where they cannot be had."""
-    found = compiler.load(Path(__file__).parent / "csrc" / "attention_cpu.cpp")
-    found.attention_forward.argtypes = [_POINTER] * 6 + [_LONG, _FLOAT, _INT, _INT]
-    found.attention_backward.argtypes = [_POINTER] * 5 + [_FLOAT, _INT, _INT]
-    found.random_uniform.argtypes = [ctypes.c_int32, _LONG, _POINTER]
-    for function in (found.attention_forward, found.attention_backward, found.random_uniform):
-        function.restype = None
-    if not found.has_threads():
-        switch.note("attention on this CPU uses one thread: the C++ compiler has no OpenMP")
-    return found
+library = Library(
+    "attention_cpu.cpp",
+    "attention, with dropout and without, runs in PyTorch's form, whose backward pass is some three times slower",
+    (
+        ("attention_forward", "pppppplfii"),
+        ("attention_backward", "pppppfii"),
+        ("random_uniform", "ilp"),
+        ("has_threads", ""),
+    ),
+)
 
 
 def takes(query: Tensor, key: Tensor, value: Tensor) -> bool:

@@ -14,13 +14,11 @@ import platform
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 from dropmae import storage
-from dropmae.ops import switch
 
 BASE = "-O3 -std=c++17 -ffp-contract=fast -fno-math-errno -fno-trapping-math -fPIC -shared"
 FLAGS = (f"{BASE} -march=native -fopenmp", f"{BASE} -march=native", f"{BASE} -mcpu=native")
@@ -28,9 +26,45 @@ FLAGS = (f"{BASE} -march=native -fopenmp", f"{BASE} -march=native", f"{BASE} -mc
 
 SECONDS = 300
 
+TYPES = {"p": ctypes.c_void_p, "l": ctypes.c_int64, "i": ctypes.c_int, "f": ctypes.c_float}
+
 
 class CannotCompile(Exception):
     """Why there is no library: no compiler, or one that fails."""
+
+
+@dataclass(frozen=True)
+class Library:
+    """The kernels of a C++ file in `csrc/`; a call gives the library, compiled at its first use, or CannotCompile."""
+
+    file: str
+    otherwise: str
+    """What happens where it cannot be compiled."""
+    functions: tuple[tuple[str, str], ...]
+    """(name, its arguments): p a pointer, l an int64, i an int, f a float. They return nothing, those without arguments
+    an int64."""
+
+    def __call__(self) -> ctypes.CDLL:
+        return _declared(self)
+
+    @property
+    def obstacle(self) -> str | None:
+        """Why there is none, or None."""
+        try:
+            self()
+        except CannotCompile as reason:
+            return f"{self.otherwise}: {reason}"
+        return None
+
+
+@cache
+def _declared(library: Library) -> ctypes.CDLL:
+    found = load(Path(__file__).parent / "csrc" / library.file)
+    for name, arguments in library.functions:
+        function = getattr(found, name)
+        function.argtypes = [TYPES[letter] for letter in arguments]
+        function.restype = None if arguments else ctypes.c_int64
+    return found
 
 
 def load(source: Path) -> ctypes.CDLL:
@@ -39,16 +73,6 @@ def load(source: Path) -> ctypes.CDLL:
     if isinstance(found, str):
         raise CannotCompile(found)
     return found
-
-
-def works(library: Callable[[], Any], otherwise: str) -> bool:
-    """Whether `library` loads; where it cannot be compiled, `otherwise` and the reason are said, once."""
-    try:
-        library()
-    except CannotCompile as reason:
-        switch.note(f"{otherwise}: {reason}")
-        return False
-    return True
 
 
 @cache

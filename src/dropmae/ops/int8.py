@@ -8,18 +8,14 @@ PyTorch's operators where there is no compiler; between an MLP's two layers noth
 
 from __future__ import annotations
 
-import ctypes
-from functools import cache
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from dropmae.ops import compiler
-
-_POINTER, _LONG, _INT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int
+from dropmae.ops import switch
+from dropmae.ops.compiler import Library
 
 
 class Int8(NamedTuple):
@@ -33,7 +29,7 @@ class Int8(NamedTuple):
 
 def quantize(x: Tensor) -> Int8:
     """float32 or bfloat16 [rows, K] to int8, rounded to the nearest; a row of zeros has scale 0."""
-    if not _compiles():
+    if not switch.compiled(library):
         wide = x.float()
         scales = wide.abs().amax(1) / 127
         return Int8(torch.nan_to_num(wide / scales[:, None]).round().to(torch.int8), scales)
@@ -46,7 +42,7 @@ def quantize(x: Tensor) -> Int8:
 def linear(x: Int8, weight: Int8, bias: Tensor, dtype: torch.dtype) -> Tensor:
     """x W^T + b: x [rows, K], weight [N, K], bias float32 [N] -> `dtype` (float32 or bfloat16) [rows, N]."""
     sums = torch._int_mm(x.values, weight.values.T)
-    if not _compiles():
+    if not switch.compiled(library):
         return _widened(sums, x, weight, bias).to(dtype)
     out = torch.empty(sums.shape, dtype=dtype)
     pointers = _pointers(sums, x.scales, weight.scales, bias, out)
@@ -57,7 +53,7 @@ def linear(x: Int8, weight: Int8, bias: Tensor, dtype: torch.dtype) -> Tensor:
 def gelu_linear(x: Int8, weight: Int8, bias: Tensor) -> Int8:
     """gelu(x W^T + b), quantised anew: x [rows, K], weight [N, K], bias float32 [N] -> [rows, N]."""
     sums = torch._int_mm(x.values, weight.values.T)
-    if not _compiles():
+    if not switch.compiled(library):
         return quantize(functional.gelu(_widened(sums, x, weight, bias)))
     made = Int8(torch.empty(sums.shape, dtype=torch.int8), torch.empty(len(sums)))
     library().int8_gelu(*_pointers(sums, x.scales, weight.scales, bias, *made), *sums.shape, torch.get_num_threads())
@@ -72,18 +68,8 @@ def _pointers(*tensors: Tensor) -> list[int]:
     return [tensor.data_ptr() for tensor in tensors]
 
 
-@cache
-def _compiles() -> bool:
-    return compiler.works(library, "int8 on this CPU in PyTorch's form")
-
-
-@cache
-def library() -> ctypes.CDLL:
-    """The compiled kernels; `compiler.CannotCompile` where they cannot be had."""
-    found = compiler.load(Path(__file__).parent / "csrc" / "int8_cpu.cpp")
-    found.int8_quantize.argtypes = [_POINTER] * 3 + [_LONG, _LONG, _INT, _INT]
-    found.int8_dequantize.argtypes = [_POINTER] * 5 + [_LONG, _LONG, _INT, _INT]
-    found.int8_gelu.argtypes = [_POINTER] * 6 + [_LONG, _LONG, _INT]
-    for function in (found.int8_quantize, found.int8_dequantize, found.int8_gelu):
-        function.restype = None
-    return found
+library = Library(
+    "int8_cpu.cpp",
+    "int8 on this CPU in PyTorch's form",
+    (("int8_quantize", "pppllii"), ("int8_dequantize", "pppppllii"), ("int8_gelu", "pppppplli")),
+)

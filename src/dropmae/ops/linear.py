@@ -8,23 +8,20 @@ activation, and in the backward pass its gradient and the bias's, in one pass ov
 
 from __future__ import annotations
 
-import ctypes
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from dropmae.ops import compiler, switch
-
-_POINTER, _LONG, _INT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int
+from dropmae.ops import switch
+from dropmae.ops.compiler import Library
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """x W^T + b: x [..., K], weight [N, K], bias [N] -> [..., N]."""
-    if not _fast(x, weight) or not _has_onednn():
+    if not switch.linear(x, weight) or not _has_onednn():
         return functional.linear(x, weight, bias)
     with torch.autocast("cpu", enabled=False):
         return _Linear.apply(*(tensor.bfloat16() for tensor in (x, weight, bias)))
@@ -32,40 +29,22 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 def gelu_linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """gelu(x W^T + b): x [..., K], weight [N, K], bias [N] -> [..., N]."""
-    if not _fast(x, weight) or not _compiles():
+    if not switch.linear(x, weight) or not switch.compiled(library):
         return functional.gelu(functional.linear(x, weight, bias))
     with torch.autocast("cpu", enabled=False):
         return _GeluLinear.apply(x.bfloat16(), weight.bfloat16(), bias.bfloat16().float())
 
 
-def _fast(x: Tensor, weight: Tensor) -> bool:
-    """Whether they would be multiplied in bfloat16 on a CPU, and PyTorch's own compiler does not look after it."""
-    if x.device.type != "cpu" or torch.compiler.is_compiling() or switch.form() != "fast":
-        return False
-    if torch.is_autocast_enabled("cpu"):
-        return torch.get_autocast_dtype("cpu") is torch.bfloat16
-    return x.dtype is torch.bfloat16 and weight.dtype is torch.bfloat16
+library = Library(
+    "gelu_cpu.cpp",
+    "GELU on this CPU in PyTorch's form",
+    (("gelu_forward", "ppplli"), ("gelu_backward", "ppppplli"), ("gelu_rows", "")),
+)
 
 
 @cache
 def _has_onednn() -> bool:
     return torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
-
-
-@cache
-def _compiles() -> bool:
-    return compiler.works(library, "GELU on this CPU in PyTorch's form")
-
-
-@cache
-def library() -> ctypes.CDLL:
-    """The compiled kernels; `compiler.CannotCompile` where they cannot be had."""
-    found = compiler.load(Path(__file__).parent / "csrc" / "gelu_cpu.cpp")
-    found.gelu_forward.argtypes = [_POINTER] * 3 + [_LONG, _LONG, _INT]
-    found.gelu_backward.argtypes = [_POINTER] * 5 + [_LONG, _LONG, _INT]
-    found.gelu_forward.restype = found.gelu_backward.restype = None
-    found.gelu_rows.restype = _LONG
-    return found
 
 
 class _Linear(torch.autograd.Function):

@@ -525,7 +525,7 @@ void attention_backward(void* const* data, const int64_t* strides, const float* 
 }
 
 // Whether heads are shared among threads.
-int has_threads() {
+int64_t has_threads() {
 #if defined(_OPENMP)
     return 1;
 #else
