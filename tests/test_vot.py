@@ -710,7 +710,7 @@ def test_graphs_that_cannot_be(module: Any, tmp_path: Path) -> None:
     weights.save(module, tmp_path / "w.safetensors")
     weights.save(registry.load("methods", "mae")(size="tiny", image=64), tmp_path / "m.safetensors")
     cases: tuple[tuple[str, dict[str, Any], str], ...] = (
-        ("m", {}, "only trackers"),
+        ("m", {}, "no step that could be exported"),
         ("w", {"objects": 0}, "at least 1"),
         ("w", {"half": True}, "leave --to and --half out"),
     )

@@ -203,7 +203,8 @@ class Run:
             raise FileNotFoundError(f"{self.folder}: no run folder (it holds no config.json)")
         self.config: dict[str, Any] = _json(self.folder / "config.json")
         name = str(self.config["method"])  # a user's file is not run for its title
-        self.method = Path(name).stem if name.endswith(".py") else registry.load("methods", name).__name__
+        self.kind: str = self.config.get("kind") or ("tasks" if "sources" in self.config["data"] else "methods")
+        self.method = Path(name).stem if name.endswith(".py") else registry.load(self.kind, name).__name__
         self.metrics = Lines(self.folder / "metrics.jsonl").read()
         self.validation = Lines(self.folder / "validation.jsonl").read()
         bad = self.folder / "bad_files.json"
@@ -212,6 +213,17 @@ class Run:
     @property
     def batch(self) -> int:
         return int(self.config["options"]["global_batch"])
+
+    @property
+    def videos(self) -> int:
+        """Sequences that it learns from."""
+        data = self.config["data"]
+        return data["videos"] if "videos" in data else sum(source["sequences"] for source in data["sources"])
+
+    def names(self, *, validation: bool = False) -> list[str]:
+        """What the run tells of each step, or of each validation."""
+        lines = self.validation if validation else self.metrics
+        return list(dict.fromkeys(name for line in lines[-50:] for name in line))
 
     def series(self, name: str, *, validation: bool = False) -> tuple[np.ndarray, np.ndarray]:
         """Samples seen and values of a metric; missing values are NaN."""

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -13,8 +12,11 @@ from dropmae import declarations, registry, runs, weights
 from dropmae.contracts import Taken
 from dropmae.data.mixture import Joined, Mixture, Source, open_source
 from dropmae.progress import say
-from dropmae.training import checkpoints, distributed, optim
-from dropmae.training.fit import FREE, Options, Plan, fit
+from dropmae.training import checkpoints, distributed
+from dropmae.training.fit import FREE, fit
+from dropmae.training.tuning import Tuning
+from dropmae.verbs.inspection import predict
+from dropmae.verbs.report import finish
 
 PROBES, PORTION = 64, 8
 """Samples of a validation, and how many of them go through the network at once."""
@@ -23,50 +25,6 @@ if TYPE_CHECKING:
     Entries = Any
 else:
     Entries = tuple[str, ...]
-
-
-@dataclass(kw_only=True)
-class Tuning(Options):
-    """How to train a task. The defaults are DropTrack's recipe for GOT-10k; durations as in pretrain."""
-
-    # Optimisation
-    epochs: float = 100
-    """Epochs of --epoch-samples samples; not used where --steps is given."""
-    epoch_samples: int = 60_000
-    """Samples per epoch, drawn from the data by their ratios."""
-    global_batch: int = 128
-    """Samples per optimizer step, over all processes and micro-batches together."""
-    lr: float = 5e-4
-    """Base learning rate per 256 samples: 2.5e-4 at a batch of 128, and a tenth of it for a tracker's encoder."""
-    warmup: str = "0"
-    """Duration of the linear warm-up from zero."""
-    weight_decay: float = 1e-4
-    """AdamW's decay, for the parameters that the task lets decay."""
-    betas: tuple[float, float] = (0.9, 0.999)
-    """AdamW's moment decay rates."""
-    clip: float = 0.1
-    """Largest gradient norm; 0 does not clip."""
-    schedule: Literal["step", "cosine"] = "step"
-    """One rate, and from --drop on a tenth of it; or half a cosine down to --min-lr."""
-    drop: str = "80%"
-    """When the rate drops."""
-    # Machine
-    validation: tuple[str, ...] = ()
-    """Data of which fixed samples are probed, written as DATA; by default that of the training."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.epoch_samples < 1:
-            raise ValueError(f"epoch-samples must be at least 1, not {self.epoch_samples}")
-        self.validation = tuple(self.validation)
-
-    def rate(self, step: int, how: Plan) -> float:
-        """The learning rate at a step."""
-        if self.schedule == "cosine":
-            return super().rate(step, how)
-        if step < how.warmup:
-            return how.peak * step / how.warmup
-        return how.peak * (0.1 if step >= optim.duration(self.drop, how.epoch, how.steps) else 1.0)
 
 
 OPTIONS = Tuning
@@ -121,6 +79,8 @@ def finetune(task: str, data: Entries, *, init: Path | None = None, out: Path, *
             out, config, runs.trained, defaults=defaults, free=FREE, extend=options.extend, main=main
         ) as record:
             summary = fit(module, clips, options, out, save=save, validate=probe, begin=record.write)
+            if main:
+                finish(out, lambda: predict(out, module, probed, options.seed))
     finally:
         distributed.stop()
     return summary if taken is None else {**summary, "fresh": taken.fresh, "unused": taken.unused}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from collections.abc import Sequence as Listed
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ import torch
 
 from dropmae import registry
 from dropmae.contracts import Method
-from dropmae.data.clips import Sequence
+from dropmae.data.clips import Clips, Sequence, generator
+from dropmae.engine import Engine, pictures, prompts_of
 from dropmae.nn import masking
 from dropmae.progress import say
 from dropmae.storage import check_output, mark, remove, write_json
@@ -20,6 +22,7 @@ from dropmae.video import Video, find
 from dropmae.video.frames import image_name
 from dropmae.visualize.attention_probe import measure, temporal_maps, temporal_sheet
 from dropmae.visualize.charts import PICTURE, attention_figure, save_chart, save_picture, to_bytes
+from dropmae.visualize.overlay import draw_target, tile
 from dropmae.visualize.views import caption, looked_at, reconstruction_sheet, reconstructions
 from dropmae.weights import LAST, Missing, load
 
@@ -234,6 +237,33 @@ def _column(pictures: np.ndarray) -> np.ndarray:
     column = to_bytes(np.concatenate(parts))
     times = max(1, round(160 / wide))
     return column.repeat(times, 0).repeat(times, 1)
+
+
+def predict(run: Path, task: Any, clips: Clips, seed: int, count: int = 3, span: int = 24) -> None:
+    """figures/predictions.png: a few sequences that a task is trained on, with what it makes of them.
+
+    A row each: the first labelled frame, which is given, and four of the up to `span` frames after it.
+    """
+    engine, rows, captions = Engine(task, next(task.parameters()).device, "fp32"), list[np.ndarray](), list[str]()
+    for number in range(10 * count):
+        position = clips.position(number)
+        sequence = replace(clips.sequences[position]).drawn(generator(seed, 6, number))
+        prompts = prompts_of(sequence.targets, "first", task.takes)
+        if task.takes and not prompts:
+            continue
+        first = min(prompts, default=0)
+        frames = range(first, min(first + span, len(sequence.video)))
+        try:
+            found = list(engine.session(prompts).follow(pictures(sequence.video, frames)))
+        except (OSError, ValueError):
+            continue  # nothing that can be gone through: another one will do
+        chosen = [found[place] for place in np.linspace(0, len(found) - 1, 5).round().astype(int).tolist()]
+        rows += [draw_target(answer.picture, answer.target) for answer in chosen]
+        captions += [f"{sequence.name}, {answer.frame}" for answer in chosen]
+        if len(rows) >= 5 * count:
+            break
+    if rows:
+        save_picture(tile(rows, 5, captions), run / "figures" / "predictions.png")
 
 
 def illustrate(run: Path, module: Any, sequences: list[Sequence], seed: int) -> None:

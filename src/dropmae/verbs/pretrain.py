@@ -18,7 +18,7 @@ from dropmae.data.shards import find_sequences
 from dropmae.names import utf8
 from dropmae.training import distributed
 from dropmae.training.fit import FREE, Options, fit
-from dropmae.verbs.inspection import snapshots
+from dropmae.verbs.inspection import illustrate, snapshots
 from dropmae.verbs.report import finish
 
 OPTIONS = Options
@@ -83,7 +83,7 @@ def pretrain(
         ) as record:
             summary = fit(module, clips, options, out, save=save, validate=validate, begin=record.write)
             if main:
-                finish(out, module, sequences, options.seed)
+                finish(out, lambda: illustrate(out, module.eval(), sequences, options.seed))
         return summary
     finally:
         distributed.stop()

@@ -7,7 +7,7 @@ import dataclasses
 import html
 import io
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from collections.abc import Sequence as Listed
 from dataclasses import dataclass
 from importlib import resources
@@ -19,11 +19,11 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from dropmae import registry
-from dropmae.data.clips import Sequence
 from dropmae.progress import duration_text, say
 from dropmae.runs import Run
 from dropmae.storage import check_output, mark, write_text
 from dropmae.training.fit import Options
+from dropmae.training.tuning import Tuning
 from dropmae.verbs import inspection
 from dropmae.visualize import charts
 from dropmae.visualize.views import NORMALISED
@@ -37,7 +37,7 @@ def report(runs: list[Path], *, out: Path | None = None, title: str = "", overwr
     Curves, pictures, attention charts, configuration, environment and bad files; works while a run goes on, too.
 
     Args:
-        runs: run folders of `pretrain`.
+        runs: run folders of `pretrain` or `finetune`.
         out: file to write; without it report.html in the run's folder.
         title: heading of the page.
         overwrite: replace OUT even if it is no report.
@@ -61,13 +61,13 @@ def bind(folders: list[Path], path: Path, title: str = "", more: str = "") -> di
     return {"out": str(path), "runs": [str(folder) for folder in folders]}
 
 
-def finish(run: Path, module: Any, sequences: list[Sequence], seed: int) -> None:
-    """Draws the figures of a finished run, if that is not done, and writes its report.html."""
+def finish(run: Path, draw: Callable[[], None]) -> None:
+    """Has the figures of a finished run drawn, if that is not done, and writes its report.html."""
     page_file, weights = run / "report.html", run / "last.safetensors"
     if page_file.exists() and page_file.stat().st_mtime >= weights.stat().st_mtime:
         return
     try:
-        inspection.illustrate(run, module.eval(), sequences, seed)
+        draw()
     except OSError as error:  # the weights are there all the same
         say(f"no pictures in the report: {error}")
     report([run])
@@ -112,14 +112,13 @@ def legend(runs: list[Run]) -> str:
 
 def lead(run: Run) -> str:
     """What happened, in a few sentences."""
-    options, data = run.config["options"], run.config["data"]
-    fields = run.config["fields"]
+    options, fields = run.config["options"], run.config["fields"]
     side = fields.get("image")
     size = f"{side}" if isinstance(side, int) else "×".join(map(str, side or ()))
     what = "pairs of frames" if "gap" in fields else "samples"
     text = (
         f"<b>{esc(run.name)}</b> ({esc(fields.get('size', ''))}, {size} pixels) saw {run.samples:,} {what} from "
-        f"{data['videos']:,} videos in {duration_text(run.seconds)} ({run.speed:.0f} a second"
+        f"{run.videos:,} videos in {duration_text(run.seconds)} ({run.speed:.0f} a second"
         f"; {len(run.metrics):,} steps of {options['global_batch']})."
     )
     loss, gap = run.ends("loss"), run.ends("gap", validation=True)
@@ -128,6 +127,10 @@ def lead(run: Run) -> str:
     if gap:
         verdict = "it uses time" if gap[1] > 0.005 else "it makes little use of time so far"
         text += f" Another clip's frame in place of the partner changes it by <b>{gap[1]:+.3f}</b>: {verdict}."
+    elif run.kind == "tasks":
+        ends = {name: run.ends(name, validation=True) for name in run.names(validation=True)}
+        told = [f"{esc(n)} from {e[0]:.3f} to <b>{e[1]:.3f}</b>" for n, e in ends.items() if e and n not in PLAIN]
+        text += f" On fixed samples: {', '.join(told)}." if told else ""
     return f"<p>{text}</p>"
 
 
@@ -161,7 +164,7 @@ class Curve:
 CURVES = (
     Curve(
         "loss",
-        "Masked loss",
+        "Loss",
         "Thin: every step; thick: running mean; circles: on fixed samples, without dropout.",
         zero=False,
     ),
@@ -180,10 +183,23 @@ CURVES = (
 )
 
 
+PLAIN = {"step", "loss", "memory_mb", *(curve.name for curve in CURVES)}
+"""Names of metrics that have a place of their own."""
+
+
+def curves(runs: list[Run]) -> list[Curve]:
+    """Those of every run, then one for each further loss that a model names, and each number it is probed for."""
+    named = dict.fromkeys(name for run in runs for name in run.names() if name not in PLAIN)
+    probed = dict.fromkeys(name for run in runs for name in run.names(validation=True) if name not in PLAIN)
+    own = [Curve(name, name, "As the model names it; circles: on fixed samples.") for name in named]
+    own += [Curve(n, f"{n}, on fixed samples", noisy=False, validation=True) for n in probed if n not in named]
+    return [*CURVES[:1], *own, *CURVES[1:]]
+
+
 def learning(runs: list[Run]) -> str:
     """Curves over the samples seen; those of which no run has two values are left out."""
     parts = []
-    for what in CURVES:
+    for what in curves(runs):
         if any(len(run.series(what.name, validation=what.validation)[0]) > 1 for run in runs):
             parts.append(figure(uri(charts.svg(chart(runs, what)), "svg+xml"), what.title, what.text))
     return section("Learning", f'<div class="charts">{"".join(parts)}</div>') if parts else ""
@@ -200,7 +216,7 @@ def chart(runs: list[Run], what: Curve) -> Figure:
                 continue
             charts.curve(axes, x, y, colour(place), run.name, noisy=what.noisy)
             tops.append(1.1 * np.nanpercentile(y, 98.5))
-            if what.name in ("loss", "gap"):
+            if what.name not in PLAIN or what.name in ("loss", "gap"):
                 x, y = run.series(what.name, validation=True)
                 axes.plot(x, y, "o", color=colour(place), markersize=4, markerfacecolor="white")
         charts.finish(axes, what.title, "samples seen", percent=what.percent, zero=what.zero)
@@ -241,12 +257,18 @@ def pictures(runs: list[Run]) -> str:
             text += f" {NORMALISED}"
         parts.append(f"<p class='note'>{text}</p>")
     for run in runs:
+        path = run.folder / "figures" / "predictions.png"
+        if path.exists():
+            text = "What the trained task makes of sequences it learned from; the first picture of a row is given."
+            sheet = figure(picture(path), f"predictions of {run.name}", text, kind="sheet wide")
+            parts.append(sheet)
         path = run.folder / "figures" / "reconstruction.png"
         if path.exists():
             sheet = figure(picture(path), f"reconstructions of {run.name}", kind="sheet")
             owner = f" of {run.name}" if len(runs) > 1 else ""
             parts.append(_details(f"More reconstructions{owner}, at the end", sheet))
-    return section("Reconstruction", "".join(parts)) if parts else ""
+    title = "Reconstruction" if any(run.kind == "methods" for run in runs) else "Predictions"
+    return section(title, "".join(parts)) if parts else ""
 
 
 def subtitle(runs: list[Run], place: int) -> str:
@@ -291,22 +313,38 @@ def attention(runs: list[Run]) -> str:
 def configuration(runs: list[Run]) -> str:
     """The settings of the runs, those that differ from the defaults or between runs first."""
     parts = [f"{subtitle(runs, place)}<pre>{esc(command(run))}</pre>" for place, run in enumerate(runs)]
-    for title, key in (("Settings of the method", "fields"), ("Training options", "options")):
+    for title, key in (("Settings of the model", "fields"), ("Training options", "options")):
         tables = [run.config[key] for run in runs]
         rows = list(dict.fromkeys(name for table in tables for name in table))
         parts.append(_details(title, _table(runs, rows, [[table.get(name) for table in tables] for name in rows])))
-    tables = [{**run.config["data"], **run.config["environment"], "memory": run.memory} for run in runs]
+    tables = [{**told(run.config["data"]), **run.config["environment"], "memory": run.memory} for run in runs]
     rows = list(dict.fromkeys(name for table in tables for name in table))
     content = _table(runs, rows, [[table.get(name) for table in tables] for name in rows])
     return section("Configuration", "".join(parts)) + section("Data and environment", content)
 
 
+def told(data: dict[str, Any]) -> dict[str, Any]:
+    """What a run learned from, as rows of a table."""
+    rows = {key: value for key, value in data.items() if key not in ("sources", "validation")}
+    for key in ("sources", "validation"):
+        if data.get(key):
+            rows[key] = [f"{source['entry']} ({source['sequences']})" for source in data[key]]
+    return rows
+
+
 def command(run: Run) -> str:
     """The command that made a run, with the settings that are not the defaults."""
+    data = run.config["data"]
     words = ["dropmae", "pretrain", run.config["method"], "VIDEOS", "--out", str(run.folder)]
-    defaults = {field.name: field.default for field in dataclasses.fields(Options)}
+    options: type = Options
+    if run.kind == "tasks":
+        words = ["dropmae", "finetune", run.config["method"], *(source["entry"] for source in data["sources"])]
+        words += ["--out", str(run.folder), *(["--init", data["init"]] if data.get("init") else [])]
+        options = Tuning
+    defaults = {field.name: field.default for field in dataclasses.fields(options)}
     try:
-        defaults |= registry.defaults(registry.find("methods", run.config["method"], str(run.folder)))
+        cls: Any = registry.find(run.kind, run.config["method"], str(run.folder))
+        defaults |= {**registry.defaults(cls), **(cls.recipe if run.kind == "tasks" else {})}
     except ValueError:  # of a user's file that the caller has not named: all its settings are told
         defaults |= dict.fromkeys(run.config["fields"])
     for name, value in {**run.config["fields"], **run.config["options"]}.items():
