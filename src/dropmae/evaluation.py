@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import multiprocessing
 import signal
 import time
+from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from dropmae import machine, registry
 from dropmae.contracts import Benchmark
+from dropmae.formats.tracks import Truth
 from dropmae.interruption import Interrupted, serve, working
 from dropmae.progress import Progress
 from dropmae.storage import below, write_json
-from dropmae.target import FIELDS, Target, redacted, says_something
+from dropmae.target import FIELDS, Target, misplaced, redacted, says_something
 
 if TYPE_CHECKING:
     from dropmae.engine import Followed
@@ -96,6 +101,29 @@ def first_label(sequences: Any) -> Target | None:
 def begun(out: Path) -> bool:
     """Whether a sequence is done in the folder of an evaluation."""
     return any((out / DONE).rglob("*.json"))
+
+
+def check_prompts(bench: Benchmark, sequences: Iterable[Any]) -> None:
+    """OSError that names the sequences whose first box is none, or outside the frame, and where it is written."""
+    faults = []
+    for sequence in sequences:
+        first = min(sequence.targets, default=None)
+        target = None if first is None else sequence.targets[first]
+        if target is None or target.boxes is None or target.mask is not None:
+            continue
+        if bench.prompted == "first" and not np.isfinite(target.boxes).all(1).any():
+            fault = f"there is no box in frame {first}, where following begins"
+        else:
+            fault = None
+            with contextlib.suppress(OSError):  # a video that cannot be read is named when its turn comes
+                fault = misplaced(target, sequence.video.height, sequence.video.width)
+                sequence.video.close()
+        if fault:
+            file = sequence.targets.file if isinstance(sequence.targets, Truth) else None
+            faults.append(f"{sequence.name}: {fault}" + f" ({file})" * (file is not None))
+    if faults:
+        rest = f"; and {len(faults) - 3} more sequences" if len(faults) > 3 else ""
+        raise OSError("; ".join(faults[:3]) + rest)
 
 
 def spread(job: Evaluation, engine: Any, bench: Benchmark, sequences: Any, pending: list[int], workers: int) -> None:

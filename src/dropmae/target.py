@@ -134,6 +134,25 @@ def says_something(target: Target) -> bool:
     return False
 
 
+def misplaced(target: Target, height: int, width: int) -> str | None:
+    """What is wrong with where boxes and points are in a frame of this size; None where nothing is.
+
+    A box needs a size and some of it in the frame; a point that can be seen lies in it.
+    """
+    frame = f"the {width}x{height} frame"
+    for number, box in zip(target.ids.tolist(), () if target.boxes is None else target.boxes):
+        x, y, w, h = (float(value) for value in box)
+        if np.isfinite(box).all() and not (w > 0 and h > 0):
+            return f"the box of object {number} ({x:g} {y:g} {w:g} {h:g}) needs a positive width and height"
+        if np.isfinite(box).all() and (x >= width or y >= height or x + w <= 0 or y + h <= 0):
+            return f"the box of object {number} ({x:g} {y:g} {w:g} {h:g}) lies outside {frame}"
+    for number, (x, y) in enumerate(() if target.points is None else target.points.tolist()):
+        seen = target.visible is None or bool(target.visible[number])
+        if seen and np.isfinite(x + y) and not (0 <= x <= width and 0 <= y <= height):
+            return f"point {number + 1} at {x:g},{y:g} lies outside {frame}"
+    return None
+
+
 def mask_boxes(mask: np.ndarray, ids: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
     """ids [N] and tight boxes [N, 4] of the objects in a label map [H, W]; void (255 in uint8) is left out.
 
@@ -300,6 +319,12 @@ def _parse(path: Path, number: int, line: bytes) -> dict[str, Any]:
         raise OSError(f'{path}, line {number}: not an object with a "video"')
     if not isinstance(fields.get("frame"), int) or fields["frame"] < 0:
         raise OSError(f'{path}, line {number}: "frame" must be a number from 0')
+    owner = fields.get("id")
+    if owner is not None and (isinstance(owner, bool) or not isinstance(owner, int) or owner < 1):
+        raise OSError(f'{path}, line {number}: "id" must be 1 or more, not {owner!r}; 0 is the background of masks')
+    owned = [row.key for row in FIELDS.values() if row.of == "object" and row.key in fields]
+    if owner is None and owned:
+        raise OSError(f'{path}, line {number}: "{owned[0]}" is of an object and needs its "id", 1 or more')
     return fields
 
 
@@ -349,8 +374,17 @@ class VideoTargets(Mapping[int, Target]):
             raise OSError(f"{self.path}: {lines[0]['video']}, frame {frame}: {error}") from None
 
     def _target(self, frame: int, lines: list[dict[str, Any]]) -> Target:
-        rows = [line for line in lines if line.get("id")]
-        target = Target(ids=np.array([line["id"] for line in rows], np.int64))
+        objects: dict[int, dict[str, Any]] = {}
+        for line in lines:
+            if "id" in line and line["id"] is not None:
+                own = objects.setdefault(line["id"], {})
+                if twice := [key for key in line if key in own and key not in ("video", "frame", "id")]:
+                    raise ValueError(f"object {line['id']} has two lines with {twice[0]}")
+                own |= line
+            elif "mask" in line and decode_mask(line["mask"]).any():
+                raise ValueError('a mask that is not empty is of an object and needs its "id"')
+        rows = list(objects.values())
+        target = Target(ids=np.array(list(objects), np.int64))
         for name, kind in FIELDS.items():
             if kind.of == "object" and any(kind.key in line for line in rows):
                 setattr(target, name, _column(rows, name, kind))

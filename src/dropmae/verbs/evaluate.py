@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 
 from dropmae import machine, registry
 from dropmae.contracts import Precision
-from dropmae.evaluation import Evaluation, begun, first_label, spread
+from dropmae.evaluation import Evaluation, begun, check_prompts, first_label, spread
 from dropmae.formats.results import distinct_names
 from dropmae.interruption import Stop, serve, working
 from dropmae.progress import say
@@ -154,6 +154,8 @@ def evaluate(
         pending = [number for number, sequence in enumerate(sequences) if not job.done(sequence.name)]
         if len(pending) < len(sequences):
             say(f"{len(sequences) - len(pending)} of {len(sequences)} sequences are done already")
+        if engine.task.takes:
+            check_prompts(bench, (sequences[number] for number in pending))
         spread(job, engine, bench, sequences, pending, workers)
         truth = bench.annotations(Path(root)) if split is None else bench.annotations(Path(root), split)
         report = measure(bench, bench.read(job.predictions, truth), truth, workers)

@@ -21,7 +21,7 @@ from dropmae.formats.results import of_video
 from dropmae.loading import load_task, named
 from dropmae.progress import Progress, say
 from dropmae.storage import check_output
-from dropmae.target import Target, mask_boxes, read_targets, target_lines
+from dropmae.target import Target, mask_boxes, misplaced, read_targets, target_lines
 from dropmae.video import Video, is_live
 from dropmae.video.cuts import CutFinder
 from dropmae.visualize.confidence import Confidence
@@ -287,6 +287,14 @@ def gather(
             old = found[frame]
             target = Target(ids=old.ids, boxes=old.boxes, mask=old.mask, points=target.points, visible=target.visible)
         found[frame] = target
+    if start and found and start not in found:
+        raise ValueError(
+            f"start {start} is about box and mask, but points and prompts name their own frames, {min(found)} first: "
+            "leave it out"
+        )
+    for frame, target in found.items():
+        if fault := misplaced(target, video.height, video.width):
+            raise ValueError(f"frame {frame}: {fault}")
     return found
 
 
