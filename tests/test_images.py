@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import io
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image, ImageDraw, TiffImagePlugin
 
+from dropmae import registry
 from dropmae.datasets.image_masks import separated
 from dropmae.formats.labels import read_labels, shaded, write_labels
-from dropmae.video import Video
+from dropmae.video import Video, write_store
 
 GREY = np.full((40, 60), 200, np.uint8)
 GREY[:20, :30] = 10
@@ -172,3 +175,48 @@ def test_ids_are_no_shades(tmp_path: Path) -> None:
         assert np.array_equal(read_labels(tmp_path / "grey.png"), mask)
         write_labels(tmp_path / "palette.png", mask)
         assert np.array_equal(read_labels(tmp_path / "palette.png"), mask)
+
+
+# --- arrays and frame stores -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["clip.frames", "clip.npy"])
+def test_a_damaged_store_or_array_is_a_bad_file_and_no_end(name: str, tmp_path: Path) -> None:
+    path, frames = tmp_path / name, np.random.default_rng(0).integers(0, 256, (4, 8, 10, 3), np.uint8)
+    write_store(path, frames, 25.0) if name.endswith("frames") else np.save(path, frames)
+    whole, rng, refused = path.read_bytes(), np.random.default_rng(1), 0
+    texts = [
+        (b"[4, 8, 10, 3]", new) for new in (b"[4, 8, -1, 3]", b"[0, 8, 10, 3]", b"[4, 8, 10]   ", b"[4, 8, 9.5,3]")
+    ]
+    texts += [(b"(4, 8, 10, 3)", new) for new in (b"(4, 8,-10, 3)", b"(0, 8, 10, 3)", b"(4,8,10,3e9) ")]
+    texts += [(b'"25.0"', new) for new in (b'"nan" ', b'"-1"  ', b'"zero"')] + [(b"dropmae-frames", b"dropmae-gnames")]
+    mutated = [whole.replace(old, new) for old, new in texts if old in whole]
+    for _ in range(150):
+        changed = bytearray(whole)
+        for at in rng.integers(0, 200, rng.integers(1, 4)):
+            changed[at] = int(rng.integers(0, 256))
+        mutated.append(bytes(changed))
+    mutated += [whole[:cut] for cut in (1, 9, 60, 140, len(whole) - 1)]
+    for data in mutated:
+        path.write_bytes(data)
+        refused += 1
+        with suppress(OSError):
+            with Video(path) as video:
+                assert video[len(video) - 1].shape[2] == 3
+            refused -= 1
+    assert refused > 50
+    path.write_bytes(whole[:-1])
+    with pytest.raises(OSError, match=name):
+        Video(path)
+
+
+def test_features_of_pictures_as_they_are() -> None:
+    encoder = registry.load("methods", "mae")(size="tiny", image=64).encoder.eval()
+    video = Video(np.random.default_rng(0).integers(0, 256, (3, 48, 64, 3), np.uint8))
+    with torch.no_grad():
+        expected = encoder.features(torch.from_numpy(video[[0, 2]]).permute(0, 3, 1, 2))
+        assert torch.equal(encoder.features(video[[0, 2]]), expected)
+        torch.testing.assert_close(encoder.features(video[2])[0], expected[1], atol=1e-5, rtol=1e-4)
+    for wrong in (np.zeros((3, 48, 64), np.uint8), np.zeros((48, 64, 3)), np.zeros((0, 48, 64, 3), np.uint8)):
+        with pytest.raises(ValueError, match=r"an array of frames is uint8 \[H, W, 3\]"):
+            encoder.features(wrong)

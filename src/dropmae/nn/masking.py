@@ -7,11 +7,29 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 MEAN = (0.485, 0.456, 0.406)
 DEVIATION = (0.229, 0.224, 0.225)
+
+
+def as_frames(frames: Tensor | np.ndarray, device: torch.device) -> Tensor:
+    """Frames [B, 3, H, W]: a tensor as it is; pictures uint8 [H, W, 3] or [B, H, W, 3] as `Video` gives them.
+
+    ValueError for any other array.
+    """
+    if isinstance(frames, Tensor):
+        return frames
+    pictures = np.asarray(frames)
+    if pictures.dtype != np.uint8 or pictures.ndim not in (3, 4) or pictures.shape[-1] != 3 or not pictures.size:
+        raise ValueError(
+            "an array of frames is uint8 [H, W, 3] or [B, H, W, 3], a tensor [B, 3, H, W]; this one is "
+            f"{pictures.dtype} {list(pictures.shape)}"
+        )
+    batch = torch.from_numpy(np.ascontiguousarray(pictures.reshape(-1, *pictures.shape[-3:])))
+    return batch.permute(0, 3, 1, 2).to(device)
 
 
 def normalize(frames: Tensor) -> Tensor:

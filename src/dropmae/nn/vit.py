@@ -358,9 +358,12 @@ class Encoder(nn.Module):
             tokens = block(tokens, attend)
             yield number, tokens
 
-    def features(self, frames: Tensor, frame: int = 0, *, resized: bool = False, excess: float = 0.0) -> Tensor:
+    def features(
+        self, frames: Tensor | np.ndarray, frame: int = 0, *, resized: bool = False, excess: float = 0.0
+    ) -> Tensor:
         """Dense features [B, C, h, w] of frames [B, 3, H, W], uint8 RGB or ImageNet-normalised float.
 
+        Or of pictures as `Video` gives them, an array uint8 [H, W, 3] or [B, H, W, 3].
         `frame` is the identity embedding that is added, 0 for x (the default) or 1 for z, where the encoder has them.
         `resized`: sin-cos positions are those of the training pictures' grid, resized, not ones of the grid at hand;
         `excess` is that of `Positions`.
@@ -368,9 +371,16 @@ class Encoder(nn.Module):
         return self.layers(frames, (len(self.blocks),), frame, resized=resized, excess=excess)
 
     def layers(
-        self, frames: Tensor, layers: tuple[int, ...], frame: int = 0, *, resized: bool = False, excess: float = 0.0
+        self,
+        frames: Tensor | np.ndarray,
+        layers: tuple[int, ...],
+        frame: int = 0,
+        *,
+        resized: bool = False,
+        excess: float = 0.0,
     ) -> Tensor:
         """As `features`, after each of the given blocks, from 1, with the final norm: [B, len(layers) C, h, w]."""
+        frames = masking.as_frames(frames, self.patch_embed.weight.device)
         found = dict(self.through(self.placed(frames, frame, resized, excess), max(layers)))
         skipped = 0 if self.cls_token is None else 1
         tokens = torch.cat([self.norm(found[layer])[:, skipped:] for layer in layers], -1)

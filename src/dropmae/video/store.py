@@ -7,6 +7,7 @@ A store is a safetensors file with one tensor, `frames` (uint8 [T, H, W, 3], RGB
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Iterable
 from itertools import chain
@@ -64,25 +65,34 @@ def open_store(path: str | Path, start: int = 0) -> tuple[np.ndarray, float] | N
         file.seek(start)
         length = int.from_bytes(file.read(8), "little")
         text = file.read(length) if 2 <= length <= HEADER else b""
-    if (told := parse(text)) is None:
+    if (told := parse(text, path)) is None:
         return None
     shape, fps = told
-    if os.path.getsize(path) < start + 8 + length + int(np.prod(shape)):
+    if os.path.getsize(path) < start + 8 + length + math.prod(shape):
         raise broken(path, "the frame store is cut short")
     return np.memmap(path, np.uint8, "r", start + 8 + length, shape), fps
 
 
-def parse(text: bytes) -> tuple[tuple[int, ...], float] | None:
-    """Shape and rate from the header of a store; None where it is none."""
+def parse(text: bytes, name: object) -> tuple[tuple[int, int, int, int], float] | None:
+    """Shape and rate from the header of a store; None where it is none, OSError where it is one but damaged."""
     if not text.startswith(b"{"):
         return None
     try:
         header = json.loads(text)
         if header["__metadata__"]["format"] != FORMAT:
             return None
-        return tuple(header["frames"]["shape"]), float(header["__metadata__"]["fps"])
     except (ValueError, KeyError, TypeError):
-        return None
+        if FORMAT.encode() not in text:
+            return None
+        raise broken(name, "the header of the frame store is damaged") from None
+    try:
+        shape, fps = header["frames"]["shape"], float(header["__metadata__"]["fps"])
+        whole = isinstance(shape, list) and all(type(side) is int and side > 0 for side in shape)
+        if not whole or len(shape) != 4 or shape[3] != 3 or not 0 < fps < math.inf:
+            raise ValueError
+    except (ValueError, KeyError, TypeError):
+        raise broken(name, "the header of the frame store is damaged") from None
+    return (shape[0], shape[1], shape[2], shape[3]), fps
 
 
 class DistantStore(Still):
@@ -91,8 +101,8 @@ class DistantStore(Still):
     def __init__(self, piece: Piece, short_side: int | None):
         super().__init__(short_side)
         length = int.from_bytes(piece.part(0, 8), "little")
-        told = parse(piece.part(8, 8 + length)) if 2 <= length <= HEADER else None
-        if told is None or 8 + length + int(np.prod(told[0])) > (piece.length or 0):
+        told = parse(piece.part(8, 8 + length), piece.name) if 2 <= length <= HEADER else None
+        if told is None or 8 + length + math.prod(told[0]) > (piece.length or 0):
             raise broken(piece.name, "not a frame store; the shard is damaged")
         self.piece, self.start = piece, 8 + length
         self.shape, self.fps = told
@@ -102,6 +112,6 @@ class DistantStore(Still):
         return self.shape[0]
 
     def load(self, index: int) -> np.ndarray:
-        count = int(np.prod(self.shape[1:]))
+        count = math.prod(self.shape[1:])
         first = self.start + index * count
         return np.frombuffer(self.piece.part(first, first + count), np.uint8).reshape(self.shape[1:])
