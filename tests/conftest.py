@@ -16,10 +16,22 @@ if not torch.cuda.is_available():
 
 from dropmae.data.clips import Sequence
 
+SLOW = {
+    *("asad_forms", "asad_training", "asad_triton", "before_the_house", "bench", "contracts", "contracts_kinds", "dcf"),
+    *("demo", "distill", "dropseg", "encoders", "engine", "evaluation", "finetune", "frame_numbers", "images"),
+    *("inspection", "int8", "moved", "official", "opening", "prepare", "pretrain", "propagation", "public", "readme"),
+    *("recipes", "report", "resample", "resident", "sharding", "shards", "shipped_segmenter", "shipped_tracker"),
+    *("show", "siammae", "simulation", "sot_benchmarks", "synth", "track", "users_files", "video", "vos"),
+    *("vos_training", "vot", "weights"),
+}
+"""Modules of tests that take long as a whole; single tests elsewhere are marked `slow` themselves."""
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Marks what reads real videos, and leaves out what needs a GPU where there is none."""
+    """Marks what takes long and what reads real videos, and leaves out what needs a GPU where there is none."""
     for item in items:
+        if item.path.stem.removeprefix("test_") in SLOW:
+            item.add_marker(pytest.mark.slow)
         if "test_data" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.data)
         if item.get_closest_marker("gpu") is not None and not torch.cuda.is_available():

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from dropmae.contracts import Model
@@ -16,6 +17,7 @@ from dropmae.data.clips import Clips, Sequence, Share, batches
 from dropmae.nn.groups import decay_groups
 from dropmae.training import optim
 from dropmae.training.fit import Options, fit, plan
+from dropmae.training.learner import BACK, SCALE
 
 
 class Line(Model):
@@ -209,3 +211,68 @@ def test_the_global_batch_decides_accumulation_and_rate() -> None:
 def test_impossible_options_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="must"):
         Options(**wrong)
+
+
+class Faint(Model):
+    """Its gradients are lost in float16 unless the loss is scaled; `loud` makes those of a step overflow it."""
+
+    def __init__(self, loud: tuple[int, ...] = ()) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 1, bias=False)
+        self.loud = loud
+        nn.init.zeros_(self.layer.weight)
+
+    def groups(self, options: Any) -> list[dict[str, Any]]:
+        return decay_groups(self)
+
+    def forward(self, batch: dict[str, Any]) -> dict[str, Tensor]:
+        assert torch.is_autocast_enabled("cpu")
+        assert torch.get_autocast_dtype("cpu") is torch.float16
+        found = self.layer(batch["x"])
+        loud = 1e9 if batch["step"] in self.loud else 1.0
+        return {"loss": 1e-7 * loud * (found.float() - 100 * batch["x"].float()[:, :1]).mean()}
+
+
+def test_fp16_scales_the_loss_and_goes_on_after_an_overflow(tmp_path: Path) -> None:
+    def trained(name: str, module: Faint, **changes: Any) -> dict[str, Tensor]:
+        fit(module, clips(), options(precision="fp16", lr=0.1, **changes), tmp_path / name, save=save)
+        state = load_file(tmp_path / name / "resume" / "state.safetensors")
+        return {key: value for key, value in state.items() if "step" not in key}
+
+    quiet = trained("quiet", Faint(), steps=4)
+    assert quiet["scaler.scale"] == SCALE
+    assert quiet["scaler.steady"] == 4
+    assert (quiet["module.layer.weight"].abs() > 1e-3).all(), "gradients of 1e-8 were lost"
+    loud = trained("loud", Faint((1,)), steps=4)
+    assert loud["scaler.scale"] == SCALE / BACK
+    assert loud["scaler.steady"] == 2
+    lines = [json.loads(line) for line in (tmp_path / "loud" / "metrics.jsonl").read_text().splitlines()]
+    assert [line["grad_norm"] is None for line in lines] == [False, True, False, False]
+
+    class Stopped(Exception):
+        pass
+
+    def stop(step: int, progress: float) -> None:
+        if step == 3:
+            raise Stopped
+
+    module = Faint((1,))
+    setattr(module, "after_step", stop)  # noqa: B010
+    with pytest.raises(Stopped):
+        trained("stopped", module, steps=4, save_every="2")
+    again = trained("stopped", Faint((1,)), steps=4)
+    assert again.keys() == loud.keys()
+    assert all(torch.equal(again[key], loud[key]) for key in loud)
+    with pytest.raises(ValueError, match="in bf16 or fp32"):
+        plan(options(precision="fp16", shard=True, global_batch=8), 10)
+
+
+@pytest.mark.parametrize(
+    ("kind", "able", "taken"), [("cuda", True, "bf16"), ("cuda", False, "fp16"), ("cpu", False, "fp32")]
+)
+def test_auto_takes_what_the_hardware_multiplies(
+    kind: str, able: bool, taken: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dropmae.training.distributed.pick_device", lambda name: torch.device(kind))
+    monkeypatch.setattr("dropmae.training.distributed.supports_bf16", lambda device: able)
+    assert plan(options(precision="auto"), 10).precision == taken

@@ -65,8 +65,9 @@ class Options:
     """Samples per forward pass and process; 0 takes the largest divisor up to 64."""
     workers: int = -1
     """Data processes per rank; -1 takes the machine's cores shared among its ranks, at most 16."""
-    precision: Literal["auto", "bf16", "fp32"] = "auto"
-    """bf16 is autocast with float32 weights; auto takes it where the hardware multiplies bf16."""
+    precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
+    """bf16 and fp16 are autocast with float32 weights, fp16 with a scaled loss; auto takes bf16 where the hardware
+    multiplies it, else fp16 on a GPU and fp32 on a CPU."""
     device: str = "auto"
     """auto, cpu, cuda or cuda:N."""
     compile: bool = False
@@ -116,7 +117,16 @@ class Plan:
     share: Share
     workers: int
     device: torch.device
-    bf16: bool
+    precision: str
+
+    @property
+    def bf16(self) -> bool:
+        return self.precision == "bf16"
+
+    @property
+    def half(self) -> torch.dtype | None:
+        """What is computed in beside float32."""
+        return {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.precision)
 
     def lr(self, step: int) -> float:
         return self.options.rate(step, self)
@@ -138,7 +148,12 @@ def plan(options: Options, epoch_samples: int) -> Plan:
     epoch = epoch_samples / batch
     steps = options.steps or max(1, math.floor(options.epochs * epoch))
     device = distributed.pick_device(options.device)
-    able = distributed.supports_bf16(device)
+    name: str = options.precision
+    if name == "auto":
+        spare = "fp16" if device.type == "cuda" and not options.shard else "fp32"
+        name = "bf16" if distributed.supports_bf16(device) else spare
+    if name == "fp16" and options.shard:
+        raise ValueError("--shard trains in bf16 or fp32, not in fp16")
     cores = machine.cores()
     local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     return Plan(
@@ -153,7 +168,7 @@ def plan(options: Options, epoch_samples: int) -> Plan:
         share=Share(batch, micro, distributed.rank(), world),
         workers=max(1, min(16, cores // local)) if options.workers < 0 else options.workers,
         device=device,
-        bf16=options.precision == "bf16" or (options.precision == "auto" and able),
+        precision=name,
     )
 
 
@@ -181,7 +196,7 @@ def fit(
     if how.device.type == "cpu":
         allocator.keep_memory()
     out.mkdir(parents=True, exist_ok=True)
-    learner = Learner(module, options, how.device, how.bf16)
+    learner = Learner(module, options, how.device, how.half)
     done = learner.load(out)
     if done > how.steps:
         raise ValueError(f"{out} has {done} steps behind it, more than the {how.steps} that are asked for")
@@ -256,7 +271,7 @@ def fit(
                     with autocast():
                         found = model(batch)
                     part_loss = found.pop("loss")
-                    (part_loss / how.share.micros).backward()
+                    learner.scaled(part_loss / how.share.micros).backward()
                 loss += part_loss.detach() / how.share.micros
                 for name, value in found.items():
                     named[name] = named.get(name, 0) + value.detach().float() / how.share.micros
@@ -326,9 +341,9 @@ def explained(error: Exception) -> str | None:
 
 
 def _autocast(how: Plan) -> Callable[[], AbstractContextManager[Any]]:
-    if not how.bf16:
+    if how.half is None:
         return nullcontext
-    return lambda: torch.autocast(how.device.type, torch.bfloat16)
+    return lambda: torch.autocast(how.device.type, how.half)
 
 
 def _averaging(model: Any, last: bool) -> AbstractContextManager[Any]:
@@ -346,7 +361,7 @@ def _headline(how: Plan, options: Options, clips: Clips, done: int) -> list[str]
     lines = [
         f"{head}: {len(clips.sequences)} videos, {samples} samples ({samples / clips.epoch:.1f} epochs), "
         f"global batch {options.global_batch} = {how.share.world} processes x {how.share.micros} x {how.share.micro}, "
-        f"peak lr {how.peak:.2e}, warm-up {how.warmup} steps, {'bf16' if how.bf16 else 'fp32'} on {how.device}, "
+        f"peak lr {how.peak:.2e}, warm-up {how.warmup} steps, {how.precision} on {how.device}, "
         f"{how.workers} data workers"
     ]
     if how.steps < 200:

@@ -11,6 +11,10 @@ from torch import Tensor, nn
 
 from dropmae.training import checkpoints, distributed, sharding
 
+SCALE, BACK, STEADY = 2.0**14, 8.0, 500
+"""With fp16 the loss is multiplied so that small gradients are not lost: at first by SCALE, after an overflow by BACK
+times less, after STEADY steps without one by twice as much."""
+
 
 class Learner:
     """Module and optimizer: one step, and an exact checkpoint of both.
@@ -19,12 +23,12 @@ class Learner:
     learns, the same one or its sharded twin; the optimizer works on `held`, this process's share of its parameters.
     """
 
-    def __init__(self, module: Any, options: Any, device: torch.device, bf16: bool) -> None:
+    def __init__(self, module: Any, options: Any, device: torch.device, half: torch.dtype | None) -> None:
         self.module: nn.Module = module
         self.sharded = options.shard
         self.trained: Any = module
         if self.sharded:
-            self.trained = sharding.shard(copy.deepcopy(module), device, bf16)
+            self.trained = sharding.shard(copy.deepcopy(module), device, half is torch.bfloat16)
         if distributed.is_main() or not self.sharded:
             module.to(device)
         self.parameters: dict[str, nn.Parameter] = dict(self.trained.named_parameters())
@@ -38,8 +42,20 @@ class Learner:
             for group in module.groups(options)
         ]
         self.clip = options.clip
+        self.scaler = {"scale": SCALE, "steady": 0.0} if half is torch.float16 else {}
+        self.scaler = {name: torch.tensor(value, device=device) for name, value in self.scaler.items()}
         # lr 0 at the start: each step sets its own
         self.optimizer = torch.optim.AdamW(groups, lr=0.0, betas=options.betas, eps=1e-8, fused=True)
+
+    def scaled(self, loss: Tensor) -> Tensor:
+        """What `backward` is called on."""
+        return loss * self.scaler["scale"] if self.scaler else loss
+
+    def rescale(self, finite: Tensor) -> None:
+        """Settles the scale of the next step by whether the gradients of this one were finite, on the device."""
+        scale, steady = self.scaler["scale"], torch.where(finite, self.scaler["steady"] + 1, 0.0)
+        grown = torch.where(steady >= STEADY, 2 * scale, scale)
+        self.scaler = {"scale": torch.where(finite, grown, scale / BACK), "steady": steady % STEADY}
 
     def step(self, rate: float, loss: Tensor) -> tuple[Tensor, Tensor]:
         """One optimizer step, left out on the device where loss or gradient is not finite; (norm, finite)."""
@@ -50,12 +66,16 @@ class Learner:
             if parameter.grad is not None:
                 gradients.append(sharding.share(parameter.grad))
                 self.held[name].grad = gradients[-1]
+        if self.scaler:
+            torch._foreach_mul_(gradients, 1 / self.scaler["scale"])
         norm = sharding.total_norm(gradients) if self.sharded else torch.nn.utils.get_total_norm(gradients)
         finite = torch.isfinite(norm) & torch.isfinite(loss)
         if self.clip:
             scale = (self.clip / (norm + 1e-6)).clamp(max=1.0)
             torch._foreach_mul_(gradients, torch.where(finite, scale, 1.0))
         setattr(self.optimizer, "found_inf", (~finite).float())  # noqa: B010 (the fused kernels read it)
+        if self.scaler:
+            self.rescale(finite)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.trained.zero_grad(set_to_none=True)
@@ -75,7 +95,7 @@ class Learner:
             for key, value in self.optimizer.state[held].items() if held in self.optimizer.state else ():
                 spread = sharding.spread_as(value, self.parameters[name]) if value.ndim else value
                 tensors[f"optimizer.{name}.{key}"] = spread
-        checkpoints.write(out, step, tensors)
+        checkpoints.write(out, step, tensors | {f"scaler.{name}": value for name, value in self.scaler.items()})
 
     def load(self, out: Path) -> int:
         """Takes up the checkpoint in run folder `out`, if there is one; the number of finished steps."""
@@ -87,6 +107,8 @@ class Learner:
         def form(name: str) -> Tensor | None:
             if name in own:
                 return own[name]
+            if name.startswith("scaler."):  # of a run in fp16, which may go on in another precision
+                return self.scaler.get(name.removeprefix("scaler."))
             parameter, _, key = name.removeprefix("optimizer.").rpartition(".")
             if parameter not in self.parameters:
                 raise ValueError(f"nothing here is named {name}")
@@ -96,6 +118,7 @@ class Learner:
             tensors = checkpoints.read(path, form)
             for name, tensor in own.items():
                 sharding.share(tensor).copy_(sharding.share(tensors.pop(name)))
+        self.scaler |= {name: tensors.pop(f"scaler.{name}") for name in self.scaler if f"scaler.{name}" in tensors}
         for name, tensor in tensors.items():
             parameter, _, key = name.removeprefix("optimizer.").rpartition(".")
             kept = sharding.share(tensor).detach()
