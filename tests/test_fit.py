@@ -263,8 +263,12 @@ def test_fp16_scales_the_loss_and_goes_on_after_an_overflow(tmp_path: Path) -> N
     again = trained("stopped", Faint((1,)), steps=4)
     assert again.keys() == loud.keys()
     assert all(torch.equal(again[key], loud[key]) for key in loud)
+
+
+def test_fp16_is_not_for_shards(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(ValueError, match="in bf16 or fp32"):
-        plan(options(precision="fp16", shard=True, global_batch=8), 10)
+        plan(options(precision="fp16", shard=True), 10)
 
 
 @pytest.mark.parametrize(

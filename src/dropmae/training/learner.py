@@ -42,8 +42,9 @@ class Learner:
             for group in module.groups(options)
         ]
         self.clip = options.clip
-        self.scaler = {"scale": SCALE, "steady": 0.0} if half is torch.float16 else {}
-        self.scaler = {name: torch.tensor(value, device=device) for name, value in self.scaler.items()}
+        self.scaler: dict[str, Tensor] = {}
+        if half is torch.float16:
+            self.scaler = {name: torch.tensor(v, device=device) for name, v in (("scale", SCALE), ("steady", 0.0))}
         # lr 0 at the start: each step sets its own
         self.optimizer = torch.optim.AdamW(groups, lr=0.0, betas=options.betas, eps=1e-8, fused=True)
 
