@@ -179,7 +179,7 @@ def test_python_has_the_same_verb(folder: Path, tmp_path: Path) -> None:
         (["pretrain", "dropmae", "{videos}", "--out", "{out}/run", "--drop-ratio", "0.001"], 2, "drop nothing"),
         (["pretrain", "dropmae", "{videos}", "--out", "{out}/run", "--global-batch", "0"], 2, "must be positive"),
         (["pretrain", "dropmae", "{videos}", "--out", "{out}/run", "--warmup", "soon"], 2, "duration"),
-        (["pretrain", "dropmae", "{videos}", "--out", "{videos}"], 2, "not a run folder"),
+        (["pretrain", "dropmae", "{videos}", "--out", "{videos}"], 2, "no folder of a run"),
     ],
 )
 def test_a_wrong_argument_is_one_clear_line(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +14,6 @@ from dropmae.cli import main
 from dropmae.rendering.synth import Rendering, render
 from dropmae.target import Target, read_targets
 from dropmae.video import write
-
-TRACK = importlib.import_module("dropmae.verbs.track")  # the package's attribute of this name is the function
 
 
 @pytest.fixture
@@ -36,10 +33,10 @@ def test_a_mask_takes_the_segmenter_of_the_package(
     torch.manual_seed(0)
     model = registry.load("tasks", "vos")(preset="light", image=64)
     weights.save(model, tmp_path / "shipped" / "vos.safetensors", half=True)
-    monkeypatch.setattr(TRACK, "SHIPPED", tmp_path / "shipped")
+    monkeypatch.setattr(weights, "SHIPPED", tmp_path / "shipped")
     assert main([*prompted, "--out", str(tmp_path / "out.jsonl")]) == 0
     said = capsys.readouterr().err
-    assert "segmenter that comes with the package" in said
+    assert "shipped:vos, which comes with the package" in said
     assert "3 frames with vos" in said
     (found,) = read_targets(tmp_path / "out.jsonl").values()
     assert found[2].ids.tolist() == [3]
@@ -48,9 +45,12 @@ def test_a_mask_takes_the_segmenter_of_the_package(
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--mask", "first.png"], "no segmenter comes with this installation: give --weights"),
-        (["--box", "20", "16", "30", "24"], "no tracker comes with this installation: give --weights"),
-        (["--points", "0,20,20"], "points are carried along by an encoder's features"),
+        (["--mask", "first.png"], "that come with the package go by mask: name some, --weights FILE"),
+        (
+            ["--box", "20", "16", "30", "24"],
+            "that come with the package go by boxes: name some, --weights FILE",
+        ),
+        (["--points", "0,20,20"], "that come with the package go by points: name some, --weights FILE"),
     ],
 )
 def test_what_did_not_come_with_the_package_is_one_line(
@@ -61,14 +61,14 @@ def test_what_did_not_come_with_the_package_is_one_line(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(TRACK, "SHIPPED", tmp_path / "none")
+    monkeypatch.setattr(weights, "SHIPPED", tmp_path / "none")
     monkeypatch.chdir(tmp_path)
     assert main([*prompted[:2], *words]) == 2
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("dropmae track:")]
     assert message in line
 
 
-SHIPPED = TRACK.SHIPPED / "vos.safetensors"
+SHIPPED = weights.SHIPPED / "vos.safetensors"
 HELD_OUT = 12345
 """Seed of clips that are in no training."""
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-
 import numpy as np
 import pytest
 
@@ -14,7 +12,7 @@ from dropmae.metrics.boxes import iou
 from dropmae.rendering.synth import Rendering, render
 from dropmae.target import Target
 
-SHIPPED = importlib.import_module("dropmae.verbs.track").SHIPPED / "vot.safetensors"
+SHIPPED = weights.SHIPPED / "vot.safetensors"
 HELD_OUT = 54321
 """Seed of clips that are in no training."""
 

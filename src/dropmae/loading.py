@@ -69,7 +69,7 @@ def shipped(prompt: Target | None) -> str:
     ValueError where none of them can be told that.
     """
     asked = [] if prompt is None else [name for name in FIELDS if getattr(prompt, name) is not None]
-    asked = ["mask", *asked] if "mask" in asked else asked
+    asked.sort(key=lambda name: name != "mask")  # which says more than a box
     found: dict[str, str] = {}
     for path in sorted(weights.SHIPPED.glob("*.safetensors")):
         header = weights.read_header(path)
