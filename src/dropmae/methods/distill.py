@@ -61,7 +61,7 @@ class Distill(PictureMethod):
     """Regression of a teacher's patch features; see the module's text for its options."""
 
     # Objective
-    teacher: str = "shipped:vot"
+    teacher: str = "shipped:encoder"
     """Whose features are learned: a weight file or run folder, or a name that `dropmae.load` knows."""
     layers: tuple[int, ...] = ()
     """Blocks of the teacher, from 1, after which its normed tokens are the target, several joined. None: the last."""
@@ -216,7 +216,7 @@ class Distill(PictureMethod):
 
     def probe(self, batch: dict[str, Any]) -> dict[str, float]:
         """The loss and its parts, and the mean cosine of student and teacher, their mean removed."""
-        return {name: float(value) for name, value in self.compared(batch).items()}
+        return {name: float(value.detach()) for name, value in self.compared(batch).items()}
 
     def compared(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         frames = masking.normalize(self.coloured(batch))
