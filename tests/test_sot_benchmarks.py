@@ -12,11 +12,11 @@ import pytest
 from PIL import Image
 
 from dropmae import registry
+from dropmae.benchmarks._onepass import OnePass
 from dropmae.cli import main
 from dropmae.data.clips import Sequence
 from dropmae.formats.boxes import format_boxes, parse_boxes, read_json
 from dropmae.formats.tracks import Result, Track, Truth, boxes_of
-from dropmae.metrics.onepass import OnePass
 from dropmae.target import Target
 from dropmae.visualize.plots import draw_plots
 

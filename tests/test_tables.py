@@ -14,8 +14,8 @@ from PIL import Image
 
 import dropmae
 from dropmae import registry
+from dropmae.benchmarks._onepass import OnePass
 from dropmae.cli import main
-from dropmae.metrics.onepass import OnePass
 from dropmae.visualize.tables import beside_published, comparison, detail, metrics, published, shown
 
 KEYS = ("success_auc", "success_50", "success_75", "precision_20", "norm_precision", "norm_precision_20")

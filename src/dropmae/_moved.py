@@ -26,6 +26,7 @@ MOVED = {
     "dropmae.inference.following": "dropmae.evaluation",
     "dropmae.inference.precision": "dropmae.engine",
     "dropmae.inference.stream": "dropmae.engine",
+    "dropmae.metrics.onepass": "dropmae.benchmarks._onepass",
     "dropmae.networks": "dropmae.nn",
     "dropmae.networks.autoencoder": "dropmae.methods._masked_autoencoder",
     "dropmae.networks.canvas": "dropmae.tasks.vos.frames",

@@ -10,15 +10,12 @@ from typing import Any
 import numpy as np
 
 from dropmae.contracts import Benchmark
+from dropmae.metrics import flow, points
 from dropmae.metrics.boxes import centre_distances, iou
 from dropmae.metrics.masks import boundary_f, jaccard
 from dropmae.sequence import Sequence
 from dropmae.storage import below
 from dropmae.target import Target, empty, mask_boxes, read_targets, write_targets
-
-DISTANCES = (1, 2, 4, 8, 16)
-"""Pixels within which a tracked point counts as found (Doersch et al., TAP-Vid, NeurIPS 2022), here at the size of the
-video."""
 
 
 @dataclass(kw_only=True)
@@ -221,10 +218,7 @@ class Counts:
         if found is None:
             self.without_flow = self.without_flow if self.without_flow is not None else bool(known.any()) or None
             return
-        # Where a pixel of a result has no flow it says that nothing moves.
-        error = np.linalg.norm(np.nan_to_num(found) - true, axis=-1)[known]
-        length = np.linalg.norm(true, axis=-1)[known]
-        self.flow += [len(error), error.sum(dtype=np.float64), ((error > 3) & (error > 0.05 * length)).sum()]
+        self.flow += flow.errors(true, found)
 
     def numbers(self) -> dict[str, float]:
         """What can be said, by name."""
@@ -240,31 +234,10 @@ class Counts:
                 row["F_mean"] = _mean([np.mean(values) for values in self.f.values()])
                 row["J&F_mean"] = (row["J_mean"] + row["F_mean"]) / 2
         if "points" in self.predicted and self.points:
-            row |= _point_numbers(*np.concatenate(self.points, 1))
+            row |= points.numbers(*np.concatenate(self.points, 1))
         if "flow" in self.predicted and self.flow[0]:
-            row["flow_outliers"] = float(self.flow[2] / self.flow[0])
-            row["pixels flow_epe"] = float(self.flow[1] / self.flow[0])
+            row |= flow.numbers(self.flow)
         return row
-
-
-def _point_numbers(distance: np.ndarray, visible: np.ndarray, seen: np.ndarray) -> dict[str, float]:
-    """TAP-Vid's position accuracy, occlusion accuracy and average Jaccard, over all points and frames [K]."""
-    visible, seen = visible > 0, seen > 0
-    if not visible.any():
-        return {}
-    within, jaccards = {}, []
-    for limit in DISTANCES:
-        near = distance < limit
-        within[f"points_within {limit}"] = float(near[visible].mean())
-        true_positive = (near & visible & seen).sum()
-        false_positive = (seen & ~(near & visible)).sum()
-        jaccards.append(true_positive / (visible.sum() + false_positive))
-    return {
-        "points_accuracy": _mean(list(within.values())),
-        "occlusion_accuracy": float((visible == seen).mean()),
-        "average_jaccard": _mean(jaccards),
-        **within,
-    }
 
 
 def _mean(values: list[Any]) -> float:

@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from dropmae.benchmarks._onepass import OnePass, ProtocolName, Results, timed
 from dropmae.formats.boxes import (
     format_boxes,
     read_boxes,
@@ -23,7 +24,6 @@ from dropmae.formats.boxes import (
 from dropmae.formats.tracks import Clip, Result, Track, Truth
 from dropmae.metrics import boxes as bx
 from dropmae.metrics import protocols
-from dropmae.metrics.onepass import OnePass, ProtocolName, Results, timed
 from dropmae.metrics.protocols import Protocol
 from dropmae.storage import below
 

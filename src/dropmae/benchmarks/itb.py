@@ -7,10 +7,10 @@ from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
+from dropmae.benchmarks._onepass import OnePass, ProtocolName
 from dropmae.formats.boxes import read_boxes
 from dropmae.formats.tracks import Clip, Track, Truth
 from dropmae.metrics import protocols
-from dropmae.metrics.onepass import OnePass, ProtocolName
 from dropmae.metrics.protocols import Protocol
 
 

@@ -10,10 +10,10 @@ from typing import ClassVar
 
 import numpy as np
 
+from dropmae.benchmarks._onepass import OnePass
 from dropmae.formats.boxes import read_attributes, read_boxes, read_names, read_numbers
 from dropmae.formats.tracks import Clip, Track, Truth
 from dropmae.metrics import protocols
-from dropmae.metrics.onepass import OnePass
 from dropmae.metrics.protocols import Protocol
 
 ATTRIBUTES = ("IV", "POC", "DEF", "MB", "CM", "ROT", "BC", "VC", "SV", "FOC", "FM", "OV", "LR", "ARC")

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
+from dropmae.benchmarks._onepass import OnePass
 from dropmae.benchmarks.lasot import find_sequences
 from dropmae.formats.tracks import Clip, Truth
 from dropmae.metrics import protocols
-from dropmae.metrics.onepass import OnePass
 from dropmae.metrics.protocols import Protocol
 
 CLASSES = (

@@ -11,10 +11,10 @@ from typing import ClassVar
 
 import numpy as np
 
+from dropmae.benchmarks._onepass import OnePass
 from dropmae.formats.boxes import folded, read_attributes, read_boxes, read_text
 from dropmae.formats.tracks import Clip, Track, Truth, numbered_images
 from dropmae.metrics import protocols
-from dropmae.metrics.onepass import OnePass
 from dropmae.metrics.protocols import Protocol
 
 FRAMES = {

@@ -9,10 +9,10 @@ from typing import ClassVar
 
 import numpy as np
 
+from dropmae.benchmarks._onepass import OnePass, ProtocolName
 from dropmae.formats.boxes import read_boxes
 from dropmae.formats.tracks import Clip, Track, Truth
 from dropmae.metrics import protocols
-from dropmae.metrics.onepass import OnePass, ProtocolName
 from dropmae.metrics.protocols import Protocol
 
 TEXTS = {".txt", ".md"}

@@ -10,10 +10,10 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from dropmae.benchmarks._onepass import OnePass, ProtocolName, Results
 from dropmae.formats.boxes import format_boxes, read_boxes, write_zip
 from dropmae.formats.tracks import Clip, Result, Track, Truth
 from dropmae.metrics import protocols
-from dropmae.metrics.onepass import OnePass, ProtocolName, Results
 from dropmae.metrics.protocols import Protocol
 
 

@@ -8,10 +8,10 @@ from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
+from dropmae.benchmarks._onepass import OnePass
 from dropmae.formats.boxes import read_attributes, read_boxes, read_text
 from dropmae.formats.tracks import Clip, Track, Truth, numbered_images
 from dropmae.metrics import protocols
-from dropmae.metrics.onepass import OnePass
 from dropmae.metrics.protocols import Protocol
 
 ATTRIBUTES = ("SV", "ARC", "LR", "FM", "FOC", "POC", "OV", "BC", "IV", "VC", "CM", "SOB")
