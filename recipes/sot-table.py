@@ -39,6 +39,7 @@ from dropmae import registry, weights
 from dropmae.contracts import Task
 from dropmae.data.boxtracks import BoxTracks
 from dropmae.engine import Engine, follow, prompts_of
+from dropmae.metrics.boxes import iou
 from dropmae.metrics.confidence import Scored, confidence_numbers
 from dropmae.target import Target
 from dropmae.weights import SHIPPED
@@ -181,18 +182,14 @@ def plain(box: np.ndarray) -> list[float] | None:
     return box.tolist() if np.isfinite(box).all() else None
 
 
-def scored(row: dict[str, Any]) -> Scored:
-    """What `compared` wrote."""
-    boxes, truth = (
-        np.array([[np.nan] * 4 if box is None else box for box in row[key]]).reshape(-1, 4)
-        for key in ("boxes", "truth")
-    )
-    return Scored(boxes, np.array([np.nan if score is None else score for score in row["scores"]], float), truth)
+def table_of(boxes: list[Any]) -> np.ndarray:
+    """float64 [T, 4], NaN where there is none."""
+    return np.array([[np.nan] * 4 if box is None else box for box in boxes], np.float64).reshape(-1, 4)
 
 
-def off_size(track: Scored) -> tuple[int, int]:
+def off_size(row: dict[str, Any]) -> tuple[int, int]:
     """Frames with a side beyond three times or below a third of the truth, and frames that can be compared."""
-    ratio = track.boxes[:, 2:] / track.truth[:, 2:]
+    ratio = table_of(row["boxes"])[:, 2:] / table_of(row["truth"])[:, 2:]
     known = np.isfinite(ratio).all(1)
     return int(((ratio[known] > 3) | (ratio[known] < 1 / 3)).any(1).sum()), int(known.sum())
 
@@ -201,11 +198,14 @@ def line(row: str, found: dict[str, Any]) -> list[str]:
     """The cells of a tracker's row, but for the sequences."""
     cells = [f"{np.mean([one[key] for one in found.values()]):.3f}" for key in ("success_auc", "precision_20")]
     steps, seconds = (sum(one[key] for one in found.values()) for key in ("steps", "seconds"))
-    tracks = [scored(one) for one in found.values()]
+    tracks = [
+        Scored(np.nan_to_num(iou(table_of(one["boxes"]), table_of(one["truth"]))), np.array(one["scores"], np.float64))
+        for one in found.values()
+    ]
     worth = confidence_numbers(tracks) if row not in SURE else {}
     cells += [f"{1000 * seconds / max(steps, 1):.0f}"]
     cells += [f"{worth[key]:.3f}" if worth else "-" for key in ("auroc_50", "auroc_30", "calibration_error")]
-    off, known = np.sum([off_size(track) for track in tracks], axis=0)
+    off, known = np.sum([off_size(one) for one in found.values()], axis=0)
     return [row, *cells, f"{100 * off / max(known, 1):.1f} %"]
 
 

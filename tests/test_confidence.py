@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from dropmae.metrics.confidence import Scored, auroc, calibration_error, confidence_numbers
+from dropmae.metrics.confidence import Scored, auroc, calibration_error, confidence_numbers, scored
+from dropmae.target import Target
 
 
 def test_auroc_is_the_share_of_pairs_in_order_where_ties_count_half():
@@ -37,14 +38,39 @@ def test_scores_beyond_probabilities_are_refused():
         calibration_error(np.array([1.2]), np.array([True]))
 
 
+def boxed(*rows: tuple[int, list[float], float]) -> Target:
+    """A target of (id, box, score)."""
+    ids, boxes, scores = zip(*rows)
+    return Target(ids=np.array(ids), boxes=np.array(boxes), scores=np.array(scores))
+
+
 def test_absent_and_unreported_boxes_are_wrong_and_unscored_frames_left_out():
     box, far, none = [0.0, 0, 10, 10], [90.0, 90, 10, 10], [np.nan] * 4
-    seen = Scored(np.array([box, far, box]), np.array([0.9, 0.2, np.nan]), np.array([box, box, box]))
-    gone = Scored(np.array([box, none]), np.array([0.6, 0.1]), np.array([none, none]))
-    found = confidence_numbers([seen, gone])
-    assert found["scored_frames"] == 4
-    assert found["auroc_50"] == 1
-    assert found["calibration_error"] == pytest.approx((0.1 + 0.2 + 0.6 + 0.1) / 4)
-    shifted = Scored(np.array([[4.0, 0, 10, 10], far]), np.array([0.9, 0.1]), np.array([box, box]))
-    assert np.isnan(confidence_numbers([shifted])["auroc_50"])
-    assert confidence_numbers([shifted])["auroc_30"] == 1
+    truth = {
+        0: boxed((1, box, 1.0)),
+        2: boxed((1, box, 1.0), (2, box, 1.0)),
+        3: boxed((1, box, 1.0), (2, none, 1.0)),
+        4: boxed((1, far, 1.0), (2, box, 1.0)),
+    }
+    found = {
+        2: boxed((1, box, 0.9)),
+        3: boxed((1, far, 0.2), (2, box, 0.6)),
+        4: boxed((1, far, np.nan), (2, none, 0.1)),
+    }
+    one, two = scored(found, truth)
+    assert one.overlaps.tolist() == [1, 0, 1]
+    assert two.overlaps.tolist() == [0, 0]
+    numbers = confidence_numbers([one, two])
+    assert numbers["scored_frames"] == 4
+    assert numbers["auroc_50"] == 1
+    assert numbers["calibration_error"] == pytest.approx((0.1 + 0.2 + 0.6 + 0.1) / 4)
+
+
+def test_the_two_overlaps_that_count_as_right():
+    numbers = confidence_numbers([Scored(np.array([0.43, 0.0]), np.array([0.9, 0.1]))])
+    assert np.isnan(numbers["auroc_50"])
+    assert numbers["auroc_30"] == 1
+
+
+def test_without_scores_there_is_nothing_to_say():
+    assert confidence_numbers([])["scored_frames"] == 0

@@ -232,3 +232,20 @@ def test_points_of_real_animals(test_data: Path, tmp_path: Path) -> None:
     report = evaluate("badja", root=root, weights="random:tiny", out=tmp_path / "out", **settings)
     assert 0 < report["PCK@0.2"] < 1
     assert set(report["sequences"]) <= {"camel", "dog", "bear"}
+
+
+def test_a_trackers_scores_are_judged_beside_its_boxes(tmp_path: Path) -> None:
+    """OTB's layout: an encoder carries the box of a square along; its scores are pooled over the frames after."""
+    folder = tmp_path / "otb/Square"
+    (folder / "img").mkdir(parents=True)
+    for t in range(3):
+        picture = np.random.default_rng(0).integers(0, 90, (48, 96, 3), np.uint8)
+        picture[16:48, 16 + 16 * t : 48 + 16 * t] += 150
+        Image.fromarray(picture).save(folder / f"img/{t + 1:04d}.jpg")
+    (folder / "groundtruth_rect.txt").write_text("".join(f"{17 + 16 * t},17,32,32\n" for t in range(3)))
+    report = evaluate("otb", root=tmp_path / "otb", weights="random:tiny", out=tmp_path / "out", **SMALL)
+    assert report["confidence"]["scored_frames"] == 2
+    assert 0 <= report["confidence"]["calibration_error"] <= 1
+    note = json.loads((tmp_path / "out" / "done" / "Square.json").read_text())
+    ((overlaps, scores),) = note["confidence"]
+    assert len(overlaps) == len(scores) == 2

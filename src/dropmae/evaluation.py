@@ -21,6 +21,7 @@ from dropmae import machine, registry
 from dropmae.contracts import Benchmark
 from dropmae.formats.tracks import Truth
 from dropmae.interruption import Interrupted, serve, working
+from dropmae.metrics.confidence import scored
 from dropmae.progress import Progress
 from dropmae.storage import below, write_json
 from dropmae.target import FIELDS, Target, misplaced, redacted, says_something
@@ -208,6 +209,9 @@ def follow_and_write(job: Evaluation, engine: Any, bench: Benchmark, sequence: A
     note: dict[str, Any] = {"frames": len(found.targets), "seconds": round(seconds, 3)}
     note |= {"skipped": found.skipped} if found.skipped else {}
     note |= {"missed": len(found.missed)} if found.missed else {}
+    note["confidence"] = [
+        [column.round(4).tolist() for column in one] for one in scored(found.targets, sequence.targets)
+    ]
     write_json(job.note(sequence.name), note)
     sequence.video.close()
 

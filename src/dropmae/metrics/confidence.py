@@ -2,26 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 import numpy as np
 
 from dropmae.metrics.boxes import iou
+from dropmae.target import Target, empty
 
 BINS = 15
 """Equal bins of the score in which it is compared with the share of right boxes."""
 
 
 class Scored(NamedTuple):
-    """One tracked object: a row for each frame after the first in which something is known of it."""
+    """One tracked object: a row for each annotated frame after the one in which it was given."""
 
-    boxes: np.ndarray
-    """float64 [T, 4]: x y w h as reported, NaN where the tracker says that the object is not there."""
+    overlaps: np.ndarray
+    """float64 [T]: of the reported box with the true one; 0 where the object is absent, or no box is reported."""
     scores: np.ndarray
-    """float64 [T]: the tracker's confidence in them."""
-    truth: np.ndarray
-    """float64 [T, 4]: NaN where the object is absent, in which case no box is right."""
+    """float64 [T]: the tracker's confidence, NaN where it gave none."""
+
+
+def scored(found: Mapping[int, Target], truth: Mapping[int, Target]) -> list[Scored]:
+    """Each object's boxes and scores in `found`, {frame: answer}, beside those of `truth`, where that has boxes."""
+    rows: dict[int, tuple[list[np.ndarray], list[np.ndarray], list[float]]] = {}
+    for frame in sorted(truth):
+        target, answer = truth[frame], found.get(frame) or empty()
+        for object_id, (boxes, real, scores) in rows.items():
+            place = np.flatnonzero(answer.ids == object_id)
+            boxes.append(answer.box(object_id))
+            real.append(target.box(object_id))
+            scores.append(float(answer.scores[place[0]]) if answer.scores is not None and len(place) else np.nan)
+        if target.boxes is not None:
+            for object_id in target.ids[np.isfinite(target.boxes).all(1)].tolist():
+                rows.setdefault(object_id, ([], [], []))
+    return [
+        Scored(np.nan_to_num(iou(np.stack(boxes), np.stack(real))), np.array(scores))
+        for boxes, real, scores in rows.values()
+        if boxes
+    ]
 
 
 def auroc(scores: np.ndarray, right: np.ndarray) -> float:
@@ -57,16 +76,11 @@ def calibration_error(scores: np.ndarray, right: np.ndarray, bins: int = BINS) -
 def confidence_numbers(tracks: Iterable[Scored]) -> dict[str, float]:
     """{"auroc_50", "auroc_30", "calibration_error", "scored_frames"} pooled over all frames of all tracks.
 
-    A frame is right where the overlap exceeds 0.5 (0.3 for "auroc_30"); frames in which the object is absent, or no box
-    is reported, are not. The calibration is that of the score as the probability of an overlap above 0.5. Frames
-    without a score are left out.
+    A frame is right where the overlap exceeds 0.5 (0.3 for "auroc_30"). The calibration is that of the score as the
+    probability of an overlap above 0.5. Frames without a score are left out.
     """
-    overlaps, scores = [np.zeros(0)], [np.zeros(0)]
-    for track in tracks:
-        known = np.isfinite(track.scores)
-        overlaps.append(np.nan_to_num(iou(track.boxes[known], track.truth[known])))
-        scores.append(np.asarray(track.scores, np.float64)[known])
-    overlap, score = np.concatenate(overlaps), np.concatenate(scores)
+    rows = [np.stack(track)[:, np.isfinite(track.scores)] for track in tracks]
+    overlap, score = np.concatenate([np.zeros((2, 0)), *rows], 1)
     return {
         "auroc_50": auroc(score, overlap > 0.5),
         "auroc_30": auroc(score, overlap > 0.3),

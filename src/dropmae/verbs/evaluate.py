@@ -13,11 +13,14 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 
+import numpy as np
+
 from dropmae import machine, registry
 from dropmae.contracts import Precision
 from dropmae.evaluation import Evaluation, begun, check_prompts, first_label, spread
 from dropmae.formats.results import distinct_names
 from dropmae.interruption import Stop, serve, working
+from dropmae.metrics.confidence import Scored, confidence_numbers
 from dropmae.progress import say
 from dropmae.runs import opened
 from dropmae.storage import write_json
@@ -164,6 +167,9 @@ def evaluate(
     speed = {"frames": frames, "frames_per_second": frames / seconds if seconds else None}
     how: dict[str, Any] = {"benchmark": Path(benchmark).stem, "weights": spec, "precision": engine.precision}
     report = {**how, **report, "speed": speed}
+    worth = confidence_numbers(Scored(*np.array(row, float)) for note in notes for row in note.get("confidence", []))
+    if worth["scored_frames"]:
+        report["confidence"] = {name: value if np.isfinite(value) else None for name, value in worth.items()}
     for sequence, note in zip(sequences, notes):
         if missed := note.get("missed"):
             report.setdefault("frames_missed", {})[sequence.name] = missed
