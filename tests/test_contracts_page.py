@@ -159,7 +159,12 @@ def test_a_foreign_tracker_in_sixty_lines(mine: Path, tmp_path: Path) -> None:
 
     crop = torch.zeros(1, 3, 64, 64, dtype=torch.uint8)
     program = torch.onnx.export(
-        Centre().eval(), (crop, crop), input_names=["template", "search"], output_names=["box"], dynamo=True, verbose=False
+        Centre().eval(),
+        (crop, crop),
+        input_names=["template", "search"],
+        output_names=["box"],
+        dynamo=True,
+        verbose=False,
     )
     assert program is not None
     program.save(str(tmp_path / "theirs.onnx"))

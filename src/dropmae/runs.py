@@ -115,7 +115,8 @@ def _compared(
         return False
     old = _json(path) if path.is_file() else None
     if not isinstance(old, dict) or not set(parts[:2]) <= old.keys():
-        raise ValueError(f"{out} exists and is no folder of a {noun}; choose another --out")
+        article = "an" if noun[0] in "aeiou" else "a"
+        raise ValueError(f"{out} exists and is no folder of {article} {noun}; choose another --out")
     if not begun(out):
         return False
     given = json.loads(json.dumps(defaults, default=str))
