@@ -345,8 +345,8 @@ def test_attention_keeps_foreign_files(place: Path, tmp_path: Path) -> None:
     assert main(["attention", *command]) == 0
 
 
-def _convert(source: Path, out: Path, results: Any) -> None:
-    results.put(main(["convert", str(source), str(out)]))
+def _convert(source: Path, out: Path) -> None:
+    sys.exit(main(["convert", str(source), str(out)]))
 
 
 def test_several_at_once_write_one_of_them(place: Path, tmp_path: Path) -> None:
@@ -357,14 +357,13 @@ def test_several_at_once_write_one_of_them(place: Path, tmp_path: Path) -> None:
         sources.append(tmp_path / f"{seed}.safetensors")
         weights.save(registry.load("methods", "mae")(size="tiny", image=32), sources[-1])
     context = multiprocessing.get_context("spawn")
-    results, out = context.Queue(), tmp_path / "out.safetensors"
-    workers = [context.Process(target=_convert, args=(source, out, results)) for source in sources]
+    out = tmp_path / "out.safetensors"
+    workers = [context.Process(target=_convert, args=(source, out)) for source in sources]
     for worker in workers:
         worker.start()
-    codes = [results.get(timeout=120) for _ in workers]
     for worker in workers:
         worker.join()
-    assert codes == [0, 0, 0]
+    assert [worker.exitcode for worker in workers] == [0, 0, 0]
     found = weights.load(out).state_dict()
     same = [all(torch.equal(value, found[key]) for key, value in weights.load(s).state_dict().items()) for s in sources]
     assert sum(same) == 1

@@ -1,4 +1,4 @@
-"""A folder that one process works in: who holds it is written in its `.lock`, and a second one is told.
+"""A folder or file that one process works on: who holds it is written in a `.lock`, and a second one is told.
 
 The lock names machine, process and when that process began. It is over when the process is gone, or is another one of
 the same number; of a process on another machine when it has given no sign of life (it touches the file every few
@@ -26,16 +26,17 @@ BEAT, SILENCE = 5.0, 30.0
 
 
 @contextlib.contextmanager
-def held(folder: str | Path) -> Iterator[None]:
-    """Makes the folder and holds it; OSError that names who does, if somebody else.
+def held(place: str | Path, *, file: bool = False) -> Iterator[None]:
+    """Makes the folder and holds it, or holds a `file` that is to be written; OSError that names who does already.
 
     A folder in which nothing was written is removed again.
     """
-    folder = Path(folder)
+    place = Path(place)
+    folder = place.parent if file else place
     made = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
-    path, own = folder / NAME, _own()
-    _take(path, own)
+    path, own = folder / (f".{place.name}{NAME}" if file else NAME), _own()
+    _take(path, place, own)
     over = threading.Event()
     beat = threading.Thread(target=_beat, args=(path, over), daemon=True)
     beat.start()
@@ -59,7 +60,7 @@ def _own() -> dict[str, Any]:
     }
 
 
-def _take(path: Path, own: dict[str, Any]) -> None:
+def _take(path: Path, place: Path, own: dict[str, Any]) -> None:
     waited = 0.0
     while not storage.create(path, json.dumps(own)):
         holder = _holder(path)
@@ -68,22 +69,22 @@ def _take(path: Path, own: dict[str, Any]) -> None:
                 storage.take_away(path, lambda text: text == "")
             time.sleep(0.05)
             waited += 0.05
-        elif _alive(path, holder):
+        elif _alive(path, place, holder):
             raise OSError(
-                f"{path.parent} is in use by process {holder.get('pid')} on {holder.get('name')}, since "
+                f"{place} is in use by process {holder.get('pid')} on {holder.get('name')}, since "
                 f"{holder.get('since')}: wait for it, or choose another --out"
             )
         else:
             storage.take_away(path, lambda text, holder=holder: _parsed(text) == holder)
 
 
-def _alive(path: Path, holder: dict[str, Any]) -> bool:
+def _alive(path: Path, place: Path, holder: dict[str, Any]) -> bool:
     """Whether the process that holds a lock is there."""
     if holder.get("host") == processes.HOST:
         pid = int(holder.get("pid") or 0)
         return processes.alive(pid) and processes.born(pid) == holder.get("born")
     before, started = _beaten(path), time.monotonic()
-    say(f"{path.parent}: is process {holder.get('pid')} on {holder.get('name')}, which held it, still there?")
+    say(f"{place}: is process {holder.get('pid')} on {holder.get('name')}, which held it, still there?")
     while time.monotonic() - started < SILENCE:
         time.sleep(1.0)
         if _beaten(path) != before:

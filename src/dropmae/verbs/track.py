@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
+import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,12 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dropmae import registry
+from dropmae import locks, registry
 from dropmae.contracts import Export, Precision
 from dropmae.engine import Answer, Engine, Session, pictures
 from dropmae.exports.jsonl import called
 from dropmae.formats.labels import foreground, read_labels
 from dropmae.formats.results import of_video
+from dropmae.interruption import Interrupted, Stop
 from dropmae.loading import load_task, named
 from dropmae.progress import Progress, say
 from dropmae.storage import check_output
@@ -130,25 +132,46 @@ class Tracking(Iterator[tuple[int, Target]]):
         return self.session.engine.task
 
     def run(self) -> Iterator[tuple[int, Target]]:
-        """Follows, draws and writes; the files appear when all is done."""
+        """Follows, draws and writes; the files appear when all is done, or when it is stopped, with what was found."""
+        stop, stopped = Stop(), None
         with contextlib.ExitStack() as stack:
+            if self.out is not None:
+                stack.enter_context(stop)
+                stack.enter_context(locks.held(self.out.with_suffix(""), file=True))
             doubtful_below = self.confidence.doubtful_below
             adds = [stack.enter_context(e.open(path, self.video, doubtful_below)) for path, e in self.exports.items()]
             total = 0 if self.numbers is None else len(self.numbers)
             progress = Progress(max(total, 1), unit="frame", enabled=self.out is not None and total > 0)
             stack.callback(progress.close)
-            try:
-                for answer in self.timed():
-                    answer = answer._replace(cut=answer.picture.ndim == 3 and self.finder.cut(answer.picture))
-                    self.note(answer)
-                    for add in adds:
-                        add(answer)
-                    progress.show(self.count, {})
-                    yield answer.frame, answer.target
-            except KeyboardInterrupt:
-                if self.numbers is not None or not self.count:
-                    raise
-                # That is how one ends a live stream: what was found is kept.
+            answers = self.timed()
+            while True:
+                try:
+                    with stop.at_once():
+                        answer = next(answers, None)
+                except KeyboardInterrupt as error:
+                    if not self.count:
+                        raise
+                    stopped = error
+                    break
+                if answer is None:
+                    break
+                answer = answer._replace(cut=answer.picture.ndim == 3 and self.finder.cut(answer.picture))
+                self.note(answer)
+                for add in adds:
+                    add(answer)
+                progress.show(self.count, {})
+                yield answer.frame, answer.target
+        number = int(getattr(stopped, "number", signal.SIGINT))
+        if stopped is not None and (self.numbers is not None or number != signal.SIGINT):
+            raise Interrupted(number, self.kept())  # a live stream ends by Ctrl-C, as it should
+
+    def kept(self) -> str:
+        """What an interrupted run has written."""
+        if not self.exports:
+            return ""
+        total = "" if self.numbers is None else f" of {len(self.numbers)}"
+        files = " and ".join(map(str, self.exports))
+        return f"{self.count}{total} frames are in {files}; the same command begins anew and replaces them"
 
     def timed(self) -> Iterator[Answer]:
         """The session's answers; `seconds` counts reading frames and following, not what is done with the answers."""
