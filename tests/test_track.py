@@ -19,7 +19,7 @@ from dropmae.cli import main
 from dropmae.engine import Engine
 from dropmae.formats.labels import write_labels
 from dropmae.target import Target, read_targets, write_targets
-from dropmae.verbs.track import Tracking
+from dropmae.verbs.track import Tracking, are_corners
 from dropmae.video import Video, write
 
 BOX = (20.0, 16.0, 24.0, 20.0)
@@ -332,3 +332,11 @@ def test_a_wrong_data_set_root_is_one_line(tracker: Path, tmp_path: Path, capsys
     for root in (tmp_path, tmp_path / "none"):
         assert main([*words, str(root)]) == 1
         assert len(capsys.readouterr().err.strip().splitlines()) == 1
+
+
+def test_two_corners_are_no_box() -> None:
+    """Where x y w h would end far outside and two corners lie within; a box that sticks out a little is one."""
+    boxes = np.array([[100, 50, 180, 110], [100, 50, 80, 60], [150, 80, 60, 50], [-5, 0, 30, 30]], np.float64)
+    assert are_corners(boxes, 120, 200).tolist() == [True, False, False, False]
+    with pytest.raises(ValueError, match="if these are two corners, it is 100 50 80 60"):
+        dropmae.track(np.zeros((2, 120, 200, 3), np.uint8), box=(100, 50, 180, 110))
