@@ -301,8 +301,8 @@ def gather(
         if len(corners := boxes[are_corners(boxes, video.height, video.width)]):
             x, y, right, bottom = corners[0]
             raise ValueError(
-                f"a box is x y w h, and {x:g} {y:g} {right:g} {bottom:g} would end far outside the frame; if these are two "
-                f"corners, it is {x:g} {y:g} {right - x:g} {bottom - y:g}"
+                f"a box is x y w h, and {x:g} {y:g} {right:g} {bottom:g} would end far outside the frame; "
+                f"if these are two corners, it is {x:g} {y:g} {right - x:g} {bottom - y:g}"
             )
         found[start] = Target(ids=np.arange(1, len(boxes) + 1), boxes=boxes)
     if mask is not None:
@@ -332,8 +332,8 @@ def are_corners(boxes: np.ndarray, height: int, width: int) -> np.ndarray:
     """bool [N]: which boxes [N, 4] end far outside the frame as x y w h, and lie within it as two corners."""
     sides = np.array([width, height])
     start, end = boxes[:, :2], boxes[:, 2:]
-    within = ((start >= 0) & (start < end) & (end <= sides)).all(1)
-    return within & (start + end > 1.1 * sides).any(1)
+    within = np.all((start >= 0) & (start < end) & (end <= sides), 1)
+    return within & np.any(start + end > 1.1 * sides, 1)
 
 
 def read_prompts(path: Path, video: Video) -> dict[int, Target]:
