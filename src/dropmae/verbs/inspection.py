@@ -245,8 +245,8 @@ def predict(run: Path, task: Any, clips: Clips, seed: int, count: int = 3, span:
     A row each: the first labelled frame, which is given, and four of the up to `span` frames after it.
     """
     engine, rows, captions = Engine(task, next(task.parameters()).device, "fp32"), list[np.ndarray](), list[str]()
-    for number in range(10 * count):
-        position = clips.position(number)
+    positions = dict.fromkeys(clips.position(number) for number in range(20 * count))
+    for number, position in enumerate(positions):
         sequence = replace(clips.sequences[position]).drawn(generator(seed, 6, number))
         prompts = prompts_of(sequence.targets, "first", task.takes)
         if task.takes and not prompts:
