@@ -91,6 +91,42 @@ class Stop:
             raise Interrupted(self.asked, kept)
 
 
+class Whole:
+    """A context whose block is not broken into by the news that a helper died, which PyTorch raises at any moment."""
+
+    def __init__(self) -> None:
+        self.number = getattr(signal, "SIGCHLD", None)
+        self.handler: Any = None
+        self.inside, self.missed = False, False
+
+    def watch(self) -> None:
+        """Stands between PyTorch's handler, which is there once there are data processes, and the signal."""
+        if self.number is not None and threading.current_thread() is threading.main_thread():
+            handler = signal.getsignal(self.number)
+            if callable(handler):
+                self.handler = handler
+                signal.signal(self.number, self._told)
+
+    def close(self) -> None:
+        if self.handler is not None and self.number is not None:
+            signal.signal(self.number, self.handler)
+            self.handler = None
+
+    def _told(self, number: int, frame: FrameType | None) -> None:
+        self.missed = self.inside
+        if not self.inside:
+            self.handler(number, frame)
+
+    def __enter__(self) -> None:
+        self.inside = True
+
+    def __exit__(self, *_: object) -> None:
+        self.inside = False
+        if self.missed and self.handler is not None:
+            self.missed = False
+            self.handler(self.number, None)
+
+
 def serve() -> None:
     """Makes this process one that works for another: it ignores the signals, and ends when the other is gone."""
     for number in SIGNALS:

@@ -190,6 +190,13 @@ def batches(clips: Clips, share: Share, start: int, stop: int, workers: int) -> 
     return iter(loader)
 
 
+def end(stream: Iterator[dict[str, Any]] | None) -> None:
+    """Ends the processes of `batches` now, which a kept error would otherwise hold on to."""
+    shutdown = getattr(stream, "_shutdown_workers", None)
+    if shutdown is not None:
+        shutdown()
+
+
 @dataclass
 class _Batches:
     share: Share

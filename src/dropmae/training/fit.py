@@ -23,9 +23,9 @@ from torch.distributed.fsdp import FSDPModule
 from torch.nn.parallel import DistributedDataParallel
 
 from dropmae import machine
-from dropmae.data.clips import Clips, Share, batches
+from dropmae.data.clips import Clips, Share, batches, end
 from dropmae.data.resample import unpack
-from dropmae.interruption import Interrupted, Stop
+from dropmae.interruption import Interrupted, Stop, Whole
 from dropmae.ops import allocator
 from dropmae.progress import Progress, say
 from dropmae.training import distributed, logs, optim
@@ -249,12 +249,13 @@ def fit(
         )
 
     settled: int | None = done  # the step that module and optimizer are at; None while they are changed
-    stop, stack = Stop(), contextlib.ExitStack()
+    stop, whole, stack, stream = Stop(), Whole(), contextlib.ExitStack(), None
     try:
         stack.enter_context(stop)
         if distributed.first(done % how.validate_every == 0 and journal.checked < done < how.steps):
             check(done)
         stream = batches(clips, how.share, done, how.steps, how.workers)
+        whole.watch()
         learner.trained.train()
         ended, waited = time.perf_counter(), 0.0
         for step in range(done, how.steps):
@@ -277,10 +278,11 @@ def fit(
                     named[name] = named.get(name, 0) + value.detach().float() / how.share.micros
             loss = distributed.mean(loss)
             named = dict(zip(named, distributed.mean(torch.stack(list(named.values()))))) if named else {}
-            settled = None
-            norm, finite = learner.step(rate, loss)
-            learner.trained.after_step(step + 1, (step + 1) / how.steps)
-            settled = step + 1
+            with whole:
+                settled = None
+                norm, finite = learner.step(rate, loss)
+                learner.trained.after_step(step + 1, (step + 1) / how.steps)
+                settled = step + 1
             now = time.perf_counter()
             journal.add(step + 1, loss, named, norm, finite, rate, now - ended, waited, how.share.batch, how.device)
             ended, waited = now, 0.0
@@ -315,6 +317,8 @@ def fit(
             say(where())
         raise
     finally:
+        whole.close()
+        end(stream)
         progress.close()
         journal.close()
         stack.close()
