@@ -15,6 +15,7 @@ import dropmae
 from conftest import moving_squares
 from dropmae import registry, weights
 from dropmae.target import Target, read_targets
+from dropmae.verbs.track import gather
 from dropmae.video import Video, Writer, write
 from dropmae.video.cuts import LEAST, cuts, distance, signature
 from dropmae.visualize.confidence import Confidence
@@ -143,6 +144,19 @@ def test_no_sound_backwards_or_where_it_does_not_fit(
     assert "has no sound: its sound is pcm_s16le" in capsys.readouterr().err
     dropmae.track(str(pcm), stop=4, **options | {"out": tmp_path / "o.mov"})
     assert Video(tmp_path / "o.mov").details()["sound"] == ["pcm_s16le, 16000 Hz, 1 channels"]
+
+
+def test_masks_and_points_may_be_values() -> None:
+    video, mask = Video(moving_squares(1)), np.zeros((48, 48), np.uint8)
+    mask[10:20, 5:30] = 255
+    told = gather(video, (), mask, (), None, 2)
+    assert told[2].mask is not None
+    assert told[2].mask.max() == 1, "as from a PNG of DAVIS-2016"
+    points = gather(video, (), None, [(0, 3, 4), "2,5,6"], None, 0)
+    assert sorted(points) == [0, 2]
+    np.testing.assert_array_equal(points[2].points, [[np.nan, np.nan], [5, 6]])
+    with pytest.raises(ValueError, match="a point is t,x,y"):
+        gather(video, (), None, [(0, 3)], None, 0)
 
 
 def test_frames_are_written_at_their_times(tmp_path: Path) -> None:

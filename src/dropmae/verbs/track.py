@@ -29,9 +29,10 @@ from dropmae.video.cuts import CutFinder
 from dropmae.visualize.confidence import Confidence
 
 if TYPE_CHECKING:
-    Source = Boxes = Weights = Any
-else:  # what a command line can say; in Python it is whatever `Video` takes, boxes in any form [N, 4], and paths
+    Source = Boxes = Weights = Mask = Points = Any
+else:  # what a command line can say; in Python whatever `Video` takes, boxes [N, 4], a label map, triples, and paths
     Source, Boxes, Weights = str, tuple[float, ...], str | None
+    Mask, Points = Path | None, tuple[str, ...]
 
 
 MANY = 8
@@ -44,8 +45,8 @@ def track(
     weights: Weights = None,
     out: Path | None = None,
     box: Boxes = (),
-    mask: Path | None = None,
-    points: tuple[str, ...] = (),
+    mask: Mask = None,
+    points: Points = (),
     prompts: Path | None = None,
     start: int = 0,
     stop: int | None = None,
@@ -280,9 +281,7 @@ def span(video: Video, first: int, last: int, stop: int | None, backwards: bool)
     return found
 
 
-def gather(
-    video: Video, box: Any, mask: Path | None, points: tuple[str, ...], prompts: Path | None, start: int
-) -> dict[int, Target]:
+def gather(video: Video, box: Any, mask: Any, points: Any, prompts: Path | None, start: int) -> dict[int, Target]:
     """{frame: what is known there} from the flags; ValueError where there is nothing or it makes no sense."""
     if start < 0:
         raise ValueError(f"start is the number of a frame, not {start}")
@@ -306,7 +305,7 @@ def gather(
             )
         found[start] = Target(ids=np.arange(1, len(boxes) + 1), boxes=boxes)
     if mask is not None:
-        labels = foreground(read_labels(mask))
+        labels = foreground(read_labels(mask) if isinstance(mask, (str, Path)) else np.asarray(mask))
         ids, _ = mask_boxes(labels)
         if not len(ids):
             raise ValueError(f"{mask}: the mask shows no object")
@@ -341,13 +340,13 @@ def read_prompts(path: Path, video: Video) -> dict[int, Target]:
     return dict(of_video(path, read_targets(path), (video.name,)).items())
 
 
-def point_prompts(points: tuple[str, ...]) -> dict[int, Target]:
-    """{frame: all points, NaN but for those known in it} from texts t,x,y."""
+def point_prompts(points: Any) -> dict[int, Target]:
+    """{frame: all points, NaN but for those known in it} from texts t,x,y or triples."""
     rows = []
     for text in points:
         try:
-            frame, x, y = (float(part) for part in text.split(","))
-        except ValueError:
+            frame, x, y = (float(part) for part in (text.split(",") if isinstance(text, str) else text))
+        except (ValueError, TypeError):
             raise ValueError(f"a point is t,x,y (the frame, and the place in pixels), not {text!r}") from None
         if frame < 0 or frame != int(frame) or not np.isfinite(x + y):
             raise ValueError(f"a point's frame is a number from 0 and its place finite, unlike {text!r}")
