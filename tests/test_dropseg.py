@@ -16,7 +16,7 @@ import dropmae
 from dropmae import registry, weights
 from dropmae.tasks.vos import VOS, Remembered, State
 from dropmae.tasks.vos.frames import canvas, decide
-from dropmae.tasks.vos.pyramid import aggregate, hard_share, hardest
+from dropmae.tasks.vos.pyramid import aggregate, bootstrapped, hard_share
 from dropmae.verbs.convert import convert
 from dropmae.weights.layouts import named
 from official_files import Tensors, block_shapes, recipe, sincos
@@ -259,7 +259,7 @@ def test_bootstrapped_cross_entropy() -> None:
     ):
         found = hard_share(iteration / 210_000, *model.hard_from, model.hard_share)
         assert found == pytest.approx(share, abs=1e-9)
-        assert hardest(loss, round(found, 9)).item() == pytest.approx(expected, abs=1e-5)
+        assert bootstrapped(loss, round(found, 9)).item() == pytest.approx(expected, abs=1e-5)
 
 
 def test_aggregation_example() -> None:

@@ -21,7 +21,7 @@ from dropmae.nn import masking
 from dropmae.verbs.inspection import find_sequences, snapshots
 from dropmae.video import write_store
 from dropmae.visualize import attention_probe
-from dropmae.visualize.attention_probe import Watcher, measure, temporal_maps
+from dropmae.visualize.attention_probe import AttentionProbe, measure, temporal_maps
 from dropmae.visualize.views import looked_at, reconstructions, without_augmentation
 
 METHODS = registry.names("methods")
@@ -123,7 +123,7 @@ def test_few_videos_give_several_samples_and_bad_ones_give_way_to_the_next(tmp_p
 def test_watcher_is_plain_attention_and_its_shares_are_those_of_the_matrix() -> None:
     torch.manual_seed(0)
     query, key, value = (torch.randn(2, 3, 13, 8) for _ in range(3))
-    seen = Watcher(6)
+    seen = AttentionProbe(6)
     out = seen(query, key, value)
     torch.testing.assert_close(out, functional.scaled_dot_product_attention(query, key, value))
     share = torch.softmax(query @ key.transpose(-2, -1) / 8**0.5, -1)  # one class token, then two frames of six

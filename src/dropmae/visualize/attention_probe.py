@@ -23,7 +23,7 @@ MASKS = 8
 
 
 @dataclass
-class Watcher:
+class AttentionProbe:
     """Attention of one decoder layer: plain softmax attention that also notes where each token's share of it goes.
 
     Tokens of a frame follow each other; what the frames leave over comes first and is the class token.
@@ -69,20 +69,20 @@ class Watcher:
 
 
 @torch.no_grad()
-def watch(module: Any, batch: dict[str, Any], *, whole: bool) -> tuple[list[Watcher], Tensor]:
-    """A Watcher per decoder layer that has seen the batch, and which tokens were hidden, bool [B, L].
+def watch(module: Any, batch: dict[str, Any], *, whole: bool) -> tuple[list[AttentionProbe], Tensor]:
+    """An AttentionProbe per decoder layer that has seen the batch, and which tokens were hidden, bool [B, L].
 
     ValueError for methods whose decoder does not attend to several frames jointly.
     """
     grid = masking.grid_of(batch["frames"], module.patch)
-    watchers = [Watcher(grid[0] * grid[1]) for _ in module.decoder.blocks]
-    masked = [module.watch(part, watchers, whole=whole).masked.cpu() for part in portions(batch)]
+    probes = [AttentionProbe(grid[0] * grid[1]) for _ in module.decoder.blocks]
+    masked = [module.watch(part, probes, whole=whole).masked.cpu() for part in portions(batch)]
     title = type(module).__name__
     if masked[0].shape[1] <= grid[0] * grid[1]:
         raise ValueError(f"{title} sees one frame at a time: there is no attention between frames")
-    if not watchers[0].own:
+    if not probes[0].own:
         raise ValueError(f"{title}'s decoder attends to each frame in a layer of its own: it has no shares to compare")
-    return watchers, torch.cat(masked)
+    return probes, torch.cat(masked)
 
 
 def measure(
@@ -96,17 +96,17 @@ def measure(
     evenly over all tokens would give.
     """
     names, batch = looked_at(module, sequences, count, seed, several=False, quiet=quiet)
-    watchers, masked = watch(module, batch, whole=whole)
+    probes, masked = watch(module, batch, whole=whole)
     layers = []
-    for number, watcher in enumerate(watchers, 1):
-        layer: dict[str, Any] = {"layer": number, **watcher.shares(torch.ones_like(masked))}
-        for name, rows in (("within", watcher.own), ("between", watcher.between), ("f_tem", watcher.temporal)):
+    for number, probe in enumerate(probes, 1):
+        layer: dict[str, Any] = {"layer": number, **probe.shares(torch.ones_like(masked))}
+        for name, rows in (("within", probe.own), ("between", probe.between), ("f_tem", probe.temporal)):
             layer[f"{name}_deviation"] = float(torch.cat(rows).mean(1).std(correction=0))
         if not whole:
-            layer |= {"hidden": watcher.shares(masked), "visible": watcher.shares(~masked)}
+            layer |= {"hidden": probe.shares(masked), "visible": probe.shares(~masked)}
         layers.append(layer)
-    frame, every = watchers[0].frame_tokens, masked.shape[1]
-    keys = every + watchers[0].extra
+    frame, every = probes[0].frame_tokens, masked.shape[1]
+    keys = every + probes[0].extra
     return {
         "method": type(module).__name__,
         "videos": len(names),
@@ -144,8 +144,8 @@ def temporal_maps(
             for k, v in batch.items()
         }
         index = torch.arange(times, device=batch["index"].device) + MASKS * number
-        watchers, _ = watch(module, {**several, "index": index}, whole=whole)
-        maps = torch.stack([torch.cat(watcher.temporal).mean(0).unflatten(0, (-1, *grid)) for watcher in watchers])
+        probes, _ = watch(module, {**several, "index": index}, whole=whole)
+        maps = torch.stack([torch.cat(probe.temporal).mean(0).unflatten(0, (-1, *grid)) for probe in probes])
         frames = masking.denormalize(masking.normalize(batch["frames"][number])).permute(0, 2, 3, 1).cpu()
         found.append(Temporal(name, frames[[0, -1]].numpy(), maps[:, [0, -1]].numpy()))
     return found

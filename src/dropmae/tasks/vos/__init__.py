@@ -30,7 +30,7 @@ from dropmae.target import Target, mask_boxes
 from dropmae.tasks.vos.frames import Canvas, canvas, decide, prompt_labels
 from dropmae.tasks.vos.layouts import LAYOUTS
 from dropmae.tasks.vos.memory import MemoryEncoder, drop_path, sincos
-from dropmae.tasks.vos.pyramid import MaskDecoder, aggregate, hard_share, hardest
+from dropmae.tasks.vos.pyramid import MaskDecoder, aggregate, bootstrapped, hard_share
 from dropmae.tasks.vos.samples import Changes, mask_sample
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -222,7 +222,7 @@ class VOS(Task):
         logits = self.predict(batch)
         share = hard_share(batch["progress"], *self.hard_from, self.hard_share)
         loss = functional.cross_entropy(logits, batch["label"].long(), reduction="none")
-        return {"loss": hardest(loss, share).mean()}
+        return {"loss": bootstrapped(loss, share).mean()}
 
     def predict(self, batch: dict[str, Any]) -> Tensor:
         """Logits [B, 1 + K, H, W] of background and objects in the asked frames; -inf for objects not present."""

@@ -91,7 +91,7 @@ def aggregate(probability: Tensor) -> Tensor:
     return torch.logit(torch.cat([background, probability], dim=1).clamp(CERTAIN, 1 - CERTAIN))
 
 
-def hardest(loss: Tensor, share: float) -> Tensor:
+def bootstrapped(loss: Tensor, share: float) -> Tensor:
     """[B]: the mean of the greatest `share` of each sample's losses [B, ...] (bootstrapped cross-entropy)."""
     flat = loss.flatten(1)
     if share >= 1:
