@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 
+import dropmae
 from dropmae.video import DamagedFrame, Video
 
 X264 = "x264-params"
@@ -220,6 +221,15 @@ def test_a_packet_that_does_not_decode_keeps_its_number(name: str, tmp_path: Pat
                 played.extend(video)
             assert all(np.array_equal(frame, frames[i]) for i, frame in enumerate(played))
             assert len(played) == next((i for i in range(30) if i not in frames), 30)
+
+
+def test_which_codecs_notice_damage_is_said(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    for name, said in (("h264.mp4", "noticed"), ("vp9.mp4", "mostly not noticed in this codec")):
+        path = encode(tmp_path / "in" / name, **DAMAGED[name])
+        assert Video(path).details()["damage"] == said
+    report = dropmae.prepare(tmp_path / "in", tmp_path / "out", workers=1)
+    assert (report["videos"], report["unchecked"]) == (2, 1)
 
 
 # --- time ------------------------------------------------------------------------------------------------------------

@@ -140,6 +140,8 @@ def prepare(
         f"{report['videos']} videos, {report['frames']} frames, {report['bytes'] / 1e6:.1f} MB in {out}, "
         f"{time.perf_counter() - started:.0f} s; {len(report['bad'])} bad" + (f", see {where}" * bool(report["bad"]))
     )
+    if report["unchecked"]:
+        say(f"{report['unchecked']} videos are of codecs that do not notice damage: wrong pixels in them are not named")
     if not report["videos"]:
         raise OSError(f"{videos}: none of its {len(jobs)} files can be read as a video; {where} has the reasons")
     return {"out": str(out), **report}
@@ -234,7 +236,8 @@ class Journal:
         good = [row for row in rows if "error" not in row]
         bad = [{"name": row["name"], "reason": row["error"]} for row in rows if "error" in row]
         totals = {key: sum(row[key] for row in good) for key in ("frames", "bytes")}
-        return {"videos": len(good), **totals, "bad": bad}
+        unchecked = sum(not row.get("checked", True) for row in good)
+        return {"videos": len(good), **totals, "unchecked": unchecked, "bad": bad}
 
 
 class PackedJournal(Journal):
@@ -320,18 +323,19 @@ def convert(job: Job) -> dict[str, Any]:
     """Prepares one video: what came out, or the error that makes it a bad one. OSError if it cannot be written."""
     try:
         video = Video(job.source, short_side=job.form.short_side)
+        fps, checked = video.fps, video.details().get("damage", "noticed") == "noticed"
     except Exception as error:  # whatever goes wrong in reading a file is that file's fault, and stops no other
         return {"error": reason(job, error)}
     with video:
         try:
             if job.form.frames:
-                count = write_store(job.output, readable(video), video.fps)
+                count = write_store(job.output, readable(video), fps)
             else:
                 settings = {"crf": job.form.crf, "gop": job.form.gop, "b_frames": 0, "references": 1}
-                count = write(job.output, readable(video), video.fps, **settings, preset=PRESET, tune=TUNE)
+                count = write(job.output, readable(video), fps, **settings, preset=PRESET, tune=TUNE)
         except Unreadable as error:
             return {"error": reason(job, error)}
-        return {"frames": count, "fps": video.fps, "bytes": os.path.getsize(job.output)}
+        return {"frames": count, "fps": fps, "bytes": os.path.getsize(job.output), "checked": checked}
 
 
 def readable(video: Video) -> Iterator[np.ndarray]:

@@ -128,7 +128,10 @@ class Video:
         return self._media.sound(start)
 
     def details(self) -> dict[str, Any]:
-        """What the file says of itself: container, codec, pixel_format, rotation (applied) and sound; {} for others."""
+        """What the file says of itself: container, codec, pixel_format, rotation (applied) and sound; {} for others.
+
+        `damage` says whether the codec's decoder notices it.
+        """
         with self._lock:
             return self._media.details()
 

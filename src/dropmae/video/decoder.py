@@ -26,6 +26,12 @@ CHECKS = "crccheck+bitstream+buffer"
 the same for motion JPEG; in other codecs it would refuse what is merely odd."""
 
 
+NOTICED = frozenset(
+    "h264 mpeg1video mpeg2video mpeg4 h263 wmv1 msmpeg4 prores png apng mjpeg".split()  # noqa: SIM905
+)
+"""Codecs whose decoders notice nearly all damaged packets (docs/video.md); others give wrong pixels without a word."""
+
+
 class Picture(NamedTuple):
     """A decoded picture."""
 

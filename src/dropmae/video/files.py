@@ -12,7 +12,7 @@ import av
 import numpy as np
 
 from dropmae.video.addresses import is_address
-from dropmae.video.decoder import Decoder, Picture, rotation, side_data, turned
+from dropmae.video.decoder import NOTICED, Decoder, Picture, rotation, side_data, turned
 from dropmae.video.errors import DamagedFrame
 from dropmae.video.frames import FPS, Frame, fitted
 from dropmae.video.motion import motion_map
@@ -96,6 +96,7 @@ class File:
             return {
                 "container": decoder.container.format.name,
                 "codec": decoder.context.codec.name,
+                "damage": "noticed" if decoder.context.codec.name in NOTICED else "mostly not noticed in this codec",
                 "pixel_format": decoder.context.pix_fmt,
                 "rotation": None if turn is None else turned(turn),
                 "sound": [f"{codec}, {rate} Hz, {channels} channels" for codec, rate, channels in sound],
