@@ -249,3 +249,24 @@ def test_preparing_goes_on(group: bool, tmp_path: Path) -> None:
     assert "12 videos" in done.stderr
     assert "0 bad" in done.stderr
     assert not list((tmp_path / "out").rglob(".*"))
+
+
+FORK = """
+import os, sys, numpy as np, torch, dropmae
+torch.set_num_threads(2)
+frames = np.random.default_rng(0).integers(0, 255, (3, 64, 96, 3)).astype(np.uint8)
+def follow():
+    return dict(dropmae.track(frames, box=(20, 16, 30, 24), precision="fp32", device="cpu"))[2].boxes
+here = follow()
+pid = os.fork()
+if not pid:
+    assert np.abs(follow() - here).max() < 0.01
+    os._exit(0)
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+"""
+
+
+def test_tracking_after_a_fork_does_not_hang() -> None:
+    environment = {**os.environ, "OMP_NUM_THREADS": "2"}
+    done = subprocess.run([sys.executable, "-c", FORK], env=environment, timeout=300, check=False)
+    assert done.returncode == 0

@@ -9,6 +9,7 @@ becomes an answer.
 from __future__ import annotations
 
 import contextlib
+import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -24,6 +25,9 @@ from dropmae.nn.int8 import to_int8
 from dropmae.target import FIELDS, Target, empty, mask_boxes, redacted, says_something
 from dropmae.training import distributed
 from dropmae.video import BLOCK, Video, is_live
+
+if hasattr(os, "register_at_fork"):  # OpenMP's threads are not copied by a fork, and waiting for them never ends
+    os.register_at_fork(after_in_child=lambda: torch.set_num_threads(1))
 
 Picture = np.ndarray | OSError
 """A frame, uint8 [H, W, 3] or a scan float32 [P, C], or why there is none."""
