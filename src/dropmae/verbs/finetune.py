@@ -43,7 +43,7 @@ def finetune(task: str, data: Entries, *, init: Path | None = None, out: Path, *
         task: name of a task, or the path of a .py file that holds one.
         data: training data.
         init: run folder or weight file whose encoder is taken over, of any method or task; None starts at random.
-        out: run folder, made if needed: config.json, metrics.jsonl, validation.jsonl, last.safetensors, resume/.
+        out: run folder, made if needed; last.safetensors in it are the weights.
     """
     cls: Any = registry.load("tasks", task)
     if not cls.trainable():
