@@ -9,8 +9,9 @@ import pytest
 import torch
 
 import dropmae
-from dropmae import weights
+from dropmae import loading, weights
 from dropmae.methods.distill import Distill
+from dropmae.target import Target
 from dropmae.video import write_store
 
 
@@ -54,3 +55,12 @@ def test_points_need_no_weights(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert list(followed) == list(range(len(clip)))
     found = np.array([target.points[0] for target in followed.values() if target.points is not None])
     assert np.linalg.norm(found - centres, axis=1).max() < 14  # a token's side
+
+
+def test_a_mask_and_points_take_it_and_a_box_takes_the_tracker() -> None:
+    mask, points = np.zeros((8, 8), np.uint8), np.ones((1, 2))
+    mask[2:5, 2:5] = 1
+    nobody = np.zeros(0, np.int64)
+    assert loading.shipped(Target(ids=np.array([1]), mask=mask)) == "shipped:encoder"
+    assert loading.shipped(Target(ids=nobody, points=points)) == "shipped:encoder"
+    assert loading.shipped(Target(ids=np.array([1]), boxes=np.ones((1, 4)))) == "shipped:vot"

@@ -20,6 +20,8 @@ SHIPPED = "shipped"
 """The weights of the package that fit what is known; shipped:NAME is a certain one."""
 ENCODER = "encoder"
 """Of the shipped files, the one that is no task."""
+CARRIED = ("mask",)
+"""What its features carry along better than a shipped task that was trained for it (docs/results.md)."""
 
 
 def load_task(
@@ -78,7 +80,7 @@ def shipped(prompt: Target | None) -> str:
         takes = contract_of(header).takes if header["kind"] == "tasks" else ()
         found.setdefault(takes[0] if takes else "", path.stem)
     name = next((found[field] for field in asked if field in found), None)
-    if name is None and asked and (weights.SHIPPED / f"{ENCODER}.safetensors").is_file():
+    if (weights.SHIPPED / f"{ENCODER}.safetensors").is_file() and (name is None or asked[0] in CARRIED) and asked:
         name = ENCODER
     if name is None:
         what = " and ".join(n for n in asked if not FIELDS[n].told_with) or "no prompt"

@@ -65,8 +65,8 @@ def track(
     Args:
         video: a video file, a folder of images, or a camera by its number (0), which runs until interrupted.
         weights: a weight file or run folder: a tracker, a segmenter, or an encoder whose features then carry labels.
-            shipped:NAME comes with the package; by default what fits the prompt: the segmenter where a mask is given,
-            the tracker for boxes.
+            shipped:NAME comes with the package; by default what fits the prompt: the tracker for boxes, the encoder for
+            a mask or points.
         out: OUT.mp4, with OUT.jsonl beside it, or just OUT.jsonl.
         box: x y w h in pixels, of the top left corner; several objects one after the other.
         mask: PNG with the objects' labels.
