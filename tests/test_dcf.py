@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from dropmae import weights
+from dropmae.loading import named
 from dropmae.target import Target
 from dropmae.tasks.dcf import DCF, State, crops, ridge
 from dropmae.tasks.dcf.head import GRID, Head, tokens
@@ -25,6 +26,13 @@ class Colours(nn.Module):
     def layers(self, frames: Tensor, layers: tuple[int, ...]) -> Tensor:
         small = functional.avg_pool2d(frames.float() / 255 - 0.5, 7)
         return functional.pixel_unshuffle(small, 2).repeat(1, len(layers), 1, 1)
+
+
+class Wide(Colours):
+    """The same in the widths of two blocks of ViT-S."""
+
+    def layers(self, frames: Tensor, layers: tuple[int, ...]) -> Tensor:
+        return super().layers(frames, layers).repeat(1, 32, 1, 1)
 
 
 def untrained(**fields: Any) -> Any:
@@ -278,3 +286,16 @@ def test_boxes_without_area_or_outside_are_refused(world: Any):
     for box in ([0.0, 0, 0, 5], [500.0, 500, 5, 5]):
         with pytest.raises(ValueError, match="box of object 1"):
             task.start(world[0], Target(ids=np.array([1]), boxes=np.array([box])))
+
+
+def test_heads_that_come_with_the_package_fit_vit_s_and_are_no_default(world: Any):
+    header = weights.read_header("shipped:dcf")
+    assert header["fields"]["trunk"] == "dinov2-s"
+    assert header["parts"] == ["head"]
+    task = weights.load("shipped:dcf", settings={"trunk": ""})
+    task.encoder = Wide()
+    state = task.start(shown(world, (60, 60)), given((60, 60)))
+    state, found = task.step(state, shown(world, (64, 60)))
+    assert np.isfinite(found[1].box()).all()
+    assert 0 < found[1].scores[0] < 1
+    assert named(None, given((60, 60))) == "shipped:vot"
