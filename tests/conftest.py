@@ -17,7 +17,17 @@ if not torch.cuda.is_available():
 from dropmae.data.clips import Sequence
 
 SLOW = {
-    *("asad_forms", "asad_training", "asad_triton", "before_the_house", "bench", "contracts", "contracts_kinds", "dcf"),
+    *(
+        "asad_forms",
+        "asad_training",
+        "asad_triton",
+        "before_the_house",
+        "bench",
+        "contracts",
+        "contracts_kinds",
+        "contracts_page",
+        "dcf",
+    ),
     *("demo", "distill", "dropseg", "encoders", "engine", "evaluation", "finetune", "frame_numbers", "images"),
     *("inspection", "int8", "moved", "official", "opening", "prepare", "pretrain", "propagation", "public", "readme"),
     *("recipes", "report", "resample", "resident", "sharding", "shards", "shipped_segmenter", "shipped_tracker"),
