@@ -16,9 +16,10 @@ from PIL import Image
 from dropmae.benchmarks.badja import BADJA, Animal
 from dropmae.benchmarks.jhmdb import JHMDB, Pose
 from dropmae.cli import main
-from dropmae.formats.arrays import read_array, read_dump, read_mat
+from dropmae.formats.arrays import read_dump, read_mat
 from dropmae.formats.labels import write_labels
 from dropmae.metrics import keypoints
+from dropmae.opening import load_array
 from dropmae.target import Target
 
 
@@ -133,7 +134,7 @@ def test_array_dumps_are_read_and_nothing_is_run(tmp_path: Path, capsys: pytest.
             read_dump(file)
     np.save(tmp_path / "a.npy", np.array([Hostile()], object), allow_pickle=True)
     with pytest.raises(OSError, match="not a readable"):
-        read_array(tmp_path / "a.npy")
+        load_array(tmp_path / "a.npy")
     assert "never" not in capsys.readouterr().out
 
 

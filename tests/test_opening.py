@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import ast
 import io
+import json
 import os
 import socket
 import struct
 import threading
 import tracemalloc
+import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -18,9 +20,11 @@ import pytest
 from PIL import Image
 
 import dropmae
-from dropmae import names, opening
+from dropmae import names, opening, registry
 from dropmae.cli import main
+from dropmae.formats.boxes import ResultFiles, read_json
 from dropmae.progress import say
+from dropmae.target import read_targets
 from dropmae.video import Video, find, write
 
 SOURCE = Path(dropmae.__file__).parent
@@ -240,7 +244,7 @@ def test_large_pictures_are_refused_before_they_are_decoded(tmp_path: Path, monk
     path = tmp_path / "a.png"
     path.write_bytes(png(16000, 16000, zlib.compress(bytes(1 << 24))))
     tracemalloc.start()
-    with pytest.raises(OSError, match=r"a\.png: not an image|a\.png: 16000x16000 pixels are more than"):
+    with pytest.raises(OSError, match=r"a\.png: not a readable image|a\.png: 16000x16000 pixels are more than"):
         Video(path)
     path.write_bytes(png(9000, 9000, zlib.compress(bytes(1 << 20))))
     with pytest.raises(
@@ -284,7 +288,7 @@ def test_large_videos_are_refused_before_they_are_decoded(
 def test_only_known_image_formats_are_tried(tmp_path: Path) -> None:
     """PostScript, for one, would be given to another program."""
     (tmp_path / "a.png").write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n")
-    with pytest.raises(OSError, match=r"a\.png: not an image"):
+    with pytest.raises(OSError, match=r"a\.png: not a readable image"):
         Video(tmp_path / "a.png")
 
 
@@ -298,5 +302,153 @@ def test_a_jpeg_without_its_end_marker_is_read(lost: int, tmp_path: Path) -> Non
     cut.write_bytes(buffer.getvalue()[:-lost])
     np.testing.assert_array_equal(Video(cut)[0], Video(whole)[0])
     cut.write_bytes(buffer.getvalue()[:-40])
-    with pytest.raises(OSError, match=r"cut\.jpg: not an image .*its last pixels are missing"):
+    with pytest.raises(OSError, match=r"cut\.jpg: not a readable image .*its last pixels are missing"):
         Video(cut)
+
+
+# Annotation and archives
+
+
+def lines(path: Path, *rows: dict) -> Path:
+    path.write_text("".join(json.dumps({"video": "v.mp4", "frame": 0, **row}) + "\n" for row in rows))
+    return path
+
+
+LIES = {
+    "wrap": {"id": 1, "mask": {"size": [8, 8], "counts": [1 << 62, 1 << 62, 1 << 62, 1 << 62, 64]}},
+    "huge": {"id": 1, "mask": {"size": [10**6, 10**6], "counts": [10**12]}},
+    "large": {"id": 1, "mask": {"size": [10**5, 10**4], "counts": [10**9]}},
+    "negative": {"id": 1, "mask": {"size": [8, 8], "counts": [-1, 65]}},
+    "fraction": {"id": 1, "mask": {"size": [8, 8], "counts": [0.5, 63.5]}},
+    "text": {"id": 1, "mask": {"size": "88", "counts": [64]}},
+    "none": {"id": 1, "mask": None},
+    "id": {"id": 1 << 70, "box": [1, 2, 3, 4]},
+    "box": {"id": 1, "box": {"x": 1}},
+    "up": {"flow": "../flow.npz"},
+    "absolute": {"flow": "/etc/passwd"},
+    "points": {"points": [1, 2]},
+}
+
+
+@pytest.mark.parametrize("lie", LIES)
+def test_lines_that_lie_are_named(lie: str, tmp_path: Path) -> None:
+    path = lines(tmp_path / "t.jsonl", LIES[lie])
+    tracemalloc.start()
+    with pytest.raises(OSError, match=r"t\.jsonl") as caught:
+        read_targets(path)["v.mp4"][0]
+    assert tracemalloc.get_traced_memory()[1] < 1e7
+    assert len(str(caught.value)) < 400
+    tracemalloc.stop()
+
+
+OUTSIDE = ["../up.mp4", "/abs/clip.mp4", "a/../../b", "..\\up", "\x1b[2J.mp4", ""]
+
+
+@pytest.mark.parametrize("name", OUTSIDE)
+@pytest.mark.parametrize("spaced", [True, False])
+def test_lists_cannot_name_what_is_outside(name: str, spaced: bool, tmp_path: Path) -> None:
+    row = json.dumps({"video": name, "frame": 0, "id": 1, "box": [1, 2, 3, 4]})
+    (tmp_path / "targets.jsonl").write_text((row if spaced else row.replace(": ", ":")) + "\n")
+    with pytest.raises(OSError, match=r"targets\.jsonl: .* cannot name a sequence"):
+        read_targets(tmp_path / "targets.jsonl")
+    (tmp_path / "a.json").write_text(json.dumps({name: {"gt_rect": [[1, 2, 3, 4]]}}))
+    with pytest.raises(OSError, match=r"a\.json: .* cannot name a sequence"):
+        read_json(tmp_path / "a.json")
+
+
+@pytest.mark.parametrize("name", ["..", "/JPEGImages/480p/../00000.jpg", ".", "a\x1b[2J"])
+def test_lists_of_names_cannot_leave_their_data_set(name: str, tmp_path: Path) -> None:
+    places = {
+        "davis": ("ImageSets/2017/val.txt", ["JPEGImages/480p", "Annotations/480p"]),
+        "vip": ("VIP_Fine/lists/val_videos.txt", ["VIP_Fine/Images", "VIP_Fine/Annotations/Category_ids"]),
+        "got10k": ("val/list.txt", ["val"]),
+    }
+    for bench, (listed, folders) in places.items():
+        root = tmp_path / bench
+        for folder in folders:
+            (root / folder / "x").mkdir(parents=True)
+        (root / listed).parent.mkdir(parents=True, exist_ok=True)
+        (root / listed).write_text(f"x\n{name}\n")
+        out = tmp_path / "out"
+        out.mkdir(exist_ok=True)
+        (out / "kept").write_text("mine")
+        if "/" in name and bench == "vip":
+            continue  # its last part is a fine name
+        with pytest.raises(OSError, match="cannot name a sequence"):
+            registry.load("benchmarks", bench)().sequences(root, "val")
+        assert (out / "kept").read_text() == "mine"
+
+
+def complaint(attempt: Callable[[], object]) -> str:
+    """What an attempt says where it fails, which is to be an OSError of one line; "" where it does not."""
+    try:
+        attempt()
+    except OSError as error:
+        return str(error)
+    return ""
+
+
+def zipped(path: Path, name: str, data: bytes) -> Path:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        entry = zipfile.ZipInfo("x")
+        entry.filename, entry.compress_type = name, zipfile.ZIP_DEFLATED
+        archive.writestr(entry, data)
+    return path
+
+
+@pytest.mark.parametrize("name", ["Seq.txt", "./Seq.txt", "results\\Seq.txt", "a/b/Seq.TXT", "../Seq.txt", "/Seq.txt"])
+def test_result_zips_of_all_tools(name: str, tmp_path: Path) -> None:
+    path = zipped(tmp_path / "r.zip", name, b"1,2,3,4\n5,6,7,8\n")
+    result = ResultFiles(path).result(["Seq"])
+    assert result is not None
+    np.testing.assert_array_equal(result.runs[0], [[1, 2, 3, 4], [5, 6, 7, 8]])
+    assert [item.name for item in tmp_path.iterdir()] == ["r.zip"]
+
+
+def test_result_folders_with_large_letters(tmp_path: Path) -> None:
+    (tmp_path / "Seq.TXT").write_text("1,2,3,4\n")
+    assert ResultFiles(tmp_path).result(["Seq"]) is not None
+
+
+def test_result_zips_are_bounded_and_named_when_damaged(tmp_path: Path) -> None:
+    path = zipped(tmp_path / "r.zip", "Seq.txt", b"1,2,3,4\n" * (1 << 22))
+    tracemalloc.start()
+    with pytest.raises(OSError, match=r"r\.zip: 'Seq\.txt' in it has more than 8,388,608 bytes"):
+        ResultFiles(path).result(["Seq"])
+    assert tracemalloc.get_traced_memory()[1] < 4e7
+    tracemalloc.stop()
+    whole = zipped(tmp_path / "r.zip", "Seq.txt", b"1,2,3,4\n" * 90).read_bytes()
+    for place in range(0, len(whole), 3):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 0x55]) + whole[place + 1 :])
+        said = complaint(lambda: ResultFiles(path).result(["Seq"]))
+        assert not said or said.startswith(str(path))
+
+
+
+# The next place
+
+
+HOMES = {
+    "av.open": {"video/container.py", "video/writer.py"},
+    "Image.open": {"opening.py"},
+    "zipfile.ZipFile": {"opening.py"},
+    "tarfile.open": {"video/frames.py"},
+    "np.load": set(),
+    "np.memmap": {"video/store.py"},
+    "torch.load": set(),
+    "pickle.load": set(),
+    "pickle.loads": set(),
+}
+"""What opens files of others, and where it may stand; archives are written elsewhere too."""
+
+
+def test_files_of_others_are_opened_in_their_homes() -> None:
+    for path in SOURCE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and (homes := HOMES.get(ast.unparse(node.func))) is not None:
+                writes = any(isinstance(part, ast.Constant) and part.value == "w" for part in node.args)
+                assert writes or path.relative_to(SOURCE).as_posix() in homes, f"{path}:{node.lineno}"
+            if isinstance(node, ast.ImportFrom) and node.module in ("zipfile", "tarfile", "av"):
+                assert not {alias.name for alias in node.names} & {"ZipFile", "TarFile", "open"}, (
+                    f"{path}:{node.lineno}"
+                )

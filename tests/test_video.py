@@ -363,7 +363,7 @@ def test_image_folders(tmp_path: Path) -> None:
     with pytest.raises(OSError, match=r"frame5.png: 30x10 pixels, while the first frame has 30x20"):
         Video(tmp_path)[5]
     (tmp_path / "frame5.png").write_bytes(b"no image")
-    with pytest.raises(OSError, match=r"frame5.png: not an image"):
+    with pytest.raises(OSError, match=r"frame5.png: not a readable image"):
         Video(tmp_path)[5]
 
 

@@ -6,6 +6,8 @@ decodes, unpacks or allocates more than the limits below, whatever a file says a
 
 from __future__ import annotations
 
+import json
+import math
 import os
 import stat
 import warnings
@@ -14,7 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 from PIL import Image
@@ -27,11 +29,15 @@ STILL_PIXELS = 1 << 26
 """Pixels of the largest image that is decoded: 8192 x 8192."""
 VIDEO_PIXELS = 8192 * 4352
 """Pixels of the largest video: what H.264, HEVC and AV1 have at their highest common level, 6.2."""
+FILE_BYTES = 1 << 31
+"""The largest file of annotation that is read at once."""
+TEXT_BYTES = 1 << 25
+"""The largest text of boxes, flags or names."""
 IMAGE_BYTES = 1 << 29
 """The largest image file."""
-MEMBER_BYTES = 1 << 26
-"""The largest file that is unpacked from an archive of results."""
-ARRAY_BYTES = 1 << 30
+MEMBER_BYTES = 1 << 23
+"""The largest file that is unpacked from an archive of results: 300,000 boxes or more."""
+ARRAY_BYTES = 1 << 29
 """The largest array that is read into memory."""
 FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF", "PPM", "JPEG2000")
 """Pillow's names of the image formats that are read. Others, of which one runs programs, are not tried."""
@@ -66,6 +72,27 @@ def _reason(error: OSError) -> str:
     return text[:1].lower() + text[1:]
 
 
+def read_bytes(path: str | Path, limit: int = FILE_BYTES) -> bytes:
+    """A whole file of at most `limit` bytes."""
+    with open_file(path) as file:
+        if (size := os.fstat(file.fileno()).st_size) > limit:
+            raise OSError(f"{path}: {size:,} bytes are more than the {limit:,} that are read at once")
+        return file.read()
+
+
+def read_text(path: str | Path) -> str:
+    """A text file, whatever its encoding."""
+    return read_bytes(path, TEXT_BYTES).decode("utf-8-sig", "replace")
+
+
+def load_json(path: str | Path) -> Any:
+    """The content of a JSON file; OSError with its name where it is none."""
+    try:
+        return json.loads(read_bytes(path))
+    except (ValueError, RecursionError) as error:
+        raise OSError(f"{path}: not JSON ({printable(error)[:120]})") from None
+
+
 def check_pixels(name: object, width: int, height: int, limit: int) -> None:
     """OSError where a picture is larger than `limit` pixels, or than the environment allows."""
     allowed = pixels_allowed(limit)
@@ -89,13 +116,7 @@ def open_image(source: str | Path | bytes, name: object) -> Iterator[Image.Image
 
     A JPEG that lacks nothing but the marker at its end is read; one that lacks pixels is not.
     """
-    if isinstance(source, bytes):
-        data = source
-    else:
-        with open_file(source) as file:
-            if (size := os.fstat(file.fileno()).st_size) > IMAGE_BYTES:
-                raise OSError(f"{name}: {size:,} bytes are too many for an image")
-            data = file.read()
+    data = source if isinstance(source, bytes) else read_bytes(source, IMAGE_BYTES)
     try:
         image = _decoded(data, name)
     except OSError as error:
@@ -124,7 +145,7 @@ def _decoded(data: bytes, name: object) -> Image.Image:
 def _unreadable(name: object, error: Exception) -> OSError:
     """Pillow on bad images raises OSError, SyntaxError, ValueError, struct.error and more, mostly without the name."""
     reason = "" if isinstance(error, Image.UnidentifiedImageError) else f" ({printable(error)[:120]})"
-    return OSError(f"{name}: not an image that can be read, or damaged{reason}")
+    return OSError(f"{name}: not a readable image{reason}")
 
 
 def _unended(data: bytes, name: object) -> Image.Image:
@@ -134,23 +155,39 @@ def _unended(data: bytes, name: object) -> Image.Image:
     """
     images = [_decoded(data.rstrip(b"\xff") + filling * 64 + END, name) for filling in (b"\x00", b"\x55")]
     if images[0].tobytes() != images[1].tobytes():
-        raise OSError(f"{name}: not an image that can be read, or damaged (its last pixels are missing)")
+        raise OSError(f"{name}: not a readable image (its last pixels are missing)")
     return images[0]
 
 
 def load_array(path: str | Path, mapped: bool = False) -> np.ndarray:
     """The array of a .npy file, read or (`mapped`) mapped into memory; OSError where it is none. No pickle is read."""
-    with open_file(path) as file:
-        size = os.fstat(file.fileno()).st_size
-        if size > ARRAY_BYTES and not mapped:
-            raise OSError(f"{path}: {size:,} bytes are too many for an array")
-        try:
-            found = np.load(path if mapped else file, mmap_mode="r" if mapped else None, allow_pickle=False)
-        except Exception as error:  # numpy on a damaged header: ValueError, SyntaxError, TypeError, MemoryError, ...
-            raise OSError(f"{path}: not a readable .npy file ({printable(error)[:120]})") from None
-    if not isinstance(found, np.ndarray):
-        raise OSError(f"{path}: an archive of arrays, not a .npy file")
-    return found
+    if not mapped:
+        return _array(read_bytes(path, ARRAY_BYTES), path)
+    open_file(path).close()
+    try:
+        return np.lib.format.open_memmap(path, "r")
+    except Exception as error:
+        raise _no_array(path, error) from None
+
+
+def _array(data: bytes, name: object) -> np.ndarray:
+    """The array in the bytes of a .npy file, whose header may claim anything."""
+    try:
+        file = BytesIO(data)
+        version = np.lib.format.read_magic(file)
+        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, fortran, kind = read(file)
+        if kind.hasobject:
+            raise ValueError("it holds objects, not numbers")
+        flat = np.frombuffer(data, kind, math.prod(shape), file.tell()).copy()
+        return flat.reshape(shape, order="F" if fortran else "C")
+    except Exception as error:
+        raise _no_array(name, error) from None
+
+
+def _no_array(name: object, error: Exception) -> OSError:
+    """numpy on a damaged header raises ValueError, SyntaxError, TypeError, MemoryError and more."""
+    return OSError(f"{name}: not a readable .npy file ({printable(error)[:120]})")
 
 
 class Archive:
@@ -168,6 +205,10 @@ class Archive:
     def names(self) -> list[str]:
         """Its files, as they are named in it, without folders."""
         return [entry.filename for entry in self.zip.infolist() if not entry.is_dir()]
+
+    def array(self, name: str) -> np.ndarray:
+        """The array of a .npy file in it."""
+        return _array(self.read(name, ARRAY_BYTES), f"{self.path}: {name}")
 
     def read(self, name: str, limit: int = MEMBER_BYTES) -> bytes:
         """The bytes of one member, of which there may be `limit`."""

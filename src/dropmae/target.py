@@ -20,6 +20,8 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from dropmae.storage import below, replacing
+from dropmae.names import relative
+from dropmae.opening import STILL_PIXELS, Archive, check_pixels, open_file
 
 
 @dataclass(kw_only=True, eq=False)
@@ -183,20 +185,33 @@ def encode_mask(mask: np.ndarray) -> dict:
 
 
 def decode_mask(code: dict) -> np.ndarray:
-    """bool [H, W] from `encode_mask`'s run-length code; ValueError where the counts do not fill the size."""
-    height, width = code["size"]
-    counts = np.asarray(code["counts"], np.int64)
-    if counts.sum() != height * width or (counts < 0).any():
-        raise ValueError(f"run lengths add up to {counts.sum()}, not to the mask's {height}x{width} pixels")
+    """bool [H, W] from `encode_mask`'s run-length code; ValueError where the counts do not fill the size.
+
+    Both are added up in whole numbers of any length: 64 bits could be made to agree by going round.
+    """
+    height, width = (_count(side) for side in code["size"])
+    check_pixels("the mask", width, height, STILL_PIXELS)
+    counts = [_count(run) for run in code["counts"]]
+    if sum(counts) != height * width:
+        raise ValueError(f"run lengths add up to {sum(counts)}, not to the mask's {height}x{width} pixels")
     values = np.arange(len(counts)) % 2 == 1
-    return np.repeat(values, counts).reshape((height, width), order="F")
+    return np.repeat(values, np.array(counts, np.int64)).reshape((height, width), order="F")
+
+
+def _count(value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise ValueError(f"a mask's size and run lengths are numbers from 0, not {str(value)[:40]!r}")
+    return value
 
 
 FLOW_STEP = 1 / 64
 """Resolution in pixels of flow on disk."""
 FLOW_INVALID = -32768
 
-_START = re.compile(rb'\{"video": ("(?:[^"\\]|\\.)*"), "frame": (\d+)[,}]')
+LINE_BYTES = 1 << 26
+"""The longest line that is read."""
+
+_START = re.compile(rb'\{"video": ("(?:[^"\\]|\\.)*"), "frame": (\d{1,18})[,}]')
 
 
 def target_lines(
@@ -289,17 +304,19 @@ def read_targets(path: str | Path) -> dict[str, Mapping[int, Target]]:
     index: dict[str, dict[int, list[tuple[int, int, int]]]] = {}
     names: dict[bytes, str] = {}
     try:
-        with open(path, "rb") as stream:
+        with open_file(path) as stream:
             offset = 0
-            for number, line in enumerate(stream, 1):
+            for number, line in enumerate(iter(lambda: stream.readline(LINE_BYTES), b""), 1):
+                if len(line) == LINE_BYTES:
+                    raise OSError(f"{path}, line {number}: longer than {LINE_BYTES:,} bytes")
                 match = _START.match(line)
                 if match:
                     video, frame = names.get(match[1]), int(match[2])
                     if video is None:
-                        video = names[match[1]] = json.loads(match[1])
+                        video = names[match[1]] = relative(_parse(path, number, line)["video"], path)
                 elif line.strip():
                     fields = _parse(path, number, line)
-                    video, frame = fields["video"], fields["frame"]
+                    video, frame = relative(fields["video"], path), fields["frame"]
                 else:
                     video, frame = None, 0
                 if video is not None:
@@ -313,7 +330,7 @@ def read_targets(path: str | Path) -> dict[str, Mapping[int, Target]]:
 def _parse(path: Path, number: int, line: bytes) -> dict[str, Any]:
     try:
         fields = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise OSError(f"{path}, line {number}: not JSON ({error})") from None
     if not isinstance(fields, dict) or not isinstance(fields.get("video"), str):
         raise OSError(f'{path}, line {number}: not an object with a "video"')
@@ -349,7 +366,7 @@ class VideoTargets(Mapping[int, Target]):
     def fields(self, frame: int) -> list[dict[str, Any]]:
         """The lines of one frame as dictionaries."""
         found = []
-        with open(self.path, "rb") as stream:
+        with open_file(self.path) as stream:
             for number, offset, length in self.lines[frame]:
                 stream.seek(offset)
                 found.append(_parse(self.path, number, stream.read(length)))
@@ -369,9 +386,10 @@ class VideoTargets(Mapping[int, Target]):
         lines = self.fields(frame)
         try:
             return self._target(frame, lines)
-        except (ValueError, TypeError, KeyError, AttributeError, IndexError) as error:
+        except Exception as error:
             # What a line may hold is anybody's to write; whatever is wrong with it, the user needs to know where.
-            raise OSError(f"{self.path}: {lines[0]['video']}, frame {frame}: {error}") from None
+            reason = f"no {error}" if isinstance(error, KeyError) else str(error)
+            raise OSError(f"{self.path}: {lines[0]['video']}, frame {frame}: {reason[:200]}") from None
 
     def _target(self, frame: int, lines: list[dict[str, Any]]) -> Target:
         objects: dict[int, dict[str, Any]] = {}
@@ -416,7 +434,7 @@ class VideoTargets(Mapping[int, Target]):
             if "classes" in line:
                 target.classes = {str(label): float(share) for label, share in line["classes"].items()}
             if "flow" in line:
-                for name, value in read_dense(self.path.parent / line["flow"], frame).items():
+                for name, value in read_dense(self.path.parent / relative(line["flow"], self.path), frame).items():
                     setattr(target, name, value)
         return target
 
@@ -489,15 +507,17 @@ def read_flow(path: str | Path, frame: int) -> np.ndarray:
 def read_dense(path: str | Path, frame: int) -> dict[str, np.ndarray]:
     """The dense fields of one frame from a `dense_file`; OSError where it holds no flow of that frame."""
     found: dict[str, np.ndarray] = {}
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            steps = archive[str(frame)]
-            if f"{frame}.occluded" in archive:
-                found["occluded"] = archive[f"{frame}.occluded"].astype(bool)
-            if f"{frame}.flow_confidence" in archive:
-                found["flow_confidence"] = archive[f"{frame}.flow_confidence"].astype(np.float32) / 255
-    except (ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise OSError(f"{path}: holds no flow for frame {frame} ({error})") from None
+    with Archive(path) as archive:
+        there = set(archive.names())
+        if f"{frame}.npy" not in there:
+            raise OSError(f"{path}: holds no flow for frame {frame}")
+        steps = archive.array(f"{frame}.npy")
+        if steps.ndim != 3 or steps.shape[2] != 2 or steps.dtype != np.int16:
+            raise OSError(f"{path}: the flow of frame {frame} is {steps.dtype} {list(steps.shape)}")
+        if f"{frame}.occluded.npy" in there:
+            found["occluded"] = archive.array(f"{frame}.occluded.npy").astype(bool)
+        if f"{frame}.flow_confidence.npy" in there:
+            found["flow_confidence"] = archive.array(f"{frame}.flow_confidence.npy").astype(np.float32) / 255
     found["flow"] = steps.astype(np.float32) * FLOW_STEP
     found["flow"][steps[..., 0] == FLOW_INVALID] = np.nan
     return found

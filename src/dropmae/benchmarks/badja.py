@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -10,13 +9,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from PIL import Image
 
 from dropmae.contracts import Benchmark
 from dropmae.formats.labels import LabelFolder
 from dropmae.metrics.keypoints import within
 from dropmae.sequence import Sequence
 from dropmae.storage import below, write_json
+from dropmae.names import relative
+from dropmae.opening import load_json, open_image
 from dropmae.target import Target
 
 JOINTS = 37
@@ -117,17 +117,17 @@ class BADJA(Benchmark):
         root = Path(root)
         found: dict[str, Animal] = {}
         if (file := root / "badja_480p.json").is_file():
-            for name, entry in read_json(file).items():
+            for name, entry in load_json(file).items():
                 rows = [(row["frame"], row["xy"], row["visible"]) for row in entry["frames"]]
-                found[name] = self.animal(root, name, rows, (entry["width"], entry["height"]))
+                found[relative(name, file)] = self.animal(root, name, rows, (entry["width"], entry["height"]))
             return found
         for file in sorted((root / "joint_annotations").glob("*.json")):
-            entries = read_json(file)
+            entries = load_json(file)
             rows = [
                 (int(Path(entry["image_path"]).stem), np.array(entry["joints"])[:, ::-1], entry["visibility"])
                 for entry in entries
             ]
-            size = self.full_size(root, file.stem, root / entries[0]["image_path"])
+            size = self.full_size(root, file.stem, root / relative(entries[0]["image_path"], file))
             if size is not None:  # coordinates mean nothing without the size of the image they count in
                 found[file.stem] = self.animal(root, file.stem, rows, size)
         if not found:
@@ -171,7 +171,7 @@ class BADJA(Benchmark):
             try:
                 found[file.stem] = {
                     int(frame): np.array([[math.nan] * 2 if row is None else row for row in rows], float)
-                    for frame, rows in read_json(file).items()
+                    for frame, rows in load_json(file).items()
                 }
             except (TypeError, ValueError, AttributeError):
                 # Any other shape than the documented one ends here, whatever it trips over.
@@ -254,14 +254,6 @@ def image_size(source: Path) -> tuple[int, int] | None:
         return video.width, video.height
     for path in sorted(source.glob("*")):
         if path.suffix.lower() in IMAGES:
-            with Image.open(path) as image:
+            with open_image(path, path) as image:
                 return image.size
     return None
-
-
-def read_json(file: Path) -> Any:
-    """The content of a JSON file; OSError with its name where it is none."""
-    try:
-        return json.loads(file.read_text())
-    except ValueError as error:
-        raise OSError(f"{file}: not a JSON file ({error})") from None

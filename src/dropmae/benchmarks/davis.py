@@ -15,6 +15,8 @@ from dropmae.contracts import Benchmark
 from dropmae.formats.labels import LabelFolder, MatchedLabels, grey_png, label_ids, label_png, write_archive
 from dropmae.metrics.masks import assign, boundary_f, jaccard, statistics
 from dropmae.sequence import Sequence
+from dropmae.names import relative_names
+from dropmae.opening import read_text
 from dropmae.target import Target
 
 VOID = 255
@@ -78,9 +80,10 @@ class DAVIS(Benchmark):
             files.append(sets / ("480p" if self.resolution == "480p" else "1080p") / f"{split}.txt")
         for file in files:
             if file.is_file():
-                words = [line.split()[0] for line in file.read_text().splitlines() if line.strip()]
                 # The lists of the 2016 release name every frame: /JPEGImages/480p/<sequence>/00000.jpg
-                return list(dict.fromkeys(word.split("/")[-2] if "/" in word else word for word in words))
+                words = [line.split()[0] for line in read_text(file).splitlines() if line.strip()]
+                names = [word.split("/")[-2] if "/" in word else word for word in words]
+                return list(dict.fromkeys(relative_names(names, file)))
         lists = [path.relative_to(sets).with_suffix("").parts for path in sorted(sets.rglob("*.txt"))]
         there = ", ".join(f"{name} of {'/'.join(folders) or sets.name}" for *folders, name in lists)
         raise FileNotFoundError(

@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from PIL import Image
 
 from dropmae.contracts import Benchmark
-from dropmae.formats.arrays import read_array, read_dump, read_mat
+from dropmae.formats.arrays import read_dump, read_mat
 from dropmae.metrics.keypoints import joint_errors, mean_pck, pck, person_size
 from dropmae.sequence import Sequence
 from dropmae.storage import below, replacing
+from dropmae.names import relative
+from dropmae.opening import load_array, open_image, read_text
 from dropmae.target import Target
 
 # fmt: off
@@ -62,8 +63,9 @@ class JHMDB(Benchmark):
         found = []
         for file in files:
             label = file.stem.removesuffix(f"_test_split{self.fold}")
-            rows = [line.split() for line in file.read_text().splitlines() if line.strip()]
-            found += [f"{label}/{row[0].removesuffix('.avi')}" for row in rows if len(row) > 1 and row[1] == kind]
+            rows = [line.split() for line in read_text(file).splitlines() if line.strip()]
+            rows = [row for row in rows if len(row) > 1 and row[1] == kind]
+            found += [relative(f"{label}/{row[0].removesuffix('.avi')}", file) for row in rows]
         return found
 
     def sequences(self, root: Path, split: str | None = None) -> list[Sequence]:
@@ -81,7 +83,7 @@ class JHMDB(Benchmark):
             first = Path(root) / "Rename_Images" / name / "00001.png"
             size = (320, 240)
             if first.is_file():
-                with Image.open(first) as image:
+                with open_image(first, first) as image:
                     size = image.size
             file = Path(root) / "joint_positions" / name / "joint_positions.mat"
             found[name] = Pose(joints_of(file), size)
@@ -96,7 +98,7 @@ class JHMDB(Benchmark):
         for name in annotations:
             for file in (results / f"{name}.npy", results / f"{name.rsplit('/', 1)[-1]}.npy"):
                 if file.is_file():
-                    found[name] = self.arrange(file, read_array(file))
+                    found[name] = self.arrange(file, load_array(file))
         lines = {int(file.stem): file for file in results.glob("*.dat") if file.stem.isdecimal()}
         if lines and not found:
             for name, line in self.lines(annotations).items():
@@ -115,9 +117,7 @@ class JHMDB(Benchmark):
         if self.filelist is None:
             raise ValueError(".dat results are numbered by the lines of a list of videos; give it as filelist")
         rows = [
-            line.split()[0].rstrip("/").split("/")
-            for line in Path(self.filelist).read_text().splitlines()
-            if line.strip()
+            line.split()[0].rstrip("/").split("/") for line in read_text(self.filelist).splitlines() if line.strip()
         ]
         numbers = {"/".join(row[-2:]): number for number, row in enumerate(rows)}
         return {name: numbers[name] for name in annotations if name in numbers}

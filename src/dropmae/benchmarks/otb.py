@@ -12,10 +12,11 @@ from typing import ClassVar
 import numpy as np
 
 from dropmae.benchmarks._onepass import OnePass
-from dropmae.formats.boxes import folded, read_attributes, read_boxes, read_text
+from dropmae.formats.boxes import folded, read_attributes, read_boxes
 from dropmae.formats.tracks import Clip, Track, Truth, numbered_images
 from dropmae.metrics import protocols
 from dropmae.metrics.protocols import Protocol
+from dropmae.opening import read_text
 
 FRAMES = {
     "BlurCar1": (247, 988),

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import ClassVar
 
 from dropmae.benchmarks._onepass import OnePass
-from dropmae.formats.boxes import read_attributes, read_boxes, read_text
+from dropmae.formats.boxes import read_attributes, read_boxes
 from dropmae.formats.tracks import Clip, Track, Truth, numbered_images
 from dropmae.metrics import protocols
 from dropmae.metrics.protocols import Protocol
+from dropmae.opening import read_text
 
 ATTRIBUTES = ("SV", "ARC", "LR", "FM", "FOC", "POC", "OV", "BC", "IV", "VC", "CM", "SOB")
 """Scale variation, aspect ratio change, low resolution, fast motion, full and partial occlusion, out of view,

@@ -16,6 +16,8 @@ from dropmae.contracts import Benchmark
 from dropmae.formats.labels import LabelFolder, grey_png
 from dropmae.metrics.masks import class_scores, confusion
 from dropmae.sequence import Sequence
+from dropmae.names import relative_names
+from dropmae.opening import read_text
 from dropmae.target import Target
 
 # fmt: off
@@ -58,7 +60,8 @@ class VIP(Benchmark):
         file = lists / f"{split or 'val'}_videos.txt"
         if not file.is_file():
             raise FileNotFoundError(f"{file}: no such list of videos")
-        return [line.split()[0].rsplit("/", 1)[-1] for line in file.read_text().splitlines() if line.strip()]
+        words = [line.split()[0] for line in read_text(file).splitlines() if line.strip()]
+        return relative_names((word.rsplit("/", 1)[-1] for word in words), file)
 
     def sequences(self, root: Path, split: str | None = None) -> list[Sequence]:
         """The annotated frames of each video, numbered from 0, with class ids as object ids."""

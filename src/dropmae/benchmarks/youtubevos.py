@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,6 +15,7 @@ from dropmae.contracts import Benchmark
 from dropmae.formats.labels import LabelFolder, MatchedLabels, label_ids, label_png, write_archive
 from dropmae.metrics.masks import boundary_f, jaccard
 from dropmae.sequence import Sequence
+from dropmae.opening import load_json
 from dropmae.target import Target
 
 FPS = {"sampled": 6.0, "all": 30.0}
@@ -275,7 +275,7 @@ def read_categories(file: Path) -> dict[str, dict[int, str]]:
     if not file.is_file():
         return {}
     try:
-        videos = json.loads(file.read_bytes())["videos"]
+        videos = load_json(file)["videos"]
         return {
             name: {int(key): str(entry.get("category", "")) for key, entry in video["objects"].items()}
             for name, video in videos.items()

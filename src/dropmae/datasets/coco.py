@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence as Listed
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,8 @@ import numpy as np
 
 from dropmae.contracts import Dataset
 from dropmae.sequence import Sequence
+from dropmae.names import relative
+from dropmae.opening import load_json
 from dropmae.target import Target
 
 
@@ -40,8 +41,8 @@ class Objects(Listed[Sequence]):
             raise FileNotFoundError(f"{root}: no COCO images; expected {file} and {folders[0]}/*.jpg")
         self.folder = found[0]
         try:
-            content = json.loads(file.read_bytes())
-            names = {image["id"]: image["file_name"] for image in content["images"]}
+            content = load_json(file)
+            names = {image["id"]: relative(image["file_name"], file) for image in content["images"]}
             rows = [
                 (entry["id"], entry["image_id"], *entry["bbox"])
                 for entry in content["annotations"]

@@ -12,10 +12,13 @@ from typing import Any
 
 import numpy as np
 
+from dropmae.opening import read_bytes
+
 MAT_TYPES = {1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 7: "f4", 9: "f8", 12: "i8", 13: "u8"}
 MAT_MATRIX, MAT_COMPRESSED = 14, 15
 MAT_NUMERIC = range(6, 16)  # array classes double .. uint64; cells, structures and text are passed over
 MAT_LIMIT = 1 << 28
+"""Bytes of a file, and of what is packed in it."""
 
 
 def read_mat(file: str | Path) -> dict[str, np.ndarray]:
@@ -23,20 +26,21 @@ def read_mat(file: str | Path) -> dict[str, np.ndarray]:
 
     OSError where the file is no such thing or damaged; MATLAB 7.3 files are HDF5 and not read.
     """
-    try:
-        raw = Path(file).read_bytes()
-    except FileNotFoundError:
-        raise FileNotFoundError(f"{file}: no such file") from None
+    raw = read_bytes(file, MAT_LIMIT)
     if raw[:8] == b"\x89HDF\r\n\x1a\n" or raw[:19] == b"MATLAB 7.3 MAT-file":
         raise OSError(f"{file}: a MATLAB 7.3 (HDF5) file; save it with -v7")
     if len(raw) < 128 or raw[126:128] not in (b"IM", b"MI"):
         raise OSError(f"{file}: not a MATLAB 5 file")
     order = "<" if raw[126:128] == b"IM" else ">"
     found: dict[str, np.ndarray] = {}
+    left = MAT_LIMIT
     try:
         for kind, body in mat_elements(raw[128:], order):
             if kind == MAT_COMPRESSED:
-                body = zlib.decompressobj().decompress(body, MAT_LIMIT)
+                body = zlib.decompressobj().decompress(body, left)
+                left -= len(body)
+                if left <= 0:
+                    raise ValueError(f"it unpacks to more than {MAT_LIMIT:,} bytes")
                 kind, body = next(iter(mat_elements(body, order)))
             if kind == MAT_MATRIX and (array := mat_array(body, order)) is not None:
                 found[array[0]] = array[1]
@@ -72,14 +76,6 @@ def mat_array(body: bytes, order: str) -> tuple[str, np.ndarray] | None:
     shape = np.frombuffer(parts[1][1], order + "i4")
     kind, values = parts[3]
     return parts[2][1].decode("latin1"), np.frombuffer(values, order + MAT_TYPES[kind]).reshape(shape, order="F")
-
-
-def read_array(file: Path) -> np.ndarray:
-    """A .npy file; pickled objects in it are refused."""
-    try:
-        return np.load(file, allow_pickle=False)
-    except (ValueError, EOFError) as error:
-        raise OSError(f"{file}: not a readable .npy file ({error})") from None
 
 
 def read_dump(file: Path) -> np.ndarray:

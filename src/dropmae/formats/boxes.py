@@ -6,7 +6,6 @@ OSError of one line that names the file and the line.
 
 from __future__ import annotations
 
-import json
 import re
 import zipfile
 from collections.abc import Iterable
@@ -16,6 +15,8 @@ from typing import Any
 import numpy as np
 
 from dropmae.formats.tracks import Result, Track
+from dropmae.names import relative, relative_names
+from dropmae.opening import Archive, load_json, read_text
 from dropmae.storage import replacing
 
 
@@ -52,14 +53,6 @@ def parse_numbers(text: str, where: object) -> np.ndarray:
         return np.array(re.sub(r"[,;]", " ", text).split(), np.float64)
     except ValueError as error:
         raise OSError(f"{where}: not numbers only ({error})") from None
-
-
-def read_text(path: Path) -> str:
-    """A text file, whatever its encoding; FileNotFoundError of one line where there is none."""
-    try:
-        return path.read_text(encoding="utf-8-sig", errors="replace")
-    except FileNotFoundError:
-        raise FileNotFoundError(f"{path}: no such file") from None
 
 
 def read_boxes(path: Path) -> np.ndarray:
@@ -101,8 +94,8 @@ def read_numbers(path: Path) -> np.ndarray:
 
 
 def read_names(path: Path) -> list[str]:
-    """The lines of a list of sequence names, without empty ones."""
-    return [line.strip() for line in read_text(path).splitlines() if line.strip()]
+    """The lines of a list of sequence names, without empty ones; OSError where one could lead out of a folder."""
+    return relative_names((line.strip() for line in read_text(path).splitlines() if line.strip()), path)
 
 
 def read_attributes(path: Path, names: tuple[str, ...]) -> tuple[str, ...]:
@@ -153,11 +146,12 @@ class ResultFiles:
         if not self.zipped and not self.results.is_dir():
             raise FileNotFoundError(f"{self.results}: no such folder of results")
         if not self.zipped:
-            files: list[Any] = sorted(self.results.rglob("*.txt"))
+            files: list[Any] = sorted(file for file in self.results.rglob("*") if file.suffix.lower() == ".txt")
         elif zipfile.is_zipfile(self.results):
-            with zipfile.ZipFile(self.results) as archive:
-                files = [PurePosixPath(name) for name in archive.namelist() if "__MACOSX" not in name]
-            files = [file for file in files if file.suffix == ".txt"]
+            with Archive(self.results) as archive:
+                # Windows tools write backslashes, others begin with ./; the name inside is kept for reading.
+                self.inside = {PurePosixPath(name.replace("\\", "/")): name for name in archive.names()}
+            files = [file for file in self.inside if file.suffix.lower() == ".txt" and "__MACOSX" not in file.parts]
         else:
             raise NotADirectoryError(f"{self.results}: results are a folder of .txt files, or a zip of them")
         if not files:
@@ -175,8 +169,8 @@ class ResultFiles:
             raise OSError(f"{self.results}: two files for {name}, {files[0]} and {files[1]}; give one tracker's folder")
         if isinstance(files[0], Path):
             return read_text(files[0]), str(files[0])
-        with zipfile.ZipFile(self.results) as archive:
-            return archive.read(str(files[0])).decode("utf-8-sig", "replace"), f"{self.results}:{files[0]}"
+        with Archive(self.results) as archive:
+            return archive.read(self.inside[files[0]]).decode("utf-8-sig", "replace"), f"{self.results}:{files[0]}"
 
     def result(self, names: Iterable[str], repetitions: int = 0) -> Result | None:
         """The Result under the first of `names` (ways of writing one sequence's name) that is there, else None.
@@ -223,15 +217,12 @@ def read_json(path: Path) -> dict[str, Track]:
     `cover` (eighths), `size` ([W, H]), `attributes` or `attr`. Sequences of several targets share a `name` and have
     keys that go on from it: key "jogging_1" of name "Jogging" becomes Jogging_1.
     """
-    try:
-        content = json.loads(read_text(path))
-    except ValueError as error:
-        raise OSError(f"{path}: not JSON ({error})") from None
+    content = load_json(path)
     if not isinstance(content, dict) or not content or not all(isinstance(value, dict) for value in content.values()):
         raise OSError(f'{path}: not annotations; expected {{sequence: {{"gt_rect": [[x, y, w, h], ...]}}}}')
     found = {}
     for key, entry in content.items():
         name = str(entry.get("name", key))
-        name = name + key[len(name) :] if key.lower().startswith(name.lower()) else key
+        name = relative(name + key[len(name) :] if key.lower().startswith(name.lower()) else key, path)
         found[name] = track_of(entry, f"{path}: {key}")
     return found

@@ -21,6 +21,7 @@ from dropmae.evaluation import Evaluation, begun, check_prompts, first_label, sp
 from dropmae.formats.results import distinct_names
 from dropmae.interruption import Stop, serve, working
 from dropmae.metrics.confidence import Scored, confidence_numbers
+from dropmae.names import relative_names
 from dropmae.progress import say
 from dropmae.runs import opened
 from dropmae.storage import write_json
@@ -144,6 +145,7 @@ def evaluate(
         raise ValueError(f"workers is the number of sequences side by side, or 0 for one per core; not {workers}")
     bench.prepare(Path(root))
     sequences = bench.sequences(Path(root), split)
+    relative_names((sequence.name for sequence in sequences), root)  # they become names of files below `out`
     fields = {name: getattr(bench, name) for name in known}
     spec = named(weights, first_label(sequences))
     job = Evaluation(benchmark, fields, str(root), split, spec, rest, str(out), device, precision)

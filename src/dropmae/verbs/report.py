@@ -16,9 +16,9 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
-from PIL import Image
 
 from dropmae import registry
+from dropmae.opening import open_image
 from dropmae.progress import duration_text, say
 from dropmae.runs import Run
 from dropmae.storage import check_output, mark, write_text
@@ -231,7 +231,7 @@ def chart(runs: list[Run], what: Curve) -> Figure:
 def picture(path: Path) -> str:
     """A PNG as a data URI, compressed as photographs are: a tenth of the size."""
     out = io.BytesIO()
-    with Image.open(path) as image:
+    with open_image(path, path) as image:
         image.convert("RGB").save(out, format="WEBP", quality=88, method=3)
     return uri(out.getvalue(), "webp")
 
