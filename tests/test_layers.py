@@ -17,10 +17,10 @@ from dropmae import registry
 SOURCE = Path(dropmae.__file__).parent
 
 LAYERS = [
-    {"_moved", "machine", "names", "processes"},
-    {"storage"},
+    {"_moved", "machine", "names", "pickles", "processes"},
+    {"opening", "storage"},
     {"ops"},
-    {"interruption", "nn", "opening", "progress", "target"},
+    {"interruption", "nn", "progress", "target"},
     {"locks", "video"},
     {"formats", "rendering"},
     {"sequence"},

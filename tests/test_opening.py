@@ -424,7 +424,6 @@ def test_result_zips_are_bounded_and_named_when_damaged(tmp_path: Path) -> None:
         assert not said or said.startswith(str(path))
 
 
-
 # The next place
 
 
@@ -438,6 +437,7 @@ HOMES = {
     "torch.load": set(),
     "pickle.load": set(),
     "pickle.loads": set(),
+    "pickle.Unpickler": set(),
 }
 """What opens files of others, and where it may stand; archives are written elsewhere too."""
 

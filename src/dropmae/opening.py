@@ -211,8 +211,10 @@ class Archive:
         return _array(self.read(name, ARRAY_BYTES), f"{self.path}: {name}")
 
     def read(self, name: str, limit: int = MEMBER_BYTES) -> bytes:
-        """The bytes of one member, of which there may be `limit`."""
+        """The bytes of one member, of which there may be `limit`; only what unpacks bit by bit is unpacked."""
         try:
+            if self.zip.getinfo(name).compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+                raise ValueError("packed in an unusual way")
             with self.zip.open(name) as member:
                 data = member.read(limit + 1)
         except Exception as error:  # zipfile on damaged members: BadZipFile, zlib.error, EOFError, RuntimeError, ...
@@ -220,6 +222,12 @@ class Archive:
         if len(data) > limit:
             raise OSError(f"{self.path}: {name!r} in it has more than {limit:,} bytes")
         return data
+
+    def stored(self, name: str) -> bytes:
+        """The bytes of a member that is not compressed, so that it cannot be larger than its archive."""
+        if self.zip.getinfo(name).compress_type != zipfile.ZIP_STORED:
+            raise OSError(f"{self.path}: {name!r} in it is compressed, which numbers are not")
+        return self.read(name, os.fstat(self.file.fileno()).st_size)
 
     def __enter__(self) -> Archive:
         return self

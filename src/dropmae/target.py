@@ -19,9 +19,9 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from dropmae.storage import below, replacing
 from dropmae.names import relative
 from dropmae.opening import STILL_PIXELS, Archive, check_pixels, open_file
+from dropmae.storage import below, replacing
 
 
 @dataclass(kw_only=True, eq=False)

@@ -13,10 +13,10 @@ import numpy as np
 from dropmae.contracts import Benchmark
 from dropmae.formats.labels import LabelFolder
 from dropmae.metrics.keypoints import within
-from dropmae.sequence import Sequence
-from dropmae.storage import below, write_json
 from dropmae.names import relative
 from dropmae.opening import load_json, open_image
+from dropmae.sequence import Sequence
+from dropmae.storage import below, write_json
 from dropmae.target import Target
 
 JOINTS = 37

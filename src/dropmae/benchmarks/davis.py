@@ -14,9 +14,9 @@ from dropmae import storage
 from dropmae.contracts import Benchmark
 from dropmae.formats.labels import LabelFolder, MatchedLabels, grey_png, label_ids, label_png, write_archive
 from dropmae.metrics.masks import assign, boundary_f, jaccard, statistics
-from dropmae.sequence import Sequence
 from dropmae.names import relative_names
 from dropmae.opening import read_text
+from dropmae.sequence import Sequence
 from dropmae.target import Target
 
 VOID = 255

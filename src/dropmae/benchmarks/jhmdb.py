@@ -14,10 +14,10 @@ import numpy as np
 from dropmae.contracts import Benchmark
 from dropmae.formats.arrays import read_dump, read_mat
 from dropmae.metrics.keypoints import joint_errors, mean_pck, pck, person_size
-from dropmae.sequence import Sequence
-from dropmae.storage import below, replacing
 from dropmae.names import relative
 from dropmae.opening import load_array, open_image, read_text
+from dropmae.sequence import Sequence
+from dropmae.storage import below, replacing
 from dropmae.target import Target
 
 # fmt: off

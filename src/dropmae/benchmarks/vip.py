@@ -15,9 +15,9 @@ from dropmae import storage
 from dropmae.contracts import Benchmark
 from dropmae.formats.labels import LabelFolder, grey_png
 from dropmae.metrics.masks import class_scores, confusion
-from dropmae.sequence import Sequence
 from dropmae.names import relative_names
 from dropmae.opening import read_text
+from dropmae.sequence import Sequence
 from dropmae.target import Target
 
 # fmt: off

@@ -14,8 +14,8 @@ from dropmae import storage
 from dropmae.contracts import Benchmark
 from dropmae.formats.labels import LabelFolder, MatchedLabels, label_ids, label_png, write_archive
 from dropmae.metrics.masks import boundary_f, jaccard
-from dropmae.sequence import Sequence
 from dropmae.opening import load_json
+from dropmae.sequence import Sequence
 from dropmae.target import Target
 
 FPS = {"sampled": 6.0, "all": 30.0}

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from dropmae.contracts import Dataset
-from dropmae.sequence import Sequence
 from dropmae.names import relative
 from dropmae.opening import load_json
+from dropmae.sequence import Sequence
 from dropmae.target import Target
 
 

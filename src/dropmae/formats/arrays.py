@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import pickle
 import struct
 import zlib
 from collections.abc import Callable
@@ -12,7 +11,9 @@ from typing import Any
 
 import numpy as np
 
+from dropmae.names import printable
 from dropmae.opening import read_bytes
+from dropmae.pickles import Refused, Unpickler
 
 MAT_TYPES = {1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 7: "f4", 9: "f8", 12: "i8", 13: "u8"}
 MAT_MATRIX, MAT_COMPRESSED = 14, 15
@@ -84,13 +85,15 @@ def read_dump(file: Path) -> np.ndarray:
     OSError where it is anything else than an array of plain numbers.
     """
     try:
-        value = ArrayUnpickler(io.BytesIO(file.read_bytes())).load()
+        value = ArrayUnpickler(io.BytesIO(read_bytes(file, MAT_LIMIT))).load()
         if not isinstance(value, ArrayRecord):
-            raise pickle.UnpicklingError("it holds no array")
+            raise ValueError("it holds no array")
         return value.array()
-    except (pickle.UnpicklingError, EOFError, ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
+    except FileNotFoundError:
+        raise
+    except Exception as error:
         # Whatever a damaged pickle makes the unpickler stumble over means the same to the reader of this line.
-        raise OSError(f"{file}: not a NumPy array dump ({error})") from None
+        raise OSError(f"{file}: not a NumPy array dump ({printable(error)[:120]})") from None
 
 
 class ArrayRecord:
@@ -125,7 +128,7 @@ class DtypeRecord:
         return np.dtype(f"{self.order}{self.code}" if self.order in ("<", ">") else self.code)
 
 
-class ArrayUnpickler(pickle.Unpickler):
+class ArrayUnpickler(Unpickler):
     """Answers the names that a pickled array mentions with stand-ins that take notes, and refuses all others."""
 
     def find_class(self, module_name: str, global_name: str) -> Callable[..., Any]:
@@ -136,4 +139,7 @@ class ArrayUnpickler(pickle.Unpickler):
             return lambda code, *flags: DtypeRecord(code)
         if (module_name, global_name) == ("_codecs", "encode"):
             return lambda text, encoding: text.encode("latin1")
-        raise pickle.UnpicklingError(f"it asks for {module_name}.{global_name}")
+        raise Refused(f"asks for {module_name}.{global_name}")
+
+    def call(self, function: Any, arguments: tuple[Any, ...]) -> Any:
+        return function(*arguments)

@@ -81,7 +81,7 @@ def parse(text: bytes, name: object) -> tuple[tuple[int, int, int, int], float] 
         header = json.loads(text)
         if header["__metadata__"]["format"] != FORMAT:
             return None
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         if FORMAT.encode() not in text:
             return None
         raise broken(name, "the header of the frame store is damaged") from None

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -23,9 +24,14 @@ import safetensors
 import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
+from torch.nn.modules.module import (
+    register_module_module_registration_hook,
+    register_module_parameter_registration_hook,
+)
 
 import dropmae
 from dropmae import contracts, registry
+from dropmae.names import printable
 from dropmae.opening import open_file
 from dropmae.storage import replacing
 
@@ -50,8 +56,10 @@ DTYPES = {
 }
 """Safetensors' names of dtypes."""
 
-OWN = ("kind", "name", "fields", "parts", "version")
-"""What `save` writes into the header by itself."""
+OWN = {"kind": str, "name": str, "fields": dict, "parts": list, "version": str}
+"""What `save` writes into the header by itself, and its types."""
+MOST = 1 << 14
+"""Tensors of the largest module that is built of a file's word; the largest size has 600."""
 
 
 class Missing(nn.Module):
@@ -180,10 +188,14 @@ def read_header(path: str | Path) -> dict[str, Any]:
         raise ValueError(_foreign(path))
     try:
         header = json.loads(metadata["dropmae"])
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise OSError(f"{path}: its header is damaged ({error})") from error
-    if not isinstance(header, dict) or not set(OWN) <= header.keys() or header["kind"] not in ("methods", "tasks"):
+    if not isinstance(header, dict) or not OWN.keys() <= header.keys() or header["kind"] not in ("methods", "tasks"):
         raise OSError(f"{path}: its header is damaged (it names no class)")
+    if wrong := [name for name, kind in OWN.items() if not isinstance(header[name], kind)]:
+        raise OSError(f"{path}: its header is damaged ({', '.join(wrong)} of a wrong type)")
+    if not all(isinstance(part, str) for part in header["parts"]):
+        raise OSError(f"{path}: its header is damaged (parts are no names)")
     return header
 
 
@@ -258,6 +270,7 @@ def load(
     header = read_header(path)
     if settings:
         header = {**header, "fields": {**header["fields"], **changed(header, settings, str(path))}}
+    fitting(outline(header, str(path)), read_shapes(path), str(path))
     module = build(header, str(path))
     fill(module, read_tensors(path), str(path))
     return module.to(device).eval()
@@ -290,37 +303,76 @@ def build(header: Mapping[str, Any], where: str) -> nn.Module:
         return cls(**{field: _tuples(value) for field, value in header["fields"].items()})
 
 
+def outline(header: Mapping[str, Any], where: str) -> nn.Module:
+    """As `build`, without any memory for tensors: what a file says of its module is compared before it is believed.
+
+    ValueError where the fields make no module, or one of more than MOST tensors.
+    """
+    thread, count = threading.get_ident(), 0
+
+    def counted(module: nn.Module, name: str, value: Any) -> None:
+        nonlocal count
+        count += threading.get_ident() == thread
+        if count > MOST:
+            raise ValueError(f"{where}: its fields make a {header['name']} of more than {MOST:,} tensors")
+
+    with torch.device("meta"), _counting(counted):
+        try:
+            return build(header, where)
+        except (ValueError, TypeError, KeyError, IndexError, AttributeError, ArithmeticError, RuntimeError) as error:
+            if str(error).startswith(where):
+                raise
+            raise ValueError(f"{where}: its fields make no {header['name']} ({printable(error)[:120]})") from error
+
+
+@contextlib.contextmanager
+def _counting(hook: Callable[..., None]) -> Iterator[None]:
+    handles = [register_module_parameter_registration_hook(hook), register_module_module_registration_hook(hook)]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
 def _tuples(value: Any) -> Any:
     """JSON has lists where fields are tuples."""
     return tuple(_tuples(item) for item in value) if isinstance(value, list) else value
 
 
-def fill(
-    module: nn.Module, tensors: Mapping[str, Tensor], where: str, rename: Callable[[str], str | None] = str
-) -> None:
-    """Puts `tensors` into `module`: all names and shapes of each part that is there, or ValueError in one line.
+def fitting(
+    module: nn.Module, shapes: Mapping[str, tuple[int, ...]], where: str, rename: Callable[[str], str | None] = str
+) -> set[str]:
+    """The parts of `module` of which there is no tensor among `shapes`; ValueError in one line where others differ.
 
-    Parts of the module of which there is no tensor become Missing; the encoder must be there. `rename` gives the
-    name by which the user knows a tensor.
+    All names and shapes of each part that is there must be, and the encoder must be there. `rename` gives the name by
+    which the user knows a tensor.
     """
-    own = module.state_dict()
-    there = {name.split(".", 1)[0] for name in tensors}
+    own = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
+    there = {name.split(".", 1)[0] for name in shapes}
     absent = {name.split(".", 1)[0] for name in own} - there
     if "encoder" in absent:
         raise ValueError(f"{where} holds no encoder")
-    wanted = {name: tensor for name, tensor in own.items() if name.split(".", 1)[0] not in absent}
+    wanted = {name: shape for name, shape in own.items() if name.split(".", 1)[0] not in absent}
     title = type(module).__name__
-    if missing := wanted.keys() - tensors.keys():
+    if missing := wanted.keys() - shapes.keys():
         raise ValueError(f"{where} lacks {listed(rename(name) or name for name in missing)}, which {title} needs")
-    if strange := tensors.keys() - wanted.keys():
+    if strange := shapes.keys() - wanted.keys():
         names = listed(rename(name) or name for name in strange)
         raise ValueError(f"{where} holds {names}, for which {title} has no place")
-    for name, tensor in wanted.items():
-        if tensor.shape != tensors[name].shape:
-            found, expected = "x".join(map(str, tensors[name].shape)), "x".join(map(str, tensor.shape))
+    for name, shape in wanted.items():
+        if shape != tuple(shapes[name]):
+            found, expected = "x".join(map(str, shapes[name])), "x".join(map(str, shape))
             title = f"{title} of these fields needs {expected}"
             raise ValueError(f"{where}: {rename(name) or name} is {found}, and {title}")
-    for part in absent:
+    return absent
+
+
+def fill(
+    module: nn.Module, tensors: Mapping[str, Tensor], where: str, rename: Callable[[str], str | None] = str
+) -> None:
+    """Puts `tensors` into `module`, which they must fit (see `fitting`); parts that are not there become Missing."""
+    for part in fitting(module, {name: tuple(tensor.shape) for name, tensor in tensors.items()}, where, rename):
         setattr(module, part, Missing(part, where))
     module.load_state_dict(dict(tensors))
 

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterator, Mapping
+import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -84,8 +85,7 @@ def examine(
     """
     path = Path(path)
     asked = None if layout is None else named(layout)
-    tree, training = _open(path)
-    mappings = dict(_mappings(tree))
+    mappings, training = _open(path)
     found, place, lead = _choose(path, mappings, asked, entry)
     tensors, tables, unused, strange = _translate(found, lead, mappings[place])
     if found.copies > 1 and "encoder" in tables:
@@ -103,12 +103,15 @@ def examine(
     if relative and "encoder" not in tables:  # relative positions alone
         tables["encoder"] = Lazy((1, relative**2 + 1, width), lambda: torch.zeros(1, relative**2 + 1, width))
     if "encoder" in tables:
-        if len(tables["encoder"].shape) == 2:
-            flat = tables["encoder"]
-            tables["encoder"] = Lazy((1, *flat.shape), lambda: flat.read()[None])
-        rows = tables["encoder"].shape[1]
-        extra = int("encoder.cls_token" in tensors or (_square(rows) is None and _square(rows - 1) is not None))
-        grid, learned = _positions(path, tables["encoder"].read(), extra, grid_of(image, patch) if image else None)
+        rows, hint = tables["encoder"].shape[1], grid_of(image, patch) if image else None
+        table = tables["encoder"].read()
+        if hint and hint[0] * hint[1] in (rows, rows - 1):
+            extra = rows - hint[0] * hint[1]
+        elif "encoder.cls_token" in tensors:  # has a row of its own, save where positions are for patches only
+            extra = int(_square(rows) is None or not table[:, 0].any())
+        else:
+            extra = int(_square(rows) is None and _square(rows - 1) is not None)
+        grid, learned = _positions(path, table, extra, hint)
     elif "encoder.positions.table" in tensors:
         side = _square(tensors["encoder.positions.table"].shape[1]) or 0
         grid, learned = (side, side), True
@@ -141,8 +144,8 @@ def examine(
 
 def contents(path: str | Path) -> dict[str, int]:
     """How many numbers the tensors hold in each mapping of a public weight file, by the mapping's dotted place."""
-    tree, _ = _open(Path(path))
-    return {place: sum(math.prod(lazy.shape) for lazy in own.values()) for place, own in _mappings(tree)}
+    mappings, _ = _open(Path(path))
+    return {place: sum(math.prod(lazy.shape) for lazy in own.values()) for place, own in mappings.items()}
 
 
 def to_module(found: Checkpoint, *, encoder_only: bool = False, image: Image | None = None) -> nn.Module:
@@ -168,18 +171,20 @@ def to_module(found: Checkpoint, *, encoder_only: bool = False, image: Image | N
     if found.layout.decoding:
         fields |= found.layout.decoding
         fields |= _decoder_fields(found.tensors) if "decoder" in parts else {}
-    tensors = {name: lazy.read().float() for name, lazy in found.tensors.items() if name.split(".", 1)[0] in parts}
+    lazies = {name: lazy for name, lazy in found.tensors.items() if name.split(".", 1)[0] in parts}
     if found.cls:
-        tensors["encoder.cls_token"] = tensors["encoder.cls_token"].view(1, 1, -1)
-    for name in found.layout.needless:
-        tensors.setdefault(name, torch.zeros(tensors["encoder.norm.bias"].shape))
+        token = lazies["encoder.cls_token"]
+        lazies["encoder.cls_token"] = Lazy((1, 1, math.prod(token.shape)), lambda: token.read().view(1, 1, -1))
+    if found.layout.needless:
+        shape = lazies["encoder.norm.bias"].shape if "encoder.norm.bias" in lazies else (0,)
+        lazies = dict.fromkeys(found.layout.needless, Lazy(shape, lambda: torch.zeros(shape))) | lazies
     rows = found.grid[0] * found.grid[1]
     if found.learned:
-        table = found.tables["encoder"].read().float()
+        table = found.tables["encoder"]
         fields["learned_positions"] = found.grid[0] if height == width else found.grid
-        tensors["encoder.positions.table"] = table[:, -rows:].contiguous()
+        lazies["encoder.positions.table"] = _last(table, rows)
         if found.cls:
-            tensors["encoder.cls_position"] = table[:, :1].contiguous()
+            lazies["encoder.cls_position"] = _first(table, rows)
     if "decoder" in parts and "decoder" in found.tables:
         table = found.tables["decoder"].read()[0]
         if _fixed_grid(table, len(table) - rows, found.grid) != found.grid:
@@ -187,15 +192,35 @@ def to_module(found: Checkpoint, *, encoder_only: bool = False, image: Image | N
                 f"{found.path}: the decoder's positions are not the sin-cos table; "
                 "its encoder alone can be converted with --encoder-only"
             )
-    made = weights.build({"kind": found.layout.kind, "name": found.layout.module, "fields": fields}, str(found.path))
+    return _made(found, fields, lazies)
+
+
+def _made(found: Checkpoint, fields: dict[str, Any], lazies: dict[str, Lazy]) -> Any:
+    """The module, built and filled once the shapes are known to fit."""
+    where, theirs = str(found.path), found.layout.theirs
+    header = {"kind": found.layout.kind, "name": found.layout.module, "fields": fields}
+    shell, shapes = weights.outline(header, where), {name: lazy.shape for name, lazy in lazies.items()}
     try:
-        weights.fill(made, tensors, str(found.path), found.layout.theirs)
+        weights.fitting(shell, shapes, where, theirs)
     except ValueError as error:
-        encoder = {name: tensor for name, tensor in tensors.items() if name.startswith("encoder.")}
-        weights.fill(made, encoder, str(found.path), found.layout.theirs)
-        hint = "its encoder fits: --encoder-only leaves the decoder out"
-        raise ValueError(f"{error}; {hint}") from error
+        shard = "; it is one of several shards" if re.search(r"\d+-of-\d+", found.path.name) else ""
+        if shard or found.layout.kind == "tasks":
+            raise ValueError(f"{error}{shard}") from error
+        encoder = {name: shape for name, shape in shapes.items() if name.startswith("encoder.")}
+        weights.fitting(shell, encoder, where, theirs)
+        raise ValueError(f"{error}; its encoder fits: --encoder-only leaves the decoder out") from error
+    made = weights.build(header, where)
+    weights.fill(made, {name: _finite(found, name, lazy.read()) for name, lazy in lazies.items()}, where, theirs)
     return made.eval()
+
+
+def _finite(found: Checkpoint, name: str, tensor: Tensor) -> Tensor:
+    """Floating numbers as float32; OSError where some are none, as a failed training leaves them."""
+    if not tensor.is_floating_point():
+        return tensor
+    if not bool(tensor.isfinite().all()):
+        raise OSError(f"{found.path}: {found.layout.theirs(name) or name} holds numbers that are not finite (NaN)")
+    return tensor.float()
 
 
 def _task(found: Checkpoint, encoder_only: bool, image: Image | None) -> nn.Module:
@@ -206,20 +231,14 @@ def _task(found: Checkpoint, encoder_only: bool, image: Image | None) -> nn.Modu
     cls: Any = registry.load("tasks", found.layout.module)
     try:
         fields = cls.fields_of({name: lazy.shape for name, lazy in tensors.items()}, found.patch)
-    except ValueError as error:
+    except (ValueError, KeyError, IndexError, TypeError) as error:
         raise ValueError(f"{found.path}: {error}") from error
     fields |= {"size": found.size, "patch": found.patch}
-    made: Any = weights.build({"kind": "tasks", "name": found.layout.module, "fields": fields}, str(found.path))
-    read = {
-        name: lazy.read()
-        for name, lazy in tensors.items()
-        if name not in cls.unused_official_tensors or fields["relics"]
-    }
-    read = {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in read.items()}
-    weights.fill(made, read, str(found.path), found.layout.theirs)
+    left = () if fields["relics"] else cls.unused_official_tensors
+    made: Any = _made(found, fields, {name: lazy for name, lazy in tensors.items() if name not in left})
     if image is not None:
         made.resize_image(image)
-    return made.eval()
+    return made
 
 
 def _single(path: Path, table: Lazy, copies: int) -> Lazy:
@@ -235,6 +254,13 @@ def _single(path: Path, table: Lazy, copies: int) -> Lazy:
 def _last(table: Lazy, rows: int) -> Lazy:
     """The last rows of a position table, which are those of the patches."""
     return Lazy((1, rows, table.shape[2]), lambda: table.read()[:, -rows:].contiguous())
+
+
+def _first(table: Lazy, rows: int) -> Lazy:
+    """The row of a position table that is the class token's; zeros where it has none."""
+    if table.shape[1] > rows:
+        return Lazy((1, 1, table.shape[2]), lambda: table.read()[:, :1].contiguous())
+    return Lazy((1, 1, table.shape[2]), lambda: torch.zeros(1, 1, table.shape[2]))
 
 
 def _decoder_fields(tensors: Mapping[str, Lazy]) -> dict[str, int]:
@@ -359,45 +385,82 @@ def _table(part: Any, grid: Grid, row: bool) -> Tensor:
     return torch.cat([start, table], dim=1)
 
 
-def _open(path: Path) -> tuple[Any, dict[str, Any]]:
-    """The tree of mappings in a file, with Lazy in the place of tensors, and the training arguments in it."""
+def _open(path: Path) -> tuple[dict[str, dict[str, Lazy]], dict[str, Any]]:
+    """The mappings in a file by their dotted place, and the training arguments in it."""
     with open_file(path) as file:
         start = file.read(9)
     if start[8:] == b"{":
-        return {name: _lazy_tensor(path, name, shape) for name, shape in weights.read_shapes(path).items()}, {}
+        return {
+            "": {_plain(name): _lazy_tensor(path, name, shape) for name, shape in weights.read_shapes(path).items()}
+        }, {}
     opened = unpickle.Checkpoint(path)
     training: dict[str, Any] = {}
     if isinstance(opened.tree, dict):
         arguments = opened.tree.get("args")
         found = arguments.attributes if isinstance(arguments, unpickle.Record) else arguments
         if isinstance(found, dict):
-            training = {str(name): v for name, v in found.items() if isinstance(v, (bool, int, float, str))}
-        if isinstance(opened.tree.get("epoch"), int):
-            training["epoch"] = opened.tree["epoch"]
-    return _lazy(opened, opened.tree, 0), training
+            training = {str(name)[:WORD]: value for name, value in found.items() if _short(value)}
+        if isinstance(epoch := opened.tree.get("epoch"), int) and _short(epoch):
+            training["epoch"] = epoch
+    return _mappings(opened), training
+
+
+WORD = 1000
+"""Letters of the longest argument of a training run that is kept."""
+
+
+def _short(value: Any) -> bool:
+    if isinstance(value, str):
+        return len(value) <= WORD
+    return isinstance(value, (bool, float)) or (isinstance(value, int) and abs(value) < 2**63)
+
+
+def _mappings(opened: unpickle.Checkpoint) -> dict[str, dict[str, Lazy]]:
+    """Dotted place -> its own tensors, of every mapping and module in what was pickled; each counts once.
+
+    A module that was pickled whole holds its tensors in `_parameters` and `_buffers`, and others in `_modules`.
+    """
+    found: dict[str, dict[str, Lazy]] = {}
+    seen: set[int] = set()
+    waiting: list[tuple[str, str, Any]] = [("", "", opened.tree)]
+    while waiting:
+        place, inside, node = waiting.pop()
+        inner = node.attributes if isinstance(node, unpickle.Record) else node
+        if not isinstance(inner, dict) or id(inner) in seen or len(place) + len(inside) > WORD:
+            continue
+        seen.add(id(inner))
+        is_module = isinstance(node, unpickle.Record) and isinstance(inner.get("_parameters"), dict)
+        if is_module:
+            gone = inner.get("_non_persistent_buffers_set")
+            for kept in (inner["_parameters"], inner.get("_buffers")):
+                for name, value in kept.items() if isinstance(kept, dict) else ():
+                    if isinstance(value, unpickle.Stored) and not (isinstance(gone, list) and name in gone):
+                        found.setdefault(place, {})[_plain(f"{inside}{name}")] = _lazy(opened, value)
+            parts = inner.get("_modules")
+            later = (
+                [(place, f"{inside}{name}.", part) for name, part in parts.items()] if isinstance(parts, dict) else []
+            )
+        else:
+            place, inside = f"{place}.{inside}".strip("."), ""
+            own = {str(name): value for name, value in inner.items() if isinstance(value, unpickle.Stored)}
+            if own:
+                found.setdefault(place, {}).update({_plain(name): _lazy(opened, value) for name, value in own.items()})
+            later = [(f"{place}.{name}" if place else str(name), "", part) for name, part in inner.items()]
+        waiting += reversed(later)
+    return found
+
+
+def _plain(name: str) -> str:
+    """A tensor's name without the wrappers that training puts around single layers."""
+    return re.sub(r"_checkpoint_wrapped_module\.|_fsdp_wrapped_module\.|(?<=\.)_orig_mod\.", "", name)
 
 
 def _lazy_tensor(path: Path, name: str, shape: tuple[int, ...]) -> Lazy:
     return Lazy(shape, lambda: weights.read_tensors(path, name)[name])
 
 
-def _lazy(opened: unpickle.Checkpoint, tree: Any, depth: int) -> Any:
-    if isinstance(tree, unpickle.Stored):
-        return Lazy(tree.shape, lambda: opened.tensor(tree))
-    if isinstance(tree, dict) and depth < 8:
-        return {str(name): _lazy(opened, value, depth + 1) for name, value in tree.items()}
-    return None
-
-
-def _mappings(tree: Any, place: str = "") -> Iterator[tuple[str, dict[str, Lazy]]]:
-    """(dotted place, its own tensors) of every mapping in the tree that holds tensors."""
-    if not isinstance(tree, dict):
-        return
-    own = {name: value for name, value in tree.items() if isinstance(value, Lazy)}
-    if own:
-        yield place, own
-    for name, value in tree.items():
-        yield from _mappings(value, f"{place}.{name}" if place else name)
+def _lazy(opened: unpickle.Checkpoint, stored: unpickle.Stored) -> Lazy:
+    return Lazy(stored.shape, lambda: opened.tensor(stored))
 
 
 def _choose(
@@ -445,7 +508,7 @@ def _translate(
         if not name.startswith(lead) or layout.unused(theirs):
             unused.append(name)
         elif theirs in parts:
-            tables[parts[theirs]] = lazy
+            tables[parts[theirs]] = _three(name, lazy)
         elif pieces:
             tensors |= _split(lazy, pieces)
         else:
@@ -500,6 +563,15 @@ def _relative(path: Path, tensors: Mapping[str, Lazy]) -> int:
     if side % 2 == 0:
         raise ValueError(f"{path}: {table.shape[0]} relative positions are not those of a square grid")
     return (side + 1) // 2
+
+
+def _three(name: str, table: Lazy) -> Lazy:
+    """A position table as [1, N, C], which may have been stored as [N, C]."""
+    if len(table.shape) == 2:
+        return Lazy((1, *table.shape), lambda: table.read()[None])
+    if len(table.shape) != 3 or table.shape[0] != 1:
+        raise ValueError(f"{name} is {'x'.join(map(str, table.shape))}, which is no table of positions 1 x N x C")
+    return table
 
 
 def _split(lazy: Lazy, pieces: Pieces) -> dict[str, Lazy]:
