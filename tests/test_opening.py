@@ -430,7 +430,7 @@ def test_result_zips_are_bounded_and_named_when_damaged(tmp_path: Path) -> None:
 HOMES = {
     "av.open": {"video/container.py", "video/writer.py"},
     "Image.open": {"opening.py"},
-    "zipfile.ZipFile": {"opening.py"},
+    "zipfile.ZipFile": {"opening.py", "storage.py"},
     "tarfile.open": {"video/frames.py"},
     "np.load": set(),
     "np.memmap": {"video/store.py"},

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from dropmae import processes
+from dropmae.names import utf8
 
 SUFFIX = ".partial"
 FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
@@ -89,7 +90,7 @@ def write_bytes(path: str | Path, data: bytes) -> None:
 
 def write_text(path: str | Path, text: str) -> None:
     """Writes a file, whole or not at all."""
-    write_bytes(path, text.encode())
+    write_bytes(path, utf8(text))
 
 
 def write_json(path: str | Path, value: Any) -> None:
@@ -228,7 +229,7 @@ def clean(folder: str | Path) -> None:
 
 def partial_name(path: Path) -> Path:
     """Where this process writes what will be `path`; another name each time, and not too long for a file system."""
-    stem = path.name.encode()[:150].decode(errors="ignore")
+    stem = utf8(path.name)[:150].decode(errors="ignore")
     return path.with_name(f".{stem}.{processes.HOST}-{os.getpid()}-{secrets.token_hex(4)}{SUFFIX}")
 
 
