@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from dropmae.opening import load_array, open_file
 from dropmae.video.errors import broken
 from dropmae.video.frames import Frame, Still, natural
 
@@ -69,9 +70,10 @@ def read_scan(path: str | Path, columns: int | None = None) -> np.ndarray:
     OSError that names the file where it is cut off or holds something else.
     """
     path = str(path)
+    open_file(path).close()
     try:
         if path.lower().endswith(".npy"):
-            points = np.load(path, allow_pickle=False)
+            points = load_array(path)
         elif path.lower().endswith(".pcd"):
             points = read_pcd(path)
         else:
@@ -80,7 +82,7 @@ def read_scan(path: str | Path, columns: int | None = None) -> np.ndarray:
             if len(values) % width or os.path.getsize(path) % 4:
                 raise ValueError(f"{os.path.getsize(path)} bytes are no rows of {width} numbers: cut off, or others")
             points = values.reshape(-1, width)
-    except (OSError, ValueError) as error:
+    except ValueError as error:
         raise broken(path, error) from None
     if points.ndim != 2 or points.shape[1] < 3 or points.dtype.kind not in "fiu":
         raise broken(path, f"a scan is a table of points with x, y, z, not {points.dtype} {list(points.shape)}")
