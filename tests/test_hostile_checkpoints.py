@@ -204,7 +204,7 @@ BOMBS = {
 }
 
 
-INERT = ("memo", "deep list", "path")
+INERT = ("memo",)
 """Of these, what is read in the end: nothing came of it."""
 
 
@@ -227,7 +227,7 @@ def test_bombs_are_refused_within_bounds(bomb: str, new: bool, tmp_path: Path, m
 
 @pytest.mark.parametrize("how", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
 def test_packed_bombs_are_not_unpacked(how: int, tmp_path: Path) -> None:
-    for number, (pickled, order) in enumerate([(b"N" * (100_000_000), b"little"), (b"N.", b"x" * (100_000_000))]):
+    for number, (pickled, order) in enumerate([(b"N" * 68_000_000, b"little"), (b"N.", b"x" * (1 << 25))]):
         path = zipped(tmp_path / f"{number}.pth", pickled, order, how)
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         with pytest.raises(OSError, match=r"\d\.pth: not a readable"):
@@ -304,7 +304,8 @@ def test_every_class_has_an_outline() -> None:
     assert all(tensor.is_meta for tensor in shell.values())
 
 
-def test_arrays_of_others_are_bounded(tmp_path: Path) -> None:
+def test_arrays_of_others_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pickles, "STEPS", 1 << 16)
     from dropmae.formats.arrays import read_dump
     from dropmae.opening import load_array
 
