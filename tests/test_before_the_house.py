@@ -145,7 +145,9 @@ def test_the_shipped_segmenter_finds_the_same_masks(precision: Any, tolerance: f
     """Areas within 3 pixels and centres within a tenth in fp32; in bf16 40 pixels and one."""
     video, _, masks = clip(9, 8, 96)
     Image.fromarray(masks[0]).save(tmp_path / "first.png")
-    found = dict(dropmae.track(video, mask=tmp_path / "first.png", precision=precision, device="cpu"))
+    found = dict(
+        dropmae.track(video, mask=tmp_path / "first.png", weights="shipped:vos", precision=precision, device="cpu")
+    )
     for t, expected in enumerate(EXPECTED["shipped"][f"vos {precision}"]):
         for place, pixels in enumerate(expected["pixels"]):
             own = found[t].mask == place + 1

@@ -261,10 +261,10 @@ def broken_by(change: str, root: Path, results: Path) -> None:
         ("size", "a/00002.png: 32x24 pixels, but the annotation has 64x48"),
         ("unknown", "a/00002.png: object 7, but a has objects 1..2"),
         ("void", "a/00002.png: object 255, but a has objects 1..2"),
-        ("unreadable", "a/00002.png: not an image that can be read"),
+        ("unreadable", "a/00002.png: not a readable image"),
         ("photo", "a/00002.png: a colour image"),
         ("none", "results: no results; expected <sequence>/<frame>.png"),
-        ("truth", "a/00002.png: not an image that can be read"),
+        ("truth", "a/00002.png: not a readable image"),
     ],
 )
 def test_bad_results_are_one_clear_line(run: Callable, root: Path, results: Path, change: str, words: str) -> None:

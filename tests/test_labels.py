@@ -55,13 +55,13 @@ def test_bad_files_are_named(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"none\.png: no such file"):
         read_labels(tmp_path / "none.png")
     (tmp_path / "text.png").write_text("no image")
-    with pytest.raises(OSError, match=r"text\.png: not an image that can be read"):
+    with pytest.raises(OSError, match=r"text\.png: not a readable image"):
         read_labels(tmp_path / "text.png")
     write_labels(tmp_path / "whole.png", np.random.default_rng(0).integers(0, 9, (64, 64)))
     raw = (tmp_path / "whole.png").read_bytes()
     for name, content in (("cut.png", raw[: len(raw) // 2]), ("bad.png", raw[:200] + b"\0" * 50 + raw[250:])):
         (tmp_path / name).write_bytes(content)
-        with pytest.raises(OSError, match=rf"{name}: not an image that can be read"):
+        with pytest.raises(OSError, match=rf"{name}: not a readable image"):
             read_labels(tmp_path / name)
     Image.fromarray(np.full((2, 2, 3), (10, 20, 30), np.uint8)).save(tmp_path / "photo.png")
     with pytest.raises(OSError, match="palette"):

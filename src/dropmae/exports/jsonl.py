@@ -46,5 +46,11 @@ class JSONL(Export):
 
 
 def called(video: Video, folder: Path) -> str:
-    """What lines call a video: its path from where they are; its name where it is no file."""
-    return video.name if video.path is None else os.path.relpath(video.path, folder)
+    """What lines call a video: its path below the folder they are in, else the file's name; its name if it is no file.
+
+    Names of sequences do not lead out of their folder: to learn from what is written, write it beside the video.
+    """
+    if video.path is None:
+        return video.name
+    path = os.path.relpath(video.path, folder)
+    return video.path.name if path.startswith("..") else path
