@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PYTEST := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -n auto
 
-.PHONY: demo check test lint format bench clean
+.PHONY: demo check test fuzz lint format bench clean
 
 demo: $(READY)
 	$(BIN)/dropmae demo
@@ -17,6 +17,10 @@ check: lint
 # Everything; tests of real video read DROPMAE_TEST_DATA and say so where they are skipped.
 test: lint
 	$(PYTEST) --dist loadfile
+
+# Mutated and hostile files by the thousand, in minutes; prints what became of them.
+fuzz: $(READY)
+	OMP_NUM_THREADS=1 nice $(BIN)/python -W ignore tests/fuzz.py
 
 lint: $(READY)
 	$(BIN)/ruff check src tests

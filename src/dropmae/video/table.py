@@ -189,7 +189,8 @@ def finished(
     """The table, for `lost` packets and pictures that are `unsure`."""
     if not len(shown):
         raise broken(decoder.name, "none of its frames can be decoded")
-    ranks = np.full(len(found.stamps), -1, np.int64)
+    # A damaged packet may give several pictures, so that there are more of these than packets.
+    ranks = np.full(max(len(found.stamps), int(shown.max()) + 1), -1, np.int64)
     ranks[shown] = np.arange(len(shown))
     return Table(shown, sorted({(0, 0), *entries}), found.stamps, ranks, counted, unsure, found.doubtful | lost)
 
