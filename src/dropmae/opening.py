@@ -10,6 +10,8 @@ import json
 import math
 import os
 import stat
+import struct
+import traceback
 import warnings
 import zipfile
 from collections.abc import Iterator
@@ -124,7 +126,13 @@ def open_image(source: str | Path | bytes, name: object) -> Iterator[Image.Image
             raise
         image = _unended(data, name)
     with image:
-        yield image
+        try:
+            yield image
+        except (TypeError, SyntaxError, EOFError, LookupError, ArithmeticError, struct.error) as error:
+            where = traceback.extract_tb(error.__traceback__)[-1].filename
+            if "PIL" not in Path(where).parts:  # Pillow reads further pages and tags when they are asked for
+                raise
+            raise _unreadable(name, error) from None
 
 
 def _decoded(data: bytes, name: object) -> Image.Image:

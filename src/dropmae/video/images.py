@@ -113,7 +113,7 @@ class Stack(Still):
                 (w, h), (width, height) = image.size, self.first
                 raise broken(name, f"frame {index} has {w}x{h} pixels, while the first has {width}x{height}")
             image.load()
-        except (ValueError, SyntaxError, EOFError, OverflowError, OSError) as error:  # Pillow on bad images
+        except Exception as error:  # Pillow on bad images
             self.close()
             if name in str(error):
                 raise
