@@ -41,6 +41,8 @@ from dropmae.video import Video, write, write_store
 from dropmae.weights import official
 
 SECONDS, MEGABYTES = 20, 1500
+WAIT = 60
+"""Seconds on the clock after which a process that waits for something is a hang too."""
 FORBIDDEN = (
     "socket.connect",
     "os.system",
@@ -236,6 +238,7 @@ def tried(path: Path) -> dict[str, Any]:
         out: dict[str, Any] = {"said": "", "kind": "read", "forbidden": []}
         sys.addaudithook(lambda event, _: out["forbidden"].append(event) if event in FORBIDDEN else None)
         resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS + 2))
+        signal.alarm(WAIT)
         os.chdir(path.parent)
         try:
             use(path)
@@ -250,7 +253,7 @@ def tried(path: Path) -> dict[str, Any]:
         text = answer.read()
     _, status, used = os.wait4(child, 0)
     found = json.loads(text) if text else {"said": "", "kind": "crash", "forbidden": []}
-    if os.WIFSIGNALED(status) and os.WTERMSIG(status) in (signal.SIGXCPU, signal.SIGKILL):
+    if os.WIFSIGNALED(status) and os.WTERMSIG(status) in (signal.SIGXCPU, signal.SIGKILL, signal.SIGALRM):
         found["kind"] = "hang"
     return {**found, "seconds": used.ru_utime + used.ru_stime, "megabytes": used.ru_maxrss / 1024}
 
