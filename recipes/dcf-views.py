@@ -16,7 +16,7 @@ import math
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import cv2  # type: ignore[import-not-found]
+import cv2
 import numpy as np
 from PIL import Image
 

@@ -41,7 +41,7 @@ def left() -> float:
 
 def decoded(file: Path) -> Iterator[np.ndarray]:
     """The frames of a video as OpenCV reads them, RGB, their short side at most SHORT_SIDE."""
-    import cv2  # type: ignore[import-not-found]
+    import cv2
 
     video = cv2.VideoCapture(str(file))
     while True:
@@ -98,7 +98,7 @@ def kernel_error() -> dict[str, Any]:
             with switch.use(form):
                 out = asad.attention(query, key, value, count, stream)
             out.float().square().sum().backward()
-            results.append((out.detach().double(), packed.grad.double()))  # type: ignore[union-attr]
+            results.append((out.detach().double(), packed.grad.double()))
         names = ("output", "gradient")
         found[str(dtype).removeprefix("torch.")] = {
             name: float((a - b).abs().max() / b.abs().max()) for name, a, b in zip(names, *results)

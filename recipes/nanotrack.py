@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import cv2  # type: ignore[import-not-found]
+import cv2
 import numpy as np
-import onnx  # type: ignore[import-not-found]
-import onnxruntime  # type: ignore[import-not-found]
+import onnx
+import onnxruntime
 
 from dropmae.contracts import Task
 from dropmae.target import Target

@@ -106,14 +106,14 @@ def carried(trunk: Path) -> Any:
 
 
 def nano(folder: Path) -> Any:
-    from nanotrack import NanoTrack  # type: ignore[import-not-found]  # beside this file
+    from nanotrack import NanoTrack  # beside this file
 
     return NanoTrack(folder)
 
 
 def rows(files: list[Path], trunk: Path | None, folders: list[Path]) -> dict[str, Callable[[], Any]]:
     """{name of the row: what makes the tracker}."""
-    import cv2  # type: ignore[import-not-found]
+    import cv2
 
     cv2.setNumThreads(torch.get_num_threads())
     made: dict[str, Callable[[], Any]] = {

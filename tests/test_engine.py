@@ -20,16 +20,7 @@ from dropmae.engine import Engine, follow, pictures
 from dropmae.evaluation import answers
 from dropmae.target import FIELDS, Target, redacted, says_something
 from dropmae.video import Video
-
-BOX = (20.0, 16.0, 24.0, 20.0)
-
-
-def clip(frames: int = 8) -> np.ndarray:
-    """uint8 [T, 72, 96, 3]: a bright square that moves over noise."""
-    made = np.random.default_rng(0).integers(60, 120, (1, 72, 96, 3)).repeat(frames, 0).astype(np.uint8)
-    for t in range(frames):
-        made[t, 16 + t : 36 + t, 20 + 2 * t : 44 + 2 * t] = (240, 220, 40)
-    return made
+from samples import SQUARE, moving_square
 
 
 def boxes(*rows: Any, ids: Any = None) -> Target:
@@ -88,29 +79,29 @@ class Difference(Task):
 
 @pytest.mark.parametrize("count", [1, 2, 3, 8])
 def test_tasks_that_look_ahead(count: int) -> None:
-    session = Engine(Late(), "cpu").session({3: boxes(BOX)})
-    found = list(session.follow(pictures(Video(clip(3 + count)))))
+    session = Engine(Late(), "cpu").session({3: boxes(SQUARE)})
+    found = list(session.follow(pictures(Video(moving_square(3 + count)))))
     assert [answer.frame for answer in found] == list(range(3, 3 + count))
     assert [answer.target.ids[0] for answer in found[1:]] == list(range(1, count))
     assert [answer.given for answer in found] == [True] + [False] * (count - 1)
     for answer in found:
-        assert np.array_equal(answer.picture, clip(3 + count)[answer.frame])
+        assert np.array_equal(answer.picture, moving_square(3 + count)[answer.frame])
     assert not session.missed
 
 
 def test_an_answer_that_is_later_than_promised_is_missed_or_refused() -> None:
-    session = Engine(Late(slower=1), "cpu").session({0: boxes(BOX)})
+    session = Engine(Late(slower=1), "cpu").session({0: boxes(SQUARE)})
     with pytest.raises(ValueError, match="late answers for its frame 1, but only 2 to"):
-        list(session.follow(enumerate(clip())))
+        list(session.follow(enumerate(moving_square(8))))
     assert session.missed[0] == 1
 
 
 def test_a_task_that_answers_nothing_misses_every_frame_it_should_have_answered() -> None:
-    session = Engine(Silent(), "cpu").session({2: boxes(BOX)})
-    found = list(session.follow(enumerate(clip())))
+    session = Engine(Silent(), "cpu").session({2: boxes(SQUARE)})
+    found = list(session.follow(enumerate(moving_square(8))))
     assert session.missed == [3, 4, 5, 6, 7]
     assert found[0].given
-    assert found[0].target.box().tolist() == list(BOX)
+    assert found[0].target.box().tolist() == list(SQUARE)
     assert all(answer.missed and not answer.target.box().any() for answer in found[1:])
 
 
@@ -120,9 +111,9 @@ def test_nothing_that_is_known_becomes_an_answer(name: str) -> None:
     mask = np.zeros((72, 96), np.uint8)
     mask[20:40, 30:50] = 1
     flow = np.ones((72, 96, 2), np.float32)
-    truth = {n: Target(ids=np.array([1]), boxes=np.array([BOX]), mask=mask, flow=flow) for n in range(4)}
+    truth = {n: Target(ids=np.array([1]), boxes=np.array([SQUARE]), mask=mask, flow=flow) for n in range(4)}
     bench = registry.load("benchmarks", name)()
-    found = answers(Engine(Silent(), "cpu"), bench, Sequence("clip", clip(4), truth))
+    found = answers(Engine(Silent(), "cpu"), bench, Sequence("clip", moving_square(4), truth))
     assert found.missed == [1, 2, 3]
     for frame in (1, 2, 3):
         target = found.targets[frame]
@@ -148,7 +139,7 @@ class Peeking(Silent):
 
 def test_a_task_is_told_nothing_but_what_it_takes() -> None:
     everything: dict[str, Any] = {
-        "boxes": np.array([BOX]), "mask": np.ones((72, 96), np.uint8), "points": np.ones((2, 2)),
+        "boxes": np.array([SQUARE]), "mask": np.ones((72, 96), np.uint8), "points": np.ones((2, 2)),
         "visible": np.ones(2, bool), "uncertainty": np.ones(2), "owners": np.ones(2, np.int64),
         "scores": np.ones(1), "boxes3d": np.ones((1, 7)), "names": ["dog"], "classes": {"dog": 1.0},
         "flow": np.ones((72, 96, 2), np.float32), "occluded": np.ones((72, 96), bool),
@@ -157,7 +148,7 @@ def test_a_task_is_told_nothing_but_what_it_takes() -> None:
     assert everything.keys() == FIELDS.keys()
     target = Target(ids=np.array([1]), **everything)
     task = Peeking()
-    list(Engine(task, "cpu").session({0: target, 3: target}).follow(enumerate(clip(5))))
+    list(Engine(task, "cpu").session({0: target, 3: target}).follow(enumerate(moving_square(5))))
     assert len(task.told) == 2
     for told in task.told:
         assert [name for name in FIELDS if getattr(told, name) is not None] == ["boxes"]
@@ -171,11 +162,11 @@ def test_a_task_is_told_nothing_but_what_it_takes() -> None:
 def test_a_task_that_is_told_only_what_it_does_not_take_says_so() -> None:
     points = Target(ids=np.zeros(0, np.int64), points=np.ones((1, 2)))
     with pytest.raises(ValueError, match="silent can be told boxes or mask, and what is known there is points"):
-        list(Engine(Silent(), "cpu").session({0: points}).follow(enumerate(clip(2))))
+        list(Engine(Silent(), "cpu").session({0: points}).follow(enumerate(moving_square(2))))
 
 
 def test_a_task_without_prompts_answers_for_its_first_frame() -> None:
-    frames, task = clip(4), Difference()
+    frames, task = moving_square(4), Difference()
     found = list(Engine(task, "cpu").session().follow(enumerate(frames)))
     assert [answer.frame for answer in found] == [0, 1, 2, 3]
     assert not any(answer.given or answer.missed for answer in found)
@@ -192,15 +183,15 @@ def test_a_task_without_prompts_answers_for_its_first_frame() -> None:
 
 
 def test_unreadable_frames_are_passed_over_but_for_prompted_ones() -> None:
-    frames: list[Any] = list(clip(6))
+    frames: list[Any] = list(moving_square(6))
     frames[2] = OSError("2.png: cut off")
-    session = Engine(Silent(), "cpu").session({0: boxes(BOX)})
+    session = Engine(Silent(), "cpu").session({0: boxes(SQUARE)})
     assert [answer.frame for answer in session.follow(enumerate(frames))] == [0, 1, 3, 4, 5]
     assert session.skipped == {2: "2.png: cut off"}
     with pytest.raises(OSError, match="cut off"):
-        list(Engine(Silent(), "cpu").session({2: boxes(BOX)}).follow(enumerate(frames)))
+        list(Engine(Silent(), "cpu").session({2: boxes(SQUARE)}).follow(enumerate(frames)))
     with pytest.raises(ValueError, match="no frame 9"):
-        list(Engine(Silent(), "cpu").session({9: boxes(BOX)}).follow(enumerate(clip(3))))
+        list(Engine(Silent(), "cpu").session({9: boxes(SQUARE)}).follow(enumerate(moving_square(3))))
 
 
 @pytest.fixture(scope="module")
@@ -221,8 +212,8 @@ def propagation() -> Any:
 @pytest.mark.parametrize("kind", ["vot", "propagation"])
 def test_a_correction_goes_on_from_a_snapshot(kind: str, tracker: Path) -> None:
     engine = Engine(weights.load(tracker) if kind == "vot" else propagation(), "cpu", "fp32")
-    frames, correction = clip(), boxes((40.0, 20.0, 24.0, 20.0))
-    session, kept = engine.session({0: boxes(BOX)}), None
+    frames, correction = moving_square(8), boxes((40.0, 20.0, 24.0, 20.0))
+    session, kept = engine.session({0: boxes(SQUARE)}), None
     for number, frame in enumerate(frames):
         if number == 4:
             kept = session.snapshot()
@@ -232,7 +223,7 @@ def test_a_correction_goes_on_from_a_snapshot(kind: str, tracker: Path) -> None:
         again = kept.snapshot()
         again.prompts[4] = correction
         resumed = [answer for number in range(4, 8) for answer in again.push(number, frames[number])]
-        whole = list(engine.session({0: boxes(BOX), 4: correction}).follow(enumerate(frames)))[4:]
+        whole = list(engine.session({0: boxes(SQUARE), 4: correction}).follow(enumerate(frames)))[4:]
         assert [answer.frame for answer in resumed] == [4, 5, 6, 7]
         for a, b in zip(resumed, whole, strict=True):
             np.testing.assert_array_equal(a.target.boxes, b.target.boxes)
@@ -244,7 +235,7 @@ def test_sessions_in_threads_do_not_disturb_each_other(tracker: Path) -> None:
     starts = [(20.0, 16.0, 24.0, 20.0), (50.0, 30.0, 20.0, 20.0), (5.0, 5.0, 16.0, 16.0)]
 
     def run(start: Any) -> list[Any]:
-        return [a.target.boxes for a in engine.session({0: boxes(start)}).follow(enumerate(clip()))]
+        return [a.target.boxes for a in engine.session({0: boxes(start)}).follow(enumerate(moving_square(8)))]
 
     alone, together = [run(start) for start in starts], {}
     threads = [threading.Thread(target=lambda n=n: together.update({n: run(starts[n])})) for n in range(3)]
@@ -284,31 +275,31 @@ def test_both_directions_join_at_each_query() -> None:
         1: Target(ids=np.zeros(0, np.int64), points=np.array([[10.0, 5.0], nan])),
         3: Target(ids=np.zeros(0, np.int64), points=np.array([nan, [30.0, 9.0]])),
     }
-    found = follow(Engine(Forward(), "cpu"), Video(clip(5)), prompts, "both").targets
+    found = follow(Engine(Forward(), "cpu"), Video(moving_square(5)), prompts, "both").targets
     tracks = np.stack([found[n].points[:, 0] for n in range(5)], 1)  # type: ignore[index]
     np.testing.assert_array_equal(tracks[0], [11, 10, 11, 12, 13])  # its query is in frame 1
     np.testing.assert_array_equal(tracks[1], [33, 32, 31, 30, 31])
-    ahead = follow(Engine(Forward(), "cpu"), Video(clip(5)), prompts).targets
+    ahead = follow(Engine(Forward(), "cpu"), Video(moving_square(5)), prompts).targets
     assert sorted(ahead) == [1, 2, 3, 4]
     objects = {1: boxes((10, 5, 4, 4)), 3: boxes((30, 9, 4, 4), ids=[7])}
-    found = follow(Engine(Forward(), "cpu"), Video(clip(5)), objects, "both").targets
+    found = follow(Engine(Forward(), "cpu"), Video(moving_square(5)), objects, "both").targets
     assert [found[n].box(7)[0] for n in range(5)] == [33, 32, 31, 30, 31]
     assert [found[n].box(1)[0] for n in range(5)] == [11, 10, 11, 12, 13]
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_track_and_evaluate_give_the_same_boxes(precision: Precision, tracker: Path) -> None:
-    tracked = {n: t.boxes for n, t in dropmae.track(clip(), weights=tracker, box=BOX, precision=precision)}
+    tracked = {n: t.boxes for n, t in dropmae.track(moving_square(8), weights=tracker, box=SQUARE, precision=precision)}
     engine = Engine(weights.load(tracker), "cpu", precision)
-    truth = {n: boxes(BOX) for n in range(8)}
-    found = answers(engine, registry.load("benchmarks", "otb")(), Sequence("clip", clip(), truth)).targets
+    truth = {n: boxes(SQUARE) for n in range(8)}
+    found = answers(engine, registry.load("benchmarks", "otb")(), Sequence("clip", moving_square(8), truth)).targets
     assert engine.precision == precision
     for number, rows in tracked.items():
         np.testing.assert_array_equal(found[number].boxes, rows)
 
 
 def test_the_precision_is_named(tracker: Path, tmp_path: Path) -> None:
-    report = dropmae.track(clip(3), weights=tracker, box=BOX, out=tmp_path / "o.jsonl", precision="fp32")
+    report = dropmae.track(moving_square(3), weights=tracker, box=SQUARE, out=tmp_path / "o.jsonl", precision="fp32")
     assert report["precision"] == "fp32"
     assert report["weights"] == str(tracker)
     assert Engine(Silent(), "cpu").precision in ("bf16", "fp32")
@@ -317,17 +308,18 @@ def test_the_precision_is_named(tracker: Path, tmp_path: Path) -> None:
 
 
 def test_settings_of_trained_weights(tracker: Path) -> None:
-    options: dict[str, Any] = {"weights": tracker, "box": BOX, "precision": "fp32"}
+    options: dict[str, Any] = {"weights": tracker, "box": SQUARE, "precision": "fp32"}
     plain, large = (
-        [t.boxes[0, 2] for _, t in dropmae.track(clip(), **options, set=words)] for words in ((), ("margin=23",))
+        [t.boxes[0, 2] for _, t in dropmae.track(moving_square(8), **options, set=words)]
+        for words in ((), ("margin=23",))
     )
     assert min(plain) < 20
     assert min(large) >= 23
     for word, message in (("inertia", "name=value"), ("image=64", "fixed by the training"), ("inerta=1", "no setting")):
         with pytest.raises(ValueError, match=message):
-            dropmae.track(clip(), **options, set=(word,))
+            dropmae.track(moving_square(8), **options, set=(word,))
     with pytest.raises(ValueError, match="inertia takes float"):
-        dropmae.track(clip(), **options, set=("inertia=much",))
+        dropmae.track(moving_square(8), **options, set=("inertia=much",))
 
 
 @dataclass
@@ -399,7 +391,7 @@ def test_a_class_that_inherits_no_contract_gets_its_defaults(tmp_path: Path) -> 
     task = cls()
     assert (task.takes, task.lag, task.answers_first) == ((), 1, False)
     assert [group["names"] for group in task.groups(None)] == [["encoder.bias"], ["encoder.weight"]]
-    found = list(Engine(task, "cpu").session().follow(enumerate(clip(4))))
+    found = list(Engine(task, "cpu").session().follow(enumerate(moving_square(4))))
     assert [answer.target.flow is not None for answer in found] == [True, True, True, False]
     weights.save(task, tmp_path / "w.safetensors")
     assert type(weights.load(tmp_path / "w.safetensors", code=tmp_path / "older.py")) is cls

@@ -10,6 +10,7 @@ import socket
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from queue import Empty
 from typing import Any
 
 import numpy as np
@@ -103,7 +104,7 @@ def launch(world: int, work: Callable[..., Any], *arguments: Any) -> list[Any]:
     while len(found) < world and all(process.exitcode in (None, 0) for process in ranks):
         try:
             rank, value = queue.get(timeout=0.1)
-        except Exception:
+        except Empty:
             continue
         found[rank] = value
     for process in ranks:

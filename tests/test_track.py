@@ -21,16 +21,7 @@ from dropmae.formats.labels import write_labels
 from dropmae.target import Target, read_targets, write_targets
 from dropmae.verbs.track import Tracking, are_corners
 from dropmae.video import Video, write
-
-BOX = (20.0, 16.0, 24.0, 20.0)
-
-
-def clip(frames: int = 10) -> np.ndarray:
-    """uint8 [T, 72, 96, 3]: a bright square that moves over noise."""
-    made = np.random.default_rng(0).integers(60, 120, (1, 72, 96, 3)).repeat(frames, 0).astype(np.uint8)
-    for t in range(frames):
-        made[t, 16 + t : 36 + t, 20 + 2 * t : 44 + 2 * t] = (240, 220, 40)
-    return made
+from samples import SQUARE, moving_square
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +43,7 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("video") / "clip.mp4"
-    write(path, clip(), 12)
+    write(path, moving_square(10), 12)
     return path
 
 
@@ -82,7 +73,7 @@ def failing(capsys: pytest.CaptureFixture[str], *words: Any) -> tuple[int, str]:
 def test_a_video_and_lines_are_written(tracker: Path, video: Path, tmp_path: Path) -> None:
     out = tmp_path / "made" / "out.mp4"
     code, printed, said = run(
-        "track", video, "--weights", tracker, "--box", *BOX, 50, 40, 20, 20, "--out", out, "--json"
+        "track", video, "--weights", tracker, "--box", *SQUARE, 50, 40, 20, 20, "--out", out, "--json"
     )
     assert code == 0, said
     report = json.loads(printed)
@@ -93,7 +84,7 @@ def test_a_video_and_lines_are_written(tracker: Path, video: Path, tmp_path: Pat
     assert not np.array_equal(made[0], Video(video)[0])
     targets = lines_of(out.with_suffix(".jsonl"))
     assert sorted(targets) == list(range(10))
-    assert targets[0].boxes.tolist() == [list(BOX), [50, 40, 20, 20]]
+    assert targets[0].boxes.tolist() == [list(SQUARE), [50, 40, 20, 20]]
     assert targets[9].ids.tolist() == [1, 2]
     assert np.isfinite(targets[9].boxes).all()
     assert targets[0].scores.tolist() == [1, 1]
@@ -104,18 +95,20 @@ def test_a_video_and_lines_are_written(tracker: Path, video: Path, tmp_path: Pat
 
 def test_in_python_it_is_an_iterator(tracker: Path, video: Path) -> None:
     seen = []
-    for index, target in dropmae.track(str(video), weights=tracker, box=BOX, precision="fp32"):
+    for index, target in dropmae.track(str(video), weights=tracker, box=SQUARE, precision="fp32"):
         seen.append(index)
         assert target.boxes.shape == (1, 4)
         assert 0 <= target.scores[0] <= 1
     assert seen == list(range(10))
-    array = [target.boxes for _, target in dropmae.track(clip(), weights=tracker, box=[BOX, BOX], stop=3)]
+    array = [
+        target.boxes for _, target in dropmae.track(moving_square(10), weights=tracker, box=[SQUARE, SQUARE], stop=3)
+    ]
     assert [boxes.shape for boxes in array] == [(2, 4)] * 3
 
 
 def test_from_the_middle_and_backwards(tracker: Path) -> None:
-    frames = clip()
-    options: dict[str, Any] = {"weights": tracker, "box": BOX, "precision": "fp32"}
+    frames = moving_square(10)
+    options: dict[str, Any] = {"weights": tracker, "box": SQUARE, "precision": "fp32"}
     assert [i for i, _ in dropmae.track(frames, start=6, **options)] == [6, 7, 8, 9]
     assert [i for i, _ in dropmae.track(frames, start=6, stop=8, **options)] == [6, 7]
     back = list(dropmae.track(frames, start=6, backwards=True, **options))
@@ -127,7 +120,7 @@ def test_from_the_middle_and_backwards(tracker: Path) -> None:
 
 
 def test_a_video_of_one_frame(tracker: Path, tmp_path: Path) -> None:
-    report = dropmae.track(clip(1), weights=tracker, box=BOX, out=tmp_path / "o.mp4")
+    report = dropmae.track(moving_square(1), weights=tracker, box=SQUARE, out=tmp_path / "o.mp4")
     assert report["frames"] == 1
     assert len(Video(tmp_path / "o.mp4")) == 1
 
@@ -141,16 +134,16 @@ def folder_of(frames: np.ndarray, folder: Path) -> Path:
 
 def test_damaged_frames_are_passed_over(tracker: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A file cut off in the middle and an image of another size; what comes after is still followed."""
-    folder = folder_of(clip(), tmp_path / "frames")
+    folder = folder_of(moving_square(10), tmp_path / "frames")
     (folder / "0003.png").write_bytes((folder / "0003.png").read_bytes()[:200])
     Image.new("RGB", (40, 30)).save(folder / "0005.png")
-    report = dropmae.track(str(folder), weights=tracker, box=BOX, out=tmp_path / "o.mp4")
+    report = dropmae.track(str(folder), weights=tracker, box=SQUARE, out=tmp_path / "o.mp4")
     assert report["frames"] == 8
     assert list(report["frames_skipped"]) == ["3", "5"]
     assert "0003.png" in capsys.readouterr().err
     targets = lines_of(tmp_path / "o.jsonl")
     assert sorted(targets) == [0, 1, 2, 4, 6, 7, 8, 9]
-    code, line = failing(capsys, folder, "--weights", tracker, "--box", *BOX, "--start", 3)
+    code, line = failing(capsys, folder, "--weights", tracker, "--box", *SQUARE, "--start", 3)
     assert code == 1
     assert "0003.png" in line
 
@@ -162,14 +155,14 @@ def test_a_file_damaged_in_the_middle(tracker: Path, tmp_path: Path) -> None:
     middle = len(data) // 2
     data[middle : middle + 4000] = bytes(4000)
     path.write_bytes(data)
-    report = dropmae.track(str(path), weights=tracker, box=BOX, out=tmp_path / "o.jsonl")
+    report = dropmae.track(str(path), weights=tracker, box=SQUARE, out=tmp_path / "o.jsonl")
     assert report["frames"] + len(report["frames_skipped"]) == 40
     assert report["frames"] >= 20
 
 
 def test_a_prompt_file_adds_objects_later(tracker: Path, video: Path, tmp_path: Path) -> None:
     prompts = {
-        2: Target(ids=np.array([4]), boxes=np.array([BOX])),
+        2: Target(ids=np.array([4]), boxes=np.array([SQUARE])),
         5: Target(ids=np.array([9]), boxes=np.array([[40.0, 40, 20, 20]])),
     }
     write_targets(tmp_path / "p.jsonl", {"clip.mp4": prompts})
@@ -201,7 +194,7 @@ def test_points(encoder: Path, video: Path) -> None:
 
 
 def test_objects_that_are_lost_have_no_box(tracker: Path, video: Path, tmp_path: Path) -> None:
-    report = dropmae.track(str(video), weights=tracker, box=BOX, lost_below=1.0, out=tmp_path / "o.mp4")
+    report = dropmae.track(str(video), weights=tracker, box=SQUARE, lost_below=1.0, out=tmp_path / "o.mp4")
     assert report["frames_lost"] == {"1": 9}
     lines = [json.loads(line) for line in (tmp_path / "o.jsonl").read_text().splitlines()]
     assert [line["box"] for line in lines[1:]] == [None] * 9
@@ -219,20 +212,20 @@ class Camera:
         self.frames = frames
 
     def __iter__(self) -> Any:
-        yield from clip(self.frames)
+        yield from moving_square(self.frames)
         raise KeyboardInterrupt
 
 
 @pytest.mark.parametrize("stop", [None, 4])
 def test_a_camera_runs_until_it_is_stopped(stop: int | None, tracker: Path, tmp_path: Path) -> None:
     engine = Engine(weights.load(tracker), "cpu", "fp32")
-    session = engine.session({0: Target(ids=np.array([1]), boxes=np.array([BOX]))})
+    session = engine.session({0: Target(ids=np.array([1]), boxes=np.array([SQUARE]))})
     camera: Any = Camera(6)
     report = Tracking(camera, session, None, stop, tmp_path / "o.mp4", str(tracker)).finish()
     assert report["frames"] == (stop or 6)
     assert len(Video(tmp_path / "o.mp4")) == (stop or 6)
     assert list(read_targets(tmp_path / "o.jsonl")) == ["camera 0"]
-    never = engine.session({9: Target(ids=np.array([1]), boxes=np.array([BOX]))})
+    never = engine.session({9: Target(ids=np.array([1]), boxes=np.array([SQUARE]))})
     with pytest.raises(KeyboardInterrupt):
         Tracking(camera, never, None, None, None, str(tracker)).finish()
 
@@ -246,10 +239,10 @@ def test_a_camera_runs_until_it_is_stopped(stop: int | None, tracker: Path, tmp_
         (["--box", "nan", 10, 20, 20], "four numbers"),
         (["--box", 10, 10, 20], "four numbers"),
         ([], "say what to follow"),
-        (["--box", *BOX, "--start", 10], "none of the 10 frames"),
-        (["--box", *BOX, "--start", -1], "number of a frame"),
-        (["--box", *BOX, "--start", 5, "--stop", 5], "leaves no frame"),
-        (["--box", *BOX, "--out", "out.avi"], "out.avi"),
+        (["--box", *SQUARE, "--start", 10], "none of the 10 frames"),
+        (["--box", *SQUARE, "--start", -1], "number of a frame"),
+        (["--box", *SQUARE, "--start", 5, "--stop", 5], "leaves no frame"),
+        (["--box", *SQUARE, "--out", "out.avi"], "out.avi"),
         (["--points", "0,5"], "t,x,y"),
         (["--points", "0,nan,5"], "finite"),
         (["--points", "0,5,5"], "vot can be told boxes or mask, and what is known there is points"),
@@ -266,7 +259,7 @@ def test_wrong_arguments_are_one_line(
 def test_wrong_files_are_one_line(
     tracker: Path, video: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    box = ["--box", *BOX]
+    box = ["--box", *SQUARE]
     code, line = failing(capsys, tmp_path / "none.mp4", "--weights", tracker, *box)
     assert (code, "none.mp4" in line) == (1, True)
     code, line = failing(capsys, video, "--weights", tmp_path / "none.safetensors", *box)
@@ -284,9 +277,9 @@ def test_wrong_files_are_one_line(
 
 
 def test_failing_leaves_no_files(tracker: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    folder = folder_of(clip(4), tmp_path / "frames")
+    folder = folder_of(moving_square(4), tmp_path / "frames")
     (folder / "0000.png").write_bytes(b"")
-    code, _ = failing(capsys, folder, "--weights", tracker, "--box", *BOX, "--out", tmp_path / "o.mp4")
+    code, _ = failing(capsys, folder, "--weights", tracker, "--box", *SQUARE, "--out", tmp_path / "o.mp4")
     assert code == 1
     assert [path.name for path in tmp_path.iterdir()] == ["frames"]
 
@@ -298,7 +291,7 @@ def benchmark_of(folder: Path, count: int = 2) -> Path:
     """Sequences in OTB's layout, whose first pixel is called 1."""
     for number in range(count):
         (folder / f"Seq{number}").mkdir(parents=True)
-        folder_of(clip(4), folder / f"Seq{number}" / "img")
+        folder_of(moving_square(4), folder / f"Seq{number}" / "img")
         rows = "".join(f"{21 + 2 * t},{17 + t},24,20\n" for t in range(4))
         (folder / f"Seq{number}" / "groundtruth_rect.txt").write_text(rows)
     return folder
@@ -316,7 +309,7 @@ def test_a_tracker_on_a_benchmark(tracker: Path, tmp_path: Path) -> None:
         assert len(lines) == 4
         assert len((out / "predictions" / f"Seq{number}_time.txt").read_text().splitlines()) == 4
     # Frames are read in the project's coordinates, and go back in the data set's.
-    found = dict(dropmae.track(str(root / "Seq0" / "img"), weights=tracker, box=BOX, precision="fp32"))
+    found = dict(dropmae.track(str(root / "Seq0" / "img"), weights=tracker, box=SQUARE, precision="fp32"))
     last = np.array([float(value) for value in lines[3].split(",")])
     np.testing.assert_allclose(last - [1, 1, 0, 0], found[3].boxes[0], atol=2e-3)
     # What is there is kept: only the sequence that is missing is followed again.

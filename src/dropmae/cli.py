@@ -204,7 +204,7 @@ def main(argv: list[str] | None = None) -> int:
         kept = f": {error}" if str(error) else ""
         print(f"dropmae: interrupted{kept}", file=sys.stderr)
         return error.code if isinstance(error, interruption.Interrupted) else 130
-    except Exception as error:
+    except Exception as error:  # the last stop of every verb: one line, and a trace only where asked for
         if switches["--debug"]:
             raise
         expected = isinstance(error, (ValueError, OSError, FloatingPointError))

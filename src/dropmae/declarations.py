@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal, Union, get_origin
+from typing import Any
 
 import dropmae
 from dropmae import registry
@@ -227,8 +227,6 @@ class Source:
                 return OPERATORS[type(node.op)](self.value(node.operand))
             case ast.BinOp() if type(node.op) in OPERATORS:
                 left, right = self.value(node.left), self.value(node.right)
-                if isinstance(node.op, ast.BitOr) and (left is None or get_origin(left) is Literal):
-                    return Union[left, right]  # noqa: UP007
                 return OPERATORS[type(node.op)](left, right)
             case ast.Subscript():
                 return self.value(node.value)[self.value(node.slice)]

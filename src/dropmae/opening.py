@@ -140,7 +140,7 @@ def _decoded(data: bytes, name: object) -> Image.Image:
         Image.MAX_IMAGE_PIXELS = allowed  # the user's word counts for Pillow too
     try:
         image = Image.open(BytesIO(data), formats=FORMATS)
-    except Exception as error:
+    except Exception as error:  # Pillow on damaged files: OSError, ValueError, SyntaxError, struct.error, ...
         raise _unreadable(name, error) from None
     check_pixels(name, *image.size, STILL_PIXELS)
     try:

@@ -66,6 +66,11 @@ class OnePass(Benchmark):
         """The videos of a split with their ground truth; nothing is opened yet."""
         raise NotImplementedError
 
+    def only_test(self, split: str | None) -> None:
+        """ValueError where a split is asked for of a data set that has none."""
+        if split not in (None, "test"):
+            raise ValueError(f"{self.TITLE} has no split {split!r}; all of it is test")
+
     def sequences(self, root: Path, split: str | None = None) -> list[Sequence]:
         """The videos of a split, the one that papers report where none is named; targets are a `Truth`."""
         return [Sequence(*clip) for clip in self.clips(Path(root), split)]

@@ -35,8 +35,7 @@ class ITB(OnePass):
 
     def clips(self, root: Path, split: str | None = None) -> list[Clip]:
         """All sequences; ITB has no splits."""
-        if split not in (None, "test"):
-            raise ValueError(f"ITB has no split {split!r}; all of it is test")
+        self.only_test(split)
         folders = sorted(file.parent for file in root.glob("*/*/groundtruth.txt"))
         if not folders:
             raise FileNotFoundError(f"{root}: no ITB sequences; expected <root>/<scenario>/<video>/groundtruth.txt")

@@ -38,8 +38,7 @@ class LaSOT_ext(OnePass):
 
     def clips(self, root: Path, split: str | None = None) -> list[Clip]:
         """The videos of the 15 classes; others below `root`, such as LaSOT's own, are left out."""
-        if split not in (None, "test"):
-            raise ValueError(f"LaSOT_ext has no split {split!r}; all of it is test")
+        self.only_test(split)
         found = [
             Clip(name, folder / "img", Truth(load, self.origin))
             for name, (folder, load) in find_sequences(root).items()

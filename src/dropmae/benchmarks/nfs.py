@@ -37,8 +37,7 @@ class NFS(OnePass):
 
     def clips(self, root: Path, split: str | None = None) -> list[Clip]:
         """All sequences; NFS has no splits."""
-        if split not in (None, "test"):
-            raise ValueError(f"NFS has no split {split!r}; all of it is test")
+        self.only_test(split)
         files = sorted((root / "anno").glob("*.txt"))
         if not files:
             raise FileNotFoundError(

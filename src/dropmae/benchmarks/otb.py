@@ -64,8 +64,7 @@ class OTB(OnePass):
 
         OSError for an annotation file that is empty where it is the only one.
         """
-        if split not in (None, "test"):
-            raise ValueError(f"OTB has no split {split!r}; all of it is test")
+        self.only_test(split)
         found: list[Clip] = []
         for folder in sorted({file.parent for file in root.glob("*/groundtruth_rect*.txt")}):
             files = {match[1] or "": file for file in folder.iterdir() if (match := ANNOTATION.fullmatch(file.name))}

@@ -40,8 +40,7 @@ class TLD(OnePass):
 
     def clips(self, root: Path, split: str | None = None) -> list[Clip]:
         """All clips; there are no splits."""
-        if split not in (None, "test"):
-            raise ValueError(f"TLD has no split {split!r}; all of it is test")
+        self.only_test(split)
         files = sorted(root.glob("*/gt.txt"))
         if not files:
             raise FileNotFoundError(f"{root}: no TLD clips; expected <root>/<clip>/gt.txt beside a video")

@@ -44,8 +44,7 @@ class UAV123(OnePass):
 
     def clips(self, root: Path, split: str | None = None) -> list[Clip]:
         """All sequences; UAV123 has no splits."""
-        if split not in (None, "test"):
-            raise ValueError(f"UAV123 has no split {split!r}; all of it is test")
+        self.only_test(split)
         annotations = root / "anno" / "UAV123"
         files = {file.stem: file for file in sorted(annotations.glob("*.txt"))}
         if not files:

@@ -37,8 +37,7 @@ class VOTChallenge(OnePass):
 
     def clips(self, root: Path, split: str | None = None) -> list[Clip]:
         """The listed sequences, or all; there are no splits."""
-        if split not in (None, "test"):
-            raise ValueError(f"the VOT layout has no split {split!r}; all of it is test")
+        self.only_test(split)
         listed = root / "list.txt"
         folders = sorted(file.parent for file in root.glob("*/groundtruth.txt"))
         if listed.is_file():

@@ -233,12 +233,12 @@ class Task(Model):
         raise ValueError(f"no public layout of {name_of(self)} is known")
 
     @classmethod
-    def check_class(cls, made: type, where: str) -> None:
+    def check_class(cls, made: type[Task], where: str) -> None:
         for name in ("takes", "gives"):
             if wrong := wrong_names(getattr(made, name), tuple(FIELDS)):
                 raise ValueError(f"{where}: {name} {wrong}")
         fields = tuple(getattr(made, "__dataclass_fields__", {}))
-        if wrong := wrong_names(getattr(made, "use"), fields):  # noqa: B009
+        if wrong := wrong_names(made.use, fields):
             raise ValueError(f"{where}: use {wrong}")
 
 

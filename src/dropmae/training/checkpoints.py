@@ -42,7 +42,7 @@ def step_of(path: Path) -> int:
     try:
         with safe_open(path, "pt") as file:
             return int(file.metadata()["step"])
-    except Exception as error:
+    except Exception as error:  # safetensors has its own, beside OSError, KeyError and ValueError
         raise _unreadable(path, error) from error
 
 

@@ -96,7 +96,7 @@ class Log:
         try:
             with contextlib.redirect_stdout(sys.stderr):
                 yield
-        except Exception as error:
+        except Exception as error:  # a package of others, over a network
             remedy = "; WANDB_MODE=offline keeps it on this machine" if self.name == "wandb" else ""
             raise OSError(f"--log {self.name} failed: {error}{remedy}") from error
 
