@@ -108,7 +108,7 @@ class Clips(Dataset):
                 reason = self._bad[position]
             reports.append((self.sequences[position].name, reason))
         name, reason = reports[0]
-        raise OSError(f"{ATTEMPTS} videos in a row could not be read; the first was {name}: {reason}")
+        raise OSError(f"{ATTEMPTS} tries in a row found no video that can be read; the first was {name}: {reason}")
 
     def make(self, position: int, rng: np.random.Generator) -> dict[str, Any]:
         """A sample of the sequence at `position`."""
