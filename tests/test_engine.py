@@ -230,6 +230,44 @@ def test_a_correction_goes_on_from_a_snapshot(kind: str, tracker: Path) -> None:
     assert 4 not in kept.prompts
 
 
+class Counting(Silent):
+    """Notes in how many threads it is done."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[int] = []
+
+    def step(self, state: int, frame: np.ndarray, prompt: Target | None = None) -> tuple[int, dict]:
+        self.seen.append(torch.get_num_threads())
+        return state, {}
+
+
+@pytest.mark.parametrize(
+    ("small", "given", "threads"),
+    [(60.0, False, [1] * 5), (60.0, True, [2] * 5), (0.0, False, [1, 2, 2, 2, 2]), (1e-9, False, [1, 1, 1, 2, 2])],
+)
+def test_small_steps_are_not_shared_among_threads(
+    monkeypatch: pytest.MonkeyPatch, small: float, given: bool, threads: list[int]
+) -> None:
+    """The first ones tell; what takes a little longer than a small step is tried again before it is believed."""
+    times = iter(np.arange(10) * 3e-9)
+    monkeypatch.setattr("dropmae.engine.time.thread_time", lambda: next(times))
+    monkeypatch.setattr("dropmae.engine.SMALL", small)
+    monkeypatch.delenv("MKL_NUM_THREADS", raising=False)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if given:
+        monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    before, task = torch.get_num_threads(), Counting()
+    torch.set_num_threads(2)
+    try:
+        frames = enumerate(np.zeros((6, 8, 8, 3), np.uint8))
+        list(Engine(task, "cpu").session({0: boxes([1, 1, 4, 4])}).follow(frames))
+        assert task.seen == threads
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_sessions_in_threads_do_not_disturb_each_other(tracker: Path) -> None:
     engine = Engine(weights.load(tracker), "cpu", "bf16")
     starts = [(20.0, 16.0, 24.0, 20.0), (50.0, 30.0, 20.0, 20.0), (5.0, 5.0, 16.0, 16.0)]

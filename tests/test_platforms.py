@@ -150,3 +150,10 @@ def test_the_device_that_is_there_is_picked(
             distributed.pick_device(name)
     else:
         assert str(distributed.pick_device(name)) == picked
+
+
+def test_no_compiler_is_imported_for_use() -> None:
+    """PyTorch's own takes two seconds to import."""
+    names = ", ".join(f"dropmae.verbs.{name}" for name in ("track", "evaluate", "prepare", "info"))
+    code = f"import sys, {names}; sys.exit('torch._dynamo' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

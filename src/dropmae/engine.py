@@ -33,6 +33,8 @@ Picture = np.ndarray | OSError
 """A frame, uint8 [H, W, 3] or a scan float32 [P, C], or why there is none."""
 MAX_BAD_FRAMES = 30
 """Frames in a row that may be unreadable."""
+SMALL = 0.1
+"""Seconds of one core below which a step is not shared among threads: to wake them takes longer than they save."""
 
 
 class Engine:
@@ -45,6 +47,7 @@ class Engine:
         self.device = distributed.pick_device(device) if isinstance(device, str) else device
         self.task: Any = task.to(self.device).eval()
         self.precision, self._half = prepare_precision(self.task, precision, self.device)
+        self._share = Share() if self.device.type == "cpu" else None
 
     def session(self, prompts: Mapping[int, Target] | None = None) -> Session:
         """A pass over a video with what is known in some of its frames, {number of the frame: Target}."""
@@ -54,8 +57,45 @@ class Engine:
         """Calls a function of the task in this precision, without gradients."""
         half = self._half
         autocast = torch.autocast(self.device.type, half) if half is not None else contextlib.nullcontext()
-        with torch.no_grad(), autocast:
+        alone = self._share.step() if self._share is not None and function == self.task.step else None
+        with torch.no_grad(), autocast, alone or contextlib.nullcontext():
             return function(*arguments)
+
+
+class Share:
+    """Whether steps are shared among a CPU's threads: the first ones, each done by one thread, tell what a step takes.
+
+    It is counted in the thread's own time, so that a busy machine decides the same. OMP_NUM_THREADS is obeyed.
+    """
+
+    TRIES = 3
+    """Steps after which it is known; the first ones take longer."""
+
+    def __init__(self) -> None:
+        self.least, self.tries = float("inf"), 0
+        self.given = bool({"OMP_NUM_THREADS", "MKL_NUM_THREADS"} & os.environ.keys())
+
+    @property
+    def worth(self) -> bool | None:
+        """Whether it is worth it; None as long as that is not known."""
+        if self.given or (self.tries and self.least > 4 * SMALL):
+            return True
+        return False if self.least < SMALL else None if self.tries < self.TRIES else True
+
+    @contextlib.contextmanager
+    def step(self) -> Iterator[None]:
+        """A step, in as many threads as it is worth."""
+        most = torch.get_num_threads()
+        if most == 1 or self.worth:
+            yield
+            return
+        torch.set_num_threads(1)
+        before = time.thread_time()
+        try:
+            yield
+        finally:
+            torch.set_num_threads(most)
+        self.least, self.tries = min(self.least, time.thread_time() - before), self.tries + 1
 
 
 def prepare_precision(task: nn.Module, precision: Precision, device: torch.device) -> tuple[str, torch.dtype | None]:

@@ -51,7 +51,6 @@ def stacked(samples: list[Crops]) -> tuple[Tensor, Tensor]:
     return default_collate(padded), torch.from_numpy(sizes)  # in a data process it stacks right into shared memory
 
 
-@torch.compiler.disable
 def unpack(batch: dict[str, Any]) -> dict[str, Any]:
     """The batch with pixels uint8 [B, T, 3, h, w] in place of crops; one without crops as it is."""
     names = [key.removesuffix(PIXELS) for key in batch if key.endswith(PIXELS)]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cache
@@ -67,7 +67,13 @@ def compiled(library: Library) -> bool:
     return obstacle is None
 
 
-@torch.compiler.assume_constant_result
+def constant(function: Callable[..., str]) -> Callable[..., str]:
+    """As torch.compiler.assume_constant_result, without the seconds that it takes to import the compiler."""
+    function._dynamo_marked_constant = True  # type: ignore[attr-defined]
+    return function
+
+
+@constant
 def attention(device: str, dtype: torch.dtype, tokens: int, trains: bool) -> str:
     """Of attention to so many keys: "explicit", "compiled", "blocks", or "fused", which is also the reference form."""
     half = dtype == torch.bfloat16
@@ -85,7 +91,7 @@ def attention(device: str, dtype: torch.dtype, tokens: int, trains: bool) -> str
     return "blocks" if half and not trains and tokens > SHORT_TOKENS else "fused"
 
 
-@torch.compiler.assume_constant_result
+@constant
 def dropped_attention(device: str, dtype: torch.dtype | None, depth: int) -> str:
     """Of attention dropout in heads of `depth` channels: what "fast" comes to, "cpu", "triton" or "torch", or the form.
 
