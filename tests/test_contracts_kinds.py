@@ -177,16 +177,30 @@ def test_an_export_is_whole_or_not_there(name: str, tmp_path: Any) -> None:
     from dropmae.video import Video
 
     cls: Any = registry.load("exports", name)
-    out, video = tmp_path / f"out{cls.suffixes[0]}", Video(np.zeros((2, 32, 48, 3), np.uint8))
-    target = Target(ids=np.array([1]), boxes=np.array([[4.0, 4, 10, 10]]))
-    with cls().open(out, video, 0.5) as add:
-        for number in range(2):
-            add(Answer(number, video[number], target))
-        assert not out.exists()
-    assert out.stat().st_size
-    before = out.read_bytes()
-    with contextlib.suppress(ArithmeticError), cls().open(out, video, None) as add:
-        add(Answer(0, video[0], target))
-        raise ArithmeticError("something went wrong")
-    assert out.read_bytes() == before
-    assert [path.name for path in tmp_path.iterdir()] == [out.name]
+    mask = np.zeros((32, 48), np.uint8)
+    mask[4:14, 4:14] = 1
+    target = Target(ids=np.array([1]), boxes=np.array([[4.0, 4, 10, 10]]), mask=mask if "mask" in cls.needs else None)
+    for suffix in cls.suffixes:
+        folder = tmp_path / suffix.strip(".")
+        out, video = folder / f"out{suffix}", Video(np.zeros((2, 32, 48, 3), np.uint8))
+        cls().check(out)
+        with cls().open(out, video, 0.5) as add:
+            for number in range(2):
+                add(Answer(number, video[number], target))
+            assert not out.exists()
+        before = contents(out)
+        assert before
+        cls().check(
+            out, overwrite=suffix.endswith(".txt")
+        )  # its own may be replaced, but lines of numbers have no mark
+        with contextlib.suppress(ArithmeticError), cls().open(out, video, None) as add:
+            add(Answer(0, video[0], target))
+            raise ArithmeticError("something went wrong")
+        assert contents(out) == before
+        assert [path.name for path in folder.iterdir()] == [out.name]
+
+
+def contents(out: Any) -> dict[str, bytes]:
+    """The bytes of a file, or of all files of a folder."""
+    files = sorted(path for path in out.rglob("*") if path.is_file()) if out.is_dir() else [out]
+    return {str(path.relative_to(out)): path.read_bytes() for path in files}

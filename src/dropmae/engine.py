@@ -156,6 +156,8 @@ class Session:
         """What the task took for each frame, without reading it."""
         self.known = empty()
         """What the task was told so far: the objects and points that its answers are about."""
+        self.names: dict[int, str] = {}
+        """What prompts call the objects."""
         self._state: Any = None
         self._begun = False
         self._bad = 0
@@ -175,6 +177,8 @@ class Session:
         OSError where a prompt is about it, or where too many in a row are so.
         """
         prompt = self.told(number)
+        if prompt is not None and (names := self.prompts[number].names) is not None:
+            self.names |= {i: name for i, name in zip(self.prompts[number].ids.tolist(), names) if name is not None}
         if isinstance(picture, OSError):
             self._bad += 1
             if prompt is not None or self._bad > MAX_BAD_FRAMES:
@@ -198,7 +202,7 @@ class Session:
                 self._held.append((number, picture))
                 return []
             self._next = 1
-            return [Answer(number, picture, prompt_as_answer(prompt or empty()), given=True)]
+            return [Answer(number, picture, self.called(prompt_as_answer(prompt or empty())), given=True)]
         self._held.append((number, picture))
         before = time.perf_counter()
         self._state, found = self.engine.run(task.step, self._state, picture, prompt)
@@ -229,6 +233,7 @@ class Session:
         other.__dict__ |= {
             **self.__dict__,
             "prompts": dict(self.prompts),
+            "names": dict(self.names),
             "skipped": dict(self.skipped),
             "missed": list(self.missed),
             "seconds": list(self.seconds),
@@ -267,6 +272,12 @@ class Session:
             owners=self.known.owners if prompt.owners is None else prompt.owners,
         )
 
+    def called(self, target: Target) -> Target:
+        """An answer with the names that prompts gave to its objects."""
+        if not self.names or target.names is not None:
+            return target
+        return replace(target, names=[self.names.get(number) for number in target.ids.tolist()])
+
     def _take(self, found: Mapping[int, Target]) -> None:
         last = self._next + len(self._held)
         for index, target in found.items():
@@ -288,9 +299,10 @@ class Session:
             self._next += 1
             if target is None:
                 self.missed.append(number)
-                yield Answer(number, picture, nothing(self.known, picture.shape[:2]), missed=True)
+                missing = nothing(self.known, picture.shape[:2])
+                yield Answer(number, picture, self.called(missing), missed=True)
             else:
-                yield Answer(number, picture, target)
+                yield Answer(number, picture, self.called(target))
 
 
 def answers_first(task: Any) -> bool:

@@ -30,6 +30,8 @@ SUFFIX = ".partial"
 FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
 HEAD, TAIL = 4 << 20, 64 << 10
 """Bytes at the start and the end of a file among which its mark is looked for: an mp4 has it behind its index."""
+MARK = ".made-by"
+"""The file that marks a folder of results."""
 
 
 def mark(kind: str) -> str:
@@ -103,6 +105,35 @@ def write_folder(folder: str | Path, files: Mapping[str, Any], encode: Callable[
     with replacing_folder(folder) as partial:
         for name, value in files.items():
             below(partial, name).write_bytes(encode(value))
+
+
+@contextlib.contextmanager
+def replacing_files(path: str | Path, kind: str) -> Iterator[Callable[[str, bytes], None]]:
+    """A function `add(name, data)` of the files of a folder, or of a zip where `path` ends so; whole or not at all.
+
+    Both carry `mark(kind)`, and the same files give the same bytes.
+    """
+    path = Path(path)
+    if path.suffix.lower() != ".zip":
+        with replacing_folder(path) as partial:
+
+            def write(name: str, data: bytes) -> None:
+                place = below(partial, name)
+                place.parent.mkdir(parents=True, exist_ok=True)
+                place.write_bytes(data)
+
+            write(MARK, mark(kind).encode())
+            yield write
+        return
+    with replacing(path) as partial, zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+        archive.comment = mark(kind).encode()
+
+        def pack(name: str, data: bytes) -> None:
+            entry = zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0))
+            entry.compress_type, entry.external_attr = zipfile.ZIP_DEFLATED, 0o644 << 16
+            archive.writestr(entry, data)
+
+        yield pack
 
 
 def append(path: str | Path, lines: Iterable[str]) -> None:
@@ -183,17 +214,27 @@ def below(folder: str | Path, name: str) -> Path:
     return path
 
 
-def check_output(path: str | Path, kind: str, inputs: Iterable[Any] = (), *, overwrite: bool = False) -> Path:
+def check_output(
+    path: str | Path, kind: str, inputs: Iterable[Any] = (), *, overwrite: bool = False, folder: bool = False
+) -> Path:
     """`path`, if a result of this `kind` may be written there; ValueError where that would destroy something else.
 
     That is an input (the same file, by whatever links) or a file that carries no `mark(kind)`; `overwrite` allows both.
-    What killed processes left beside it is removed.
+    It is a file, or a `folder` of files, which is never replaced without a mark unless it is empty. What killed
+    processes left beside it is removed.
     """
     path = Path(path)
-    if path.is_dir():
+    if path.is_dir() and not folder:
         raise ValueError(f"{path} is a folder: name the file to write")
-    _ordinary(path, stat.S_ISREG, "a file")
-    if path.exists() and not overwrite:
+    _ordinary(path, stat.S_ISDIR if folder else stat.S_ISREG, "a folder" if folder else "a file")
+    if folder and path.exists():
+        held = [source for source in inputs if isinstance(source, (str, Path)) and os.path.exists(source)]
+        if any(path.resolve() in (place := Path(source).resolve(), *place.parents) for source in held):
+            raise ValueError(f"{path} holds what this reads: choose another --out")
+        marked = (path / MARK).is_file() and made_as(path / MARK, kind)
+        if not marked and any(path.iterdir()):
+            raise ValueError(f"{path} is not {mark(kind)}, and is not empty: choose another --out, or remove it")
+    elif path.exists() and not overwrite:
         for source in (item for item in inputs if isinstance(item, (str, Path)) and os.path.exists(item)):
             if os.path.samefile(source, path):
                 raise ValueError(f"{path} is what this reads ({source}): choose another --out, or give --overwrite")

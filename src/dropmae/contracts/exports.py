@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
+
+from dropmae.storage import check_output
 
 Add = Callable[[Any], None]
 """Takes an `engine.Answer`, frame after frame."""
@@ -23,6 +25,15 @@ class Export:
     """Of file names that ask for it; the first is the usual one."""
     beside: ClassVar[tuple[str, ...]] = ()
     """Suffixes of further forms that are written beside it."""
+    needs: ClassVar[tuple[str, ...]] = ()
+    """Fields of Target of which it can say something: a task has to give one of them; () for whatever there is."""
+    folders: ClassVar[tuple[str, ...]] = ()
+    """Those of `suffixes` that name a folder of files."""
+
+    def check(self, out: Path, inputs: Iterable[Any] = (), *, overwrite: bool = False) -> None:
+        """ValueError where writing `out` would destroy something else."""
+        folder = out.suffix.lower() in self.folders
+        check_output(out, self.KIND, inputs, overwrite=overwrite, folder=folder)
 
     def open(self, out: Path, video: Any, doubtful_below: float | None) -> AbstractContextManager[Add]:
         """A context whose value takes the answers for `video`; `out` appears, whole, when it ends without an error.

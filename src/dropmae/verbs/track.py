@@ -7,7 +7,8 @@ import itertools
 import json
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,13 +17,13 @@ import numpy as np
 from dropmae import locks, registry
 from dropmae.contracts import Export, Precision
 from dropmae.engine import Answer, Engine, Session, pictures
+from dropmae.exports import forms
 from dropmae.exports.jsonl import called
 from dropmae.formats.labels import foreground, read_labels
 from dropmae.formats.results import of_video
 from dropmae.interruption import Interrupted, Stop
 from dropmae.loading import load_task, named
 from dropmae.progress import Progress, say
-from dropmae.storage import check_output
 from dropmae.target import Target, mask_boxes, misplaced, read_targets, target_lines
 from dropmae.video import Video, is_live
 from dropmae.video.cuts import CutFinder
@@ -44,9 +45,11 @@ def track(
     *,
     weights: Weights = None,
     out: Path | None = None,
+    also: tuple[Path, ...] = (),
     box: Boxes = (),
     mask: Mask = None,
     points: Points = (),
+    names: tuple[str, ...] = (),
     prompts: Path | None = None,
     start: int = 0,
     stop: int | None = None,
@@ -67,10 +70,13 @@ def track(
         weights: a weight file or run folder: a tracker, a segmenter, or an encoder whose features then carry labels.
             shipped:NAME comes with the package; by default what fits the prompt: the tracker for boxes, the encoder for
             a mask or points.
-        out: OUT.mp4, with OUT.jsonl beside it, or just OUT.jsonl.
+        out: OUT.mp4, with OUT.jsonl beside it, or another form, which its ending tells: .jsonl .csv .json (COCO) .xml
+            (CVAT) .mot.txt .yolo .otb.txt .masks (PNGs), and cut-outs .webm .rgba.mov .rgba (docs/exports.md).
+        also: further files of the same answers.
         box: x y w h in pixels, of the top left corner; several objects one after the other.
         mask: PNG with the objects' labels.
         points: t,x,y of points to follow: the frame and the place in pixels.
+        names: what the objects of box or mask are called, in their order.
         prompts: a targets.jsonl with what is known in any frames; objects may appear late or be corrected.
         start: number of the frame that box and mask are about.
         stop: number of the frame to end before (with `backwards`: the last one to follow to).
@@ -82,10 +88,15 @@ def track(
             the transformer's layers: faster for large models, and a little less exact.
         overwrite: replace OUT.mp4 and OUT.jsonl even if they are read here or were not written by `track`.
     """
-    for path, form in ({} if out is None else forms(Path(out))).items():
-        check_output(path, form.KIND, [video, mask, prompts, weights], overwrite=overwrite)
+    if also and out is None:
+        raise ValueError("also is for further files beside OUT: give --out")
+    exports = {} if out is None else forms([Path(out), *map(Path, also)])
+    for path, form in exports.items():
+        form.check(path, [video, mask, prompts, weights], overwrite=overwrite)
     source = Video(video)
     known = gather(source, box, mask, points, prompts, start)
+    if names:
+        known = called_by(known, names, start)
     settings = registry.assignments(set) | ({} if lost_below is None else {"lost_below": lost_below})
     first = known[min(known)] if known else None
     spec = named(weights, first)
@@ -102,7 +113,13 @@ def track(
         raise ValueError("a live stream starts where it is: start and backwards are for files")
     first_frame, last = (min(known), max(known)) if known else (start, start)
     numbers = None if live else span(source, first_frame, last, stop, backwards)
-    tracking = Tracking(source, engine.session(known), numbers, stop, out, spec)
+    for path, form in exports.items():
+        if form.needs and not {*form.needs} & {*engine.task.gives}:
+            needs, gives = " or ".join(form.needs), " and ".join(engine.task.gives)
+            raise ValueError(
+                f"{path} is made of {needs}, and this gives {gives}: other weights or prompts do, --mask say"
+            )
+    tracking = Tracking(source, engine.session(known), numbers, stop, out, spec, exports)
     return tracking if out is None else tracking.finish()
 
 
@@ -110,11 +127,18 @@ class Tracking(Iterator[tuple[int, Target]]):
     """What `track` returns: (frame number, Target) one after the other. `finish` takes what is left and sums it up."""
 
     def __init__(
-        self, video: Video, session: Session, numbers: range | None, stop: int | None, out: Path | None, weights: str
+        self,
+        video: Video,
+        session: Session,
+        numbers: range | None,
+        stop: int | None,
+        out: Path | None,
+        weights: str,
+        exports: Mapping[Path, Export] | None = None,
     ) -> None:
         self.video, self.session, self.numbers, self.stop, self.weights = video, session, numbers, stop, weights
         self.out = None if out is None else Path(out)
-        self.exports = {} if self.out is None else forms(self.out)
+        self.exports = exports if exports is not None else {} if self.out is None else forms(self.out)
         self.count, self.seconds = 0, 0.0
         self.last: tuple[int, Target] | None = None
         self.lost: dict[int, int] = {}
@@ -252,18 +276,6 @@ def cut_line(cuts: list[int]) -> str:
     return f"{count} in the video, at frame {first}{more}: what is followed may be another object from there on"
 
 
-def forms(out: Path) -> dict[Path, Export]:
-    """{path: the form it is written in} for a file name, with what is written beside; ValueError for no known one."""
-    known: dict[str, Any] = {}
-    for name in registry.names("exports"):
-        cls: Any = registry.load("exports", name)
-        known |= dict.fromkeys(cls.suffixes, cls)
-    if out.suffix.lower() not in known:
-        raise ValueError(f"{out}: the result is written by its name's ending: {', '.join(f'OUT{s}' for s in known)}")
-    first = known[out.suffix.lower()]
-    return {out: first()} | {out.with_suffix(suffix): known[suffix]() for suffix in first.beside}
-
-
 def span(video: Video, first: int, last: int, stop: int | None, backwards: bool) -> range:
     """The frames to go through: from the first prompt on, or backwards from the last one."""
     length = len(video)
@@ -325,6 +337,15 @@ def gather(video: Video, box: Any, mask: Any, points: Any, prompts: Path | None,
         if flat and (fault := misplaced(target, video.height, video.width)):
             raise ValueError(f"frame {frame}: {fault}")
     return found
+
+
+def called_by(known: dict[int, Target], names: Sequence[str], start: int) -> dict[int, Target]:
+    """What is known, with the objects of frame `start` called by `names`; ValueError where they are not as many."""
+    told = known.get(start)
+    count = 0 if told is None else len(told.ids)
+    if told is None or len(names) != count:
+        raise ValueError(f"{len(names)} names for {count} objects in frame {start}")
+    return {**known, start: replace(told, names=list(names))}
 
 
 def are_corners(boxes: np.ndarray, height: int, width: int) -> np.ndarray:

@@ -111,6 +111,12 @@ class Video:
         return rate / abs(self._range.step) if self._range is not None else rate
 
     @property
+    def image_names(self) -> list[str]:
+        """The names of the images that its frames are; empty for anything but a folder or list of images."""
+        names = [Path(piece.name.split("::")[-1]).name for piece in getattr(self._media, "pieces", ())]
+        return names if self._range is None else [names[index] for index in self._range] if names else []
+
+    @property
     def stamped(self) -> bool:
         """Whether the frames come with their times; else `times` follow from `fps`."""
         return self._media.stamped
