@@ -2,19 +2,32 @@
 
 from __future__ import annotations
 
+import configparser
+import csv
+import importlib
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+from PIL import Image
 
+import dropmae
 from dropmae import registry
-from dropmae.engine import Answer
+from dropmae.contracts import Task
+from dropmae.data.mixture import open_source
+from dropmae.engine import Answer, only
 from dropmae.exports import ending, endings, forms
 from dropmae.formats import rle
-from dropmae.target import Target, encode_mask
-from dropmae.video import Video
+from dropmae.formats.annotations import read_annotations
+from dropmae.formats.boxes import read_boxes
+from dropmae.formats.labels import read_labels
+from dropmae.target import Target, encode_mask, mask_boxes
+from dropmae.video import Video, write
+from samples import moving_square
 
 HEIGHT, WIDTH, FRAMES = 36, 52, 6
 
@@ -46,8 +59,8 @@ def followed(masks: bool = True) -> dict[int, Target]:
     return found
 
 
-def exported(out: Path, targets: dict[int, Target], order: Any = None) -> Path:
-    video = Video(np.zeros((FRAMES, HEIGHT, WIDTH, 3), np.uint8))
+def exported(out: Path, targets: dict[int, Target], order: Any = None, video: Video | None = None) -> Path:
+    video = video or Video(np.zeros((FRAMES, HEIGHT, WIDTH, 3), np.uint8))
     (form,) = [form for path, form in forms(out).items() if path == out]
     with form.open(out, video, None) as add:
         for frame in order or sorted(targets):
@@ -101,3 +114,215 @@ def test_cocos_tools_read_the_file(tmp_path: Path) -> None:
     assert row["bbox"] == [30, 20, 22, 8], "boxes end at the frame"
     assert boxes.annToMask(row).sum() == 22 * 8
     json.loads((tmp_path / "b.json").read_text())
+
+
+# ------------------------------------------------------------ and back again
+
+
+def same(found: Any, wanted: dict[int, Target], *, names: bool = True) -> None:
+    """That every object is where it was, under its name, and nowhere else."""
+    assert sorted(found) == sorted(wanted)
+    for frame, target in wanted.items():
+        read = found[frame]
+        assert (read.names is not None) == names
+        for row, number in enumerate(target.ids.tolist()):
+            box = target.box(number) if target.mask is None else mask_boxes(target.mask, target.ids)[1][row]
+            if number in read.ids:
+                (place,) = np.flatnonzero(read.ids == number)
+                assert read.names is None or (target.names and read.names[place] == target.names[row])
+            if target.mask is not None and read.mask is not None:
+                assert np.array_equal(read.mask == number, target.mask == number)
+            else:
+                np.testing.assert_allclose(read.box(number), box, atol=1e-3)
+
+
+@pytest.mark.parametrize("masks", [False, True])
+@pytest.mark.parametrize("suffix", [".coco.json", ".cvat.xml", ".mot.txt", ".mot.zip", ".mot", ".csv"])
+def test_what_is_read_again_is_what_was_followed(suffix: str, masks: bool, tmp_path: Path) -> None:
+    targets = followed(masks)
+    if suffix == ".coco.json" and not masks:
+        targets = {f: replace(t, boxes=np.clip(np.array(t.boxes), 0, [30, 28, 22, 11.5])) for f, t in targets.items()}
+    ((name, found),) = read_annotations(exported(tmp_path / f"clip{suffix}", targets)).items()
+    assert name in ("clip", "array")
+    same(found, targets, names=suffix != ".mot.txt")
+    backwards = exported(tmp_path / f"back{suffix}", targets, sorted(targets, reverse=True))
+    ((_, again),) = read_annotations(backwards).items()
+    for frame in found:
+        assert sorted(again[frame].ids.tolist()) == sorted(found[frame].ids.tolist())
+
+
+def test_masks_are_davis(tmp_path: Path) -> None:
+    targets = followed()
+    folder = exported(tmp_path / "a.masks", targets)
+    assert sorted(path.name for path in folder.glob("*.png")) == [f"{frame:05d}.png" for frame in range(FRAMES)]
+    for frame, target in targets.items():
+        assert np.array_equal(read_labels(folder / f"{frame:05d}.png"), np.array(target.mask))
+        with Image.open(folder / f"{frame:05d}.png") as image:
+            assert image.mode == "P"
+            assert (image.getpalette() or [])[3:6] == [128, 0, 0]
+
+
+def test_yolo_has_a_text_for_every_frame(tmp_path: Path) -> None:
+    folder = exported(tmp_path / "a.yolo", followed(masks=False))
+    texts = {path.name: path.read_text().splitlines() for path in sorted((folder / "labels").glob("*.txt"))}
+    assert list(texts) == [f"array_{frame:06d}.txt" for frame in range(FRAMES)]
+    assert [len(lines) for lines in texts.values()] == [2, 2, 1, 1, 2, 2]
+    kind, *shares = texts["array_000000.txt"][1].split()
+    assert kind == "1"
+    np.testing.assert_allclose([float(s) for s in shares], [41 / 52, 24 / 36, 22 / 52, 8 / 36], atol=1e-6)
+    assert (folder / "data.yaml").read_text().endswith('names:\n  0: "red fox"\n  1: "a < b & \'c\'"\n')
+
+
+def test_mot_is_what_trackevals_loader_takes(tmp_path: Path) -> None:
+    """The rules of its loader: at least six numbers, whole frames from 1 within seqLength, no id twice in a frame."""
+    folder = exported(tmp_path / "a.mot", followed(masks=False))
+    info = configparser.ConfigParser()
+    info.read(folder / "seqinfo.ini")
+    assert info["Sequence"]["seqLength"] == str(FRAMES)
+    seen = set()
+    for row in csv.reader((folder / "gt" / "gt.txt").open()):
+        frame, number, *_, flag, kind, share = map(float, row)
+        assert 1 <= frame <= FRAMES
+        assert (frame, number) not in seen
+        seen.add((frame, number))
+        assert flag == share == 1
+        assert kind in (1, 2)
+    assert len(seen) == 2 * FRAMES - 2
+    one = {frame: only(target, [1]) for frame, target in followed(masks=False).items()}
+    boxes = read_boxes(exported(tmp_path / "a.otb.txt", {f: one[f] for f in (1, 2, 4)}))
+    assert len(boxes) == FRAMES
+    assert np.isfinite(boxes).all(1).tolist() == [False, True, True, False, True, False]
+    assert boxes[1].tolist() == [3.25, 3, 10, 11.5], "pixels count from 1"
+    with pytest.raises(ValueError, match="holds one object, not 2"):
+        exported(tmp_path / "b.otb.txt", followed(masks=False))
+
+
+CVAT_SHAPE = {"frame", "outside", "occluded", "keyframe", "z_order"}
+CVAT_OWN = {"box": {"xtl", "ytl", "xbr", "ybr"}, "mask": {"rle", "left", "top", "width", "height"}}
+
+
+@pytest.mark.parametrize("masks", [False, True])
+def test_cvats_xml_has_its_published_structure(masks: bool, tmp_path: Path) -> None:
+    root = ElementTree.parse(exported(tmp_path / "a.xml", followed(masks))).getroot()
+    assert root.tag == "annotations"
+    assert [child.tag for child in root] == ["version", "meta", "track", "track"]
+    assert root.findtext("version") == "1.1"
+    task = root.find("meta/task")
+    assert task is not None
+    assert task.findtext("size") == str(FRAMES)
+    assert task.findtext("mode") == "interpolation"
+    assert [label.findtext("name") for label in task.findall("labels/label")] == ["red fox", "a < b & 'c'"]
+    assert task.findtext("original_size/width") == str(WIDTH)
+    for track in root.findall("track"):
+        assert set(track.attrib) == {"id", "label", "source"}
+        frames = [int(shape.attrib["frame"]) for shape in track]
+        assert frames == sorted(set(frames))
+        for shape in track:
+            assert set(shape.attrib) == CVAT_SHAPE | CVAT_OWN[shape.tag]
+            assert shape.attrib["keyframe"] == "1"
+    gone = [shape.attrib["frame"] for shape in root.findall("track")[1] if shape.attrib["outside"] == "1"]
+    assert gone == ["2"], "once, where it leaves"
+
+
+HOSTILE = {
+    "a.xml": ('<!DOCTYPE a [<!ENTITY x "y">]><annotations>&x;</annotations>', "document type"),
+    "b.xml": ('<?xml version="1.0"?><annotations><track id="0"><box frame="1" xtl="nan"', "not XML|xtl is a number"),
+    "c.xml": ('<annotations><track id="1"><box frame="-1" xtl="0" ytl="0"/></track></annotations>', "frame is a num"),
+    "d.xml": ("<svg></svg>", "no annotations of CVAT's kind"),
+    "e.xml": ('<annotations><track id="0"><mask frame="0" rle="4" left="0" top="0" width="2" height="2"/></track>'
+              "</annotations>", "original_size"),
+    "f.json": ('{"images": [], "annotations": [{"image_id": 3}]}', "not listed"),
+    "g.json": ('{"images": [{"id": 1, "file_name": "../../etc/passwd"}], "annotations": []}', "cannot name a sequence"),
+    "h.json": ('{"what": 1}', "neither COCO's"),
+    "i.txt": ("1,1,2,3\n", "line 1: not frame, id"),
+    "j.txt": ("1,1,0,0,nan,4,1\n", "line 1"),
+    "k.csv": ("frame,id,x,y,width,height\n1,b,2,3,4,5\n", "line 2"),
+    "l.txt": ("hello\n", "not annotations of a known form"),
+    "m.json": ('{"images": [{"id": 1, "file_name": "a/1.jpg"}], "annotations": [{"image_id": 1, "category_id": 1, '
+               '"bbox": [1, 2, 3]}]}', "bbox is x, y, w, h"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", sorted(HOSTILE))
+def test_bad_annotations_are_one_line(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text(HOSTILE[name][0])
+    with pytest.raises((OSError, ValueError), match=HOSTILE[name][1]) as caught:
+        read_annotations(tmp_path / name)
+    assert "\n" not in str(caught.value)
+
+
+def test_camera_traps_and_detectors_become_objects(tmp_path: Path) -> None:
+    """MegaDetector's shares of the frame, linked over time; COCO Camera Traps' images by folder."""
+    rows = [
+        {"category": "1", "conf": 0.9, "bbox": [0.1 + t / 100, 0.2, 0.2, 0.2], "frame_number": 10 * t} for t in range(4)
+    ]
+    weak = {"category": "2", "conf": 0.1, "bbox": [0.5, 0.5, 0.1, 0.1], "frame_number": 0}
+    content: dict[str, Any] = {
+        "info": {"format_version": "1.5"},
+        "detection_categories": {"1": "animal", "2": "person"},
+    }
+    content["images"] = [{"file": "cam1/a.mp4", "detections": [*rows, weak]}, {"file": "cam1/b.mp4", "detections": []}]
+    (tmp_path / "md.json").write_text(json.dumps(content))
+    found = read_annotations(tmp_path / "md.json", size=lambda name: (100, 200))
+    assert sorted(found) == ["cam1/a.mp4", "cam1/b.mp4"]
+    assert sorted(found["cam1/a.mp4"]) == [0, 10, 20, 30]
+    assert not len(found["cam1/b.mp4"])
+    assert {tuple(target.ids) for target in found["cam1/a.mp4"].values()} == {(1,)}
+    np.testing.assert_allclose(found["cam1/a.mp4"][20].box(1), [24, 20, 40, 20])
+    assert found["cam1/a.mp4"][0].names == ["animal"]
+    traps = {
+        "images": [{"id": f"x{n}", "file_name": f"loc1/IMG_{n}.JPG", "seq_id": "s"} for n in (9, 10, 8)],
+        "annotations": [{"id": "q", "image_id": "x10", "category_id": 3, "bbox": [1, 2, 3, 4]},
+                        {"id": "r", "image_id": "x9", "category_id": 0}],
+        "categories": [{"id": 3, "name": "coyote"}, {"id": 0, "name": "empty"}],
+    }  # fmt: skip
+    (tmp_path / "cct.json").write_text(json.dumps(traps))
+    ((name, read),) = read_annotations(tmp_path / "cct.json").items()
+    assert (name, sorted(read)) == ("loc1", [2]), "the third in natural order"
+    assert read[2].names == ["coyote"]
+
+
+class Shift(Task):
+    """Moves boxes by two pixels a frame, to the right, and a pixel down."""
+
+    takes, gives = ("boxes",), ("boxes", "scores")
+
+    def start(self, frame: np.ndarray, target: Target) -> Any:
+        return 0, target
+
+    def step(self, state: Any, frame: np.ndarray, prompt: Target | None = None) -> tuple[Any, dict[int, Target]]:
+        number, target = state[0] + 1, prompt or state[1]
+        if prompt is None:
+            target = Target(
+                ids=target.ids, boxes=np.add(np.array(target.boxes), (2, 1, 0, 0)), scores=np.full(len(target.ids), 0.5)
+            )
+        return (number, target), {number: target}
+
+
+def test_labels_of_others_are_prompts_data_and_truth(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A CVAT file tells what to follow; what is written is scored against it, under the same names."""
+    module = importlib.import_module("dropmae.verbs.track")
+    monkeypatch.setattr(module, "load_task", lambda *_, **__: Shift())
+    write(tmp_path / "clip.mp4", moving_square(FRAMES), 20)
+    boxes = np.array([[20.0 + 2 * t, 16 + t, 24, 20] for t in range(FRAMES)])
+    truth = {t: Target(ids=np.array([3]), boxes=boxes[t : t + 1], names=["fox"]) for t in range(FRAMES)}
+    exported(tmp_path / "annotations.xml", truth, video=Video(tmp_path / "clip.mp4"))
+    exported(tmp_path / "first.xml", {0: truth[0]}, video=Video(tmp_path / "clip.mp4"))
+    out = tmp_path / "out" / "clip.mot.txt"
+    also = (tmp_path / "out" / "clip.coco.json", tmp_path / "out" / "clip.csv")
+    dropmae.track(str(tmp_path / "clip.mp4"), prompts=tmp_path / "first.xml", out=out, also=also)
+    ((_, found),) = read_annotations(also[0]).items()
+    same(found, truth)
+    for results in (out, also[0], also[1]):
+        report = dropmae.score("folder", root=tmp_path, results=(results,))
+        assert report["success_auc"] == pytest.approx(1, abs=1e-3)
+        assert list(report["sequences"]) == ["clip.mp4"]
+    (sequence,) = open_source(str(tmp_path)).sequences
+    assert sequence.name == "clip.mp4"
+    np.testing.assert_allclose(sequence.targets[2].box(), truth[2].box())
+    with pytest.raises(ValueError, match=r"x.masks is made of mask, and this gives boxes and scores"):
+        dropmae.track(str(tmp_path / "clip.mp4"), box=(20, 16, 24, 20), out=tmp_path / "x.masks")
+    dropmae.track(str(tmp_path / "clip.mp4"), box=(20, 16, 24, 20), names=("wolf",), out=tmp_path / "n.jsonl")
+    assert {line["name"] for line in map(json.loads, (tmp_path / "n.jsonl").read_text().splitlines())} == {"wolf"}
+    with pytest.raises(ValueError, match="2 names for 1 objects in frame 0"):
+        dropmae.track(str(tmp_path / "clip.mp4"), box=(20, 16, 24, 20), names=("a", "b"), out=tmp_path / "n.jsonl")

@@ -252,7 +252,7 @@ class Session:
         told = redacted(prompt, task.takes)
         if says_something(told):
             return told
-        if task.takes and says_something(redacted(prompt, FIELDS)):
+        if task.takes and says_something(redacted(prompt, FIELDS.keys() - {"names"})):  # a name alone is of nothing
             has = ", ".join(n for n, row in FIELDS.items() if not row.told_with and getattr(prompt, n) is not None)
             name, takes = type(task).__name__.lower(), " or ".join(task.takes)
             raise ValueError(f"frame {number}: {name} can be told {takes}, and what is known there is {has}")

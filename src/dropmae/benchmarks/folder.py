@@ -1,4 +1,4 @@
-"""Any folder of videos with a `targets.jsonl`: whatever its lines hold can be followed and scored."""
+"""Any folder of videos with annotation, of ours or of others: whatever it holds can be followed and scored."""
 
 from __future__ import annotations
 
@@ -10,20 +10,26 @@ from typing import Any
 import numpy as np
 
 from dropmae.contracts import Benchmark
+from dropmae.formats.annotations import read_annotations
 from dropmae.metrics import flow, points
 from dropmae.metrics.boxes import centre_distances, iou
 from dropmae.metrics.masks import boundary_f, jaccard
 from dropmae.sequence import Sequence
 from dropmae.storage import below
-from dropmae.target import Target, empty, mask_boxes, read_targets, write_targets
+from dropmae.target import Target, empty, mask_boxes, write_targets
+from dropmae.video import Video
+
+ENDINGS = (".jsonl", ".xml", ".json", ".csv", ".txt")
+"""Of files of results."""
 
 
 @dataclass(kw_only=True)
 class Folder(Benchmark):
-    """Boxes, masks, points and flow of a folder's `targets.jsonl`, each scored where truth and results have it.
+    """Boxes, masks, points and flow of a folder's annotation, each scored where truth and results have it.
 
-    An object is given in the first frame that shows it and scored in all later ones; a point likewise. A frame without
-    a prediction is a miss. Results are one <video>.jsonl per video, or one file for all, of the same lines.
+    It is a `targets.jsonl`, or annotations.xml (CVAT), annotations.json (COCO), gt/gt.txt (MOT) or annotations.csv, or
+    such a file given in place of the folder. An object is given in the first frame that shows it and scored in all
+    later ones; a point likewise. A frame without a prediction is a miss. Results are files of any of these forms.
     """
 
     contours: bool = True
@@ -37,30 +43,36 @@ class Folder(Benchmark):
 
     def sequences(self, root: Path, split: str | None = None) -> list[Sequence]:
         """The annotated videos, named by their path below `root`; a split is a folder within it."""
-        folder = Path(root) / (split or "")
-        listed = read_targets(folder / "targets.jsonl")
+        place = Path(root) / (split or "")
+        folder = place if place.is_dir() else place.parent
+        listed = {found_in(folder, name): targets for name, targets in self.annotations(place).items()}
         for name in listed:
             if not (folder / name).exists():
-                raise FileNotFoundError(f"{folder / name}: no such video, but targets.jsonl speaks of it")
+                raise FileNotFoundError(f"{folder / name}: no such video, but its annotation speaks of it")
         return [Sequence(name, folder / name, targets) for name, targets in listed.items()]
 
     def annotations(self, root: Path, split: str | None = None) -> dict[str, Mapping[int, Target]]:
         """{video: {frame: Target}}, read when asked for; `root` may also be the file itself."""
         place = Path(root) / (split or "")
-        return read_targets(place if place.is_file() else place / "targets.jsonl")
+        folder = place if place.is_dir() else place.parent
+        return read_annotations(place, size=lambda name: Video(folder / found_in(folder, name)).shape[1:3])
 
     def read(self, results: Path, annotations: Mapping[str, Any] | None = None) -> dict[str, Mapping[int, Target]]:
-        """{video: {frame: Target}} of a .jsonl file, or of all of them below a folder; read when asked for."""
+        """{video: {frame: Target}} of a file of results, or of all below a folder; read when asked for."""
         place = Path(results)
-        files = [place] if place.is_file() else sorted(place.rglob("*.jsonl"))
+        files = [place] if place.is_file() else sorted(file for file in place.rglob("*") if file.suffix in ENDINGS)
+        files = [file for file in files if not file.name.startswith(".")]
+        files = [file for file in files if file.suffix == ENDINGS[0]] or files  # beside ours other files may lie
         found: dict[str, Mapping[int, Target]] = {}
-        for file in (file for file in files if not file.name.startswith(".")):
-            for name, targets in read_targets(file).items():
+        for file in files:
+            for name, targets in read_annotations(file).items():
+                alike = [known for known in annotations or () if Path(known).stem == Path(name).stem]
+                name = alike[0] if len(alike) == 1 else name
                 if name in found:
                     raise OSError(f"{file}: {name} has results in another file too")
                 found[name] = targets
         if not found:
-            raise FileNotFoundError(f"{results}: no results; expected <video>.jsonl files")
+            raise FileNotFoundError(f"{results}: no results; expected files of {', '.join(ENDINGS)}")
         return found
 
     def write(
@@ -119,6 +131,15 @@ class Folder(Benchmark):
             frame = counts.without_flow
             raise OSError(f"{name}, frame {frame}: the results have no flow, which a mean end-point error needs")
         return counts.numbers()
+
+
+def found_in(folder: Path, name: str) -> str:
+    """What a video is called in a folder: as its annotation calls it, or nearly so, where that leaves one."""
+    if (folder / name).exists():
+        return name
+    plain = Path(name).name
+    near = [path for path in sorted(folder.glob("*")) if plain in (path.name, path.stem) and path.suffix not in ENDINGS]
+    return near[0].name if len(near) == 1 else name
 
 
 @dataclass(kw_only=True, eq=False)

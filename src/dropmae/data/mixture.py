@@ -50,8 +50,8 @@ def open_source(entry: str) -> Source:
     """The source that an entry names: [NAME[:SPLIT]=]PATH[*RATIO].
 
     NAME is a data set or a benchmark, or a user's .py file with one; its train split is taken where none is named.
-    Without a name PATH is a folder with a targets.jsonl. ValueError for a name that is none, FileNotFoundError where
-    there is nothing.
+    Without a name PATH is a folder of videos with annotation (`benchmarks.folder`). ValueError for a name that is none,
+    FileNotFoundError where there is nothing.
     """
     match = re.fullmatch(r"(?:(\w+|[^=]+\.py)(?::(\w+))?=)?(.+?)(?:\*(\d+(?:\.\d+)?))?", str(entry), re.S)
     if match is None:

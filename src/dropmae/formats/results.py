@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
+from dropmae.formats.annotations import annotation_file, read_annotations
 from dropmae.formats.boxes import ResultFiles, read_boxes
 from dropmae.formats.labels import LabelFolder
-from dropmae.target import Target, read_targets
+from dropmae.opening import read_text
+from dropmae.target import Target
 
 
 def read_results(path: Path, names: Sequence[str]) -> Mapping[int, Target]:
     """{frame: Target} of the video that goes by one of `names`, from any of these:
 
-    - a targets.jsonl about this video, or about one video only;
+    - a targets.jsonl, or an annotation file of CVAT, COCO or MOT, about this video or about one video only;
     - a text file with a box x y w h per line, from frame 0 on (an OTB or LaSOT ground truth too, whose pixels begin at
       1: they are taken as they are);
     - a folder of label maps <frame>.png;
@@ -26,16 +29,18 @@ def read_results(path: Path, names: Sequence[str]) -> Mapping[int, Target]:
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such file or folder of results")
-    if path.suffix == ".jsonl":
-        return of_video(path, read_targets(path), names)
-    if path.suffix == ".txt":
+    if path.suffix.lower() in (".jsonl", ".xml", ".json", ".csv"):
+        return of_video(path, read_annotations(path), names)
+    if path.suffix == ".txt" and not of_mot(path):
         return boxes_by_frame(read_boxes(path))
+    if path.suffix == ".txt":
+        return of_video(path, read_annotations(path), names)
     if path.is_dir():
         for folder in (path, *(path / part / name for part in (".", "predictions") for name in names)):
             if labels := LabelFolder(folder).files:
                 return LabelFolder(folder, files=labels)
-        if (path / "targets.jsonl").is_file():
-            return read_results(path / "targets.jsonl", names)
+        if file := annotation_file(path):
+            return of_video(file, read_annotations(file), names)
         for name in names:
             if (path / f"{name}.jsonl").is_file():
                 return read_results(path / f"{name}.jsonl", names)
@@ -57,6 +62,12 @@ def of_video(path: Path, listed: Mapping[str, Mapping[int, Target]], names: Sequ
     if len(fitting) != 1:
         raise ValueError(f"{path} has lines about {len(listed)} videos, {len(fitting)} of them called {names[0]}")
     return listed[fitting[0]]
+
+
+def of_mot(path: Path) -> bool:
+    """Whether the lines of a text are MOT's, of six numbers and more, and not boxes of four."""
+    line = next((line for line in read_text(path).splitlines() if line.strip()), "")
+    return len(re.findall(r"[^,;\s]+", line)) >= 6
 
 
 def boxes_by_frame(boxes: np.ndarray) -> dict[int, Target]:

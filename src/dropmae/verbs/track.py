@@ -16,15 +16,17 @@ import numpy as np
 
 from dropmae import locks, registry
 from dropmae.contracts import Export, Precision
-from dropmae.engine import Answer, Engine, Session, pictures
+from dropmae.engine import Answer, Engine, Session, pictures, prompts_of
 from dropmae.exports import forms
 from dropmae.exports.jsonl import called
+from dropmae.formats.annotations import read_annotations
 from dropmae.formats.labels import foreground, read_labels
 from dropmae.formats.results import of_video
+from dropmae.formats.rows import Rows
 from dropmae.interruption import Interrupted, Stop
 from dropmae.loading import load_task, named
 from dropmae.progress import Progress, say
-from dropmae.target import Target, mask_boxes, misplaced, read_targets, target_lines
+from dropmae.target import Target, mask_boxes, misplaced, target_lines
 from dropmae.video import Video, is_live
 from dropmae.video.cuts import CutFinder
 from dropmae.visualize.confidence import Confidence
@@ -77,7 +79,8 @@ def track(
         mask: PNG with the objects' labels.
         points: t,x,y of points to follow: the frame and the place in pixels.
         names: what the objects of box or mask are called, in their order.
-        prompts: a targets.jsonl with what is known in any frames; objects may appear late or be corrected.
+        prompts: what is known in any frames, so that objects may appear late or be corrected: a targets.jsonl, a file
+            of CVAT, COCO or MOT; or a detector's (MegaDetector, COCO Camera Traps), of which first sights are taken.
         start: number of the frame that box and mask are about.
         stop: number of the frame to end before (with `backwards`: the last one to follow to).
         backwards: follow towards the beginning of the video.
@@ -357,8 +360,15 @@ def are_corners(boxes: np.ndarray, height: int, width: int) -> np.ndarray:
 
 
 def read_prompts(path: Path, video: Video) -> dict[int, Target]:
-    """The lines about this video, or about the only one, in a targets.jsonl."""
-    return dict(of_video(path, read_targets(path), (video.name,)).items())
+    """What an annotation file says of this video, or of the only one in it.
+
+    Of a detector's file, which knows no objects, only where each of them is seen first.
+    """
+    found = read_annotations(path, size=lambda _: (video.height, video.width))
+    told = of_video(path, found, (video.name,))
+    if isinstance(told, Rows) and told.sightings:
+        return prompts_of(told, "appearance", ("boxes", "mask"))
+    return dict(told.items())
 
 
 def point_prompts(points: Any) -> dict[int, Target]:

@@ -1,0 +1,130 @@
+"""Annotations of others as {frame: Target}: rows of objects, made into Targets when a frame is asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import NamedTuple
+
+import numpy as np
+
+from dropmae.target import Target, mask_boxes
+
+OVERLAP = 0.3
+"""Share that two boxes have to have in common to be of one object."""
+
+
+class Row(NamedTuple):
+    """An object in a frame."""
+
+    id: int
+    """0 where the file does not say which object it is."""
+    name: str | None = None
+    box: tuple[float, ...] | None = None
+    """x, y, w, h in pixels; None where it is not to be seen, or has a mask."""
+    mask: Callable[[], np.ndarray] | None = None
+    """Makes bool [H, W]."""
+    score: float | None = None
+
+
+class Rows(Mapping[int, Target]):
+    """{frame: Target} of one video, from {frame: rows}.
+
+    `sightings` says that the file knows no objects, only what was seen in each frame: then boxes that overlap from one
+    frame to the next are one object.
+    """
+
+    def __init__(self, rows: Mapping[int, list[Row]], name: str = "") -> None:
+        self.sightings = not all(row.id for found in rows.values() for row in found)
+        self.rows = linked(rows) if self.sightings else dict(sorted(rows.items()))
+        self.name = name
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self.rows)
+
+    def __contains__(self, frame: object) -> bool:
+        return frame in self.rows
+
+    def __getitem__(self, frame: int) -> Target:
+        rows = self.rows[frame]
+        target = Target(ids=np.array([row.id for row in rows], np.int64))
+        if any(row.name is not None for row in rows):
+            target.names = [row.name for row in rows]
+        if any(row.score is not None for row in rows):
+            target.scores = np.array([np.nan if row.score is None else row.score for row in rows])
+        for row in rows:
+            if row.mask is not None:
+                mask = row.mask()
+                if target.mask is None:
+                    target.mask = np.zeros(mask.shape, np.int32 if max(row.id for row in rows) > 254 else np.uint8)
+                target.mask[mask] = row.id
+        if any(row.mask is None for row in rows):
+            known = np.full((len(rows), 4), np.nan)
+            for place, row in enumerate(rows):
+                if row.box is not None:
+                    known[place] = row.box
+            if target.mask is not None:  # the others have theirs by their masks
+                tight = mask_boxes(target.mask, target.ids)[1]
+                known = np.where(np.isfinite(known), known, tight)
+            target.boxes = known
+        return target
+
+
+def linked(rows: Mapping[int, list[Row]], gap: int | None = None) -> dict[int, list[Row]]:
+    """Rows without ids, with those that follow each other by overlap: each with the best that is left, once a frame.
+
+    An object is looked for again up to `gap` frames after it was seen; by default three times the usual distance of
+    frames that hold anything.
+    """
+    frames = sorted(frame for frame, found in rows.items() if found)
+    steps = np.diff(frames)
+    gap = gap or 3 * int(np.median(steps)) if len(steps) else 1
+    last: dict[int, tuple[int, Row]] = {}
+    made: dict[int, list[Row]] = {}
+    count = 0
+    for frame in frames:
+        near = {number: row for number, (at, row) in last.items() if frame - at <= gap}
+        pairs = [
+            (share, -number, place)
+            for place, row in enumerate(rows[frame])
+            for number, other in near.items()
+            if row.name == other.name and (share := common(row.box, other.box)) >= OVERLAP
+        ]
+        taken: dict[int, int] = {}
+        for _, number, place in sorted(pairs, reverse=True):
+            if place not in taken and -number not in taken.values():
+                taken[place] = -number
+        for place, row in enumerate(rows[frame]):
+            if place not in taken:
+                count += 1
+                taken[place] = count
+            row = row._replace(id=taken[place])
+            last[row.id] = (frame, row)
+            made.setdefault(frame, []).append(row)
+    return made
+
+
+def common(one: tuple[float, ...] | None, other: tuple[float, ...] | None) -> float:
+    """Intersection over union of two boxes x y w h; 0 where one is missing."""
+    if one is None or other is None:
+        return 0.0
+    width = min(one[0] + one[2], other[0] + other[2]) - max(one[0], other[0])
+    height = min(one[1] + one[3], other[1] + other[3]) - max(one[1], other[1])
+    shared = max(width, 0) * max(height, 0)
+    return shared / max(one[2] * one[3] + other[2] * other[3] - shared, 1e-9)
+
+
+def polygon_mask(points: list[tuple[float, float]], size: tuple[int, int]) -> np.ndarray:
+    """bool [H, W]: pixels whose centres lie inside a polygon of (x, y), by the even-odd rule."""
+    height, width = size
+    flips = np.zeros((height, width + 1), bool)
+    for (x0, y0), (x1, y1) in zip(points, [*points[1:], *points[:1]]):
+        if y0 == y1:
+            continue
+        (x0, y0), (x1, y1) = sorted(((x0, y0), (x1, y1)), key=lambda point: point[1])
+        rows = np.arange(max(int(np.ceil(y0 - 0.5)), 0), min(int(np.ceil(y1 - 0.5)), height))
+        columns = np.ceil(x0 + (rows + 0.5 - y0) * (x1 - x0) / (y1 - y0) - 0.5)
+        np.logical_xor.at(flips, (rows, np.clip(columns, 0, width).astype(np.int64)), True)
+    return np.logical_xor.accumulate(flips, 1)[:, :width]
