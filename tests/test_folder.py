@@ -34,8 +34,8 @@ def test_a_perfect_result_is_perfect(root: Path, tmp_path: Path) -> None:
     for name in ("success_auc", "success_50", "precision_20", "J_mean", "F_mean", "J&F_mean", "points_accuracy"):
         assert report[name] == pytest.approx(1, abs=2e-3), name
     assert report["occlusion_accuracy"] == report["average_jaccard"] == 1
-    assert report["flow_outliers"] == 0
-    assert report["pixels"]["flow_epe"] == 0
+    assert report["outliers"] == 0
+    assert report["epe"] == 0
     assert list(report["sequences"]) == list(truth)
     assert report["missing"] == report["extra"] == []
 
@@ -60,7 +60,7 @@ def test_nothing_found_is_nothing(root: Path) -> None:
     assert report["success_auc"] == report["precision_20"] == report["points_accuracy"] == 0
     assert report["average_jaccard"] == 0
     assert report["J_mean"] < 0.3, "only frames without the object are right"
-    assert "flow_outliers" not in report
+    assert "outliers" not in report
 
 
 def scored(truth: dict[int, Target], result: dict[int, Target], **settings: bool) -> dict:
@@ -124,8 +124,8 @@ def test_flow_by_hand() -> None:
     truth, found = Target(ids=np.zeros(0, np.int64), flow=flow), np.zeros((2, 2, 2), np.float32)
     found[0, 1] = [0, 1]
     row = scored({0: truth}, {0: Target(ids=np.zeros(0, np.int64), flow=found)})
-    assert row["flow_outliers"] == pytest.approx(1 / 3)
-    assert row["pixels"]["flow_epe"] == pytest.approx(6 / 3)
+    assert row["outliers"] == pytest.approx(1 / 3)
+    assert row["epe"] == pytest.approx(6 / 3)
 
 
 def test_only_what_both_hold_is_scored(root: Path) -> None:
@@ -195,7 +195,7 @@ def test_a_frame_without_flow_is_named() -> None:
     moves = Target(ids=nobody, flow=np.ones((4, 4, 2), np.float32))
     still = Target(ids=nobody, flow=np.full((4, 4, 2), np.nan, np.float32))
     truth = {0: moves, 1: moves, 2: still}
-    assert scored(truth, {0: moves, 1: moves})["pixels"]["flow_epe"] == 0  # the last frame has none
+    assert scored(truth, {0: moves, 1: moves})["epe"] == 0  # the last frame has none
     for results, frame in (({0: moves}, 1), ({}, 0), ({0: Target(ids=nobody), 1: moves}, 0)):
         with pytest.raises(OSError, match=f"frame {frame}: the results have no flow"):
             scored(truth, results)

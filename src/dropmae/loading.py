@@ -30,13 +30,14 @@ def load_task(
     *,
     settings: Mapping[str, Any] | None = None,
     benchmark: str = "",
+    wanted: tuple[str, ...] = (),
 ) -> Task:
-    """The task that a `weights` argument means, for what `prompt` tells; None is "shipped".
+    """The task that a `weights` argument means, for what `prompt` tells or, without one, `wanted`; None is "shipped".
 
     `settings` are fields of the task: in trained weights those that it lets change (`use`), in a task that works with
     any encoder all of them, over what `benchmark`'s usual script has. ValueError where one is unknown or frozen.
     """
-    spec, settings = named(spec, prompt), dict(settings or {})
+    spec, settings = named(spec, prompt, wanted), dict(settings or {})
     if spec.partition(":")[0] == "random":
         return training_free(untrained(spec), settings, benchmark)
     header = weights.read_header(spec)
@@ -47,9 +48,9 @@ def load_task(
     return training_free(source, settings, benchmark)
 
 
-def named(spec: str | Path | None, prompt: Target | None) -> str:
-    """The argument with "shipped", or None, replaced by the name of the shipped weights that `prompt` calls for."""
-    return shipped(prompt) if spec is None or str(spec) == SHIPPED else str(spec)
+def named(spec: str | Path | None, prompt: Target | None, wanted: tuple[str, ...] = ()) -> str:
+    """The argument with "shipped", or None, replaced by the name of the shipped weights that are called for."""
+    return shipped(prompt, wanted) if spec is None or str(spec) == SHIPPED else str(spec)
 
 
 def training_free(source: Any, settings: Mapping[str, Any], benchmark: str = "") -> Task:
@@ -65,20 +66,22 @@ def training_free(source: Any, settings: Mapping[str, Any], benchmark: str = "")
     return task.eval()
 
 
-def shipped(prompt: Target | None) -> str:
+def shipped(prompt: Target | None, wanted: tuple[str, ...] = ()) -> str:
     """shipped:NAME of the weights of the package for what is known in a first frame; says which.
 
-    ValueError where none of them can be told that.
+    Those that need no prompt are known by what they give: fields that are `wanted`, or that a benchmark's first frame
+    has. ValueError where there are none.
     """
-    asked = [] if prompt is None else [name for name in FIELDS if getattr(prompt, name) is not None]
+    asked = list(wanted) if prompt is None else [name for name in FIELDS if getattr(prompt, name) is not None]
     asked.sort(key=lambda name: name != "mask")  # which says more than a box
     found: dict[str, str] = {}
     for path in sorted(weights.SHIPPED.glob("*.safetensors")):
         header = weights.read_header(path)
         if "encoder" not in header["parts"]:
             continue  # heads alone, which work on an encoder that has to be named
-        takes = contract_of(header).takes if header["kind"] == "tasks" else ()
-        found.setdefault(takes[0] if takes else "", path.stem)
+        contract = contract_of(header) if header["kind"] == "tasks" else None
+        known = () if contract is None else contract.takes or contract.gives
+        found.setdefault(known[0] if known else "", path.stem)
     name = next((found[field] for field in asked if field in found), None)
     if (weights.SHIPPED / f"{ENCODER}.safetensors").is_file() and (name is None or asked[0] in CARRIED) and asked:
         name = ENCODER

@@ -20,7 +20,7 @@ SUMMARY = {
     "prepare": "verify and re-encode a folder of videos, or store decoded frames",
     "pretrain": "pre-train METHOD on a folder of videos",
     "finetune": "train TASK on labelled data, starting from a pre-trained run",
-    "track": "follow a box, a mask or points through a video",
+    "track": "follow a box, a mask or points through a video, or every pixel to the next frame",
     "show": "frames with the numbers of their pixels, or with what trackers made of them",
     "evaluate": "run weights on BENCHMARK: predictions in the official layout, and numbers",
     "score": "numbers for anybody's prediction files on BENCHMARK",

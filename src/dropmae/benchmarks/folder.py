@@ -95,9 +95,9 @@ class Folder(Benchmark):
         Boxes: `success_auc` (the area under the success curve, which is the mean overlap), `success_50`,
         `precision_20` (centre within 20 pixels), over the frames that show the object. Masks: `J_mean`, `F_mean`,
         `J&F_mean`. Points: `points_accuracy` (the mean of `points_within` 1, 2, 4, 8 and 16 pixels, over the frames
-        that show the point), `occlusion_accuracy`, `average_jaccard`. Flow: `flow_outliers` (off by more than 3 pixels
-        and 5 %), and `flow_epe` under "pixels". Sequences weigh the same, and in each its objects. OSError where sizes
-        differ.
+        that show the point), `occlusion_accuracy`, `average_jaccard`. Flow: `epe` (the mean end-point error, in
+        pixels), `outliers` (off by more than 3 pixels and 5 %) and `over_1px` and the like. Sequences weigh the same,
+        and in each its objects. OSError where sizes differ.
         """
         names = [name for name in annotations if name in results]
         if not names:
@@ -159,8 +159,8 @@ class Counts:
     """bool [M]: points that an earlier frame has shown."""
     points: list[np.ndarray] = field(default_factory=list)
     """Per frame: distance, visible in truth, visible in the result, each [points that are scored]."""
-    flow: np.ndarray = field(default_factory=lambda: np.zeros(3))
-    """Pixels, the sum of their errors, and how many are outliers."""
+    flow: np.ndarray = field(default_factory=lambda: np.zeros(3 + len(flow.THRESHOLDS)))
+    """Sums of `metrics.flow.errors`."""
     without_flow: int | bool | None = None
     """The first frame in which the truth has flow and the result has none."""
 
@@ -257,7 +257,7 @@ class Counts:
         if "points" in self.predicted and self.points:
             row |= points.numbers(*np.concatenate(self.points, 1))
         if "flow" in self.predicted and self.flow[0]:
-            row |= flow.numbers(self.flow)
+            row |= {name: value for name, value in flow.numbers(self.flow).items() if value is not None}
         return row
 
 

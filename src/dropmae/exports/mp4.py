@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 from PIL import Image
@@ -17,7 +18,7 @@ from dropmae.engine import Answer
 from dropmae.progress import say
 from dropmae.target import Target
 from dropmae.video import Video, Writer
-from dropmae.visualize.overlay import draw_target, draw_text
+from dropmae.visualize.overlay import colour_flow, draw_target, draw_text
 
 
 @dataclass(kw_only=True)
@@ -29,12 +30,15 @@ class MP4(Export):
 
     trail: int = 12
     """Frames of the way behind each object or point."""
+    colours: ClassVar[bool] = True
+    """Whether flow is shown in colours, the hue its direction, in place of the frame; else as arrows on it."""
 
     @contextlib.contextmanager
     def open(self, out: Path, video: Video, doubtful_below: float | None) -> Iterator[Add]:
         past: deque[Target] = deque(maxlen=self.trail)
         times = video.times if video.stamped else None
         first: Answer | None = None
+        colours = FlowColours() if self.colours else None
         writer: Writer | None = None
         cut = -1
         with contextlib.ExitStack() as stack:
@@ -55,7 +59,7 @@ class MP4(Export):
                 if answer.cut:
                     past.clear()
                     cut = writer.count
-                picture = drawn(answer, list(past), doubtful_below)
+                picture = drawn(answer, list(past), doubtful_below, colours)
                 if cut >= 0 and writer.count - cut < self.trail:
                     picture = draw_text(picture, "cut", (0, picture.shape[0]))
                 seconds = None if times is None else abs(float(times[answer.frame] - times[first.frame]))
@@ -78,10 +82,35 @@ class MP4(Export):
                 draw(first)
 
 
-def drawn(answer: Answer, trail: list[Target], doubtful_below: float | None) -> np.ndarray:
-    """The frame with the answer on it, and a word on what is lost."""
-    target = answer.target
-    made = draw_target(answer.picture, target, trail, doubtful_below)
+class FlowColours:
+    """Flow in colours. Full colour is the length of nearly all of it so far, so that colours do not flicker."""
+
+    def __init__(self) -> None:
+        self.length = 1.0
+        self.last: np.ndarray | None = None
+
+    def painted(self, picture: np.ndarray, target: Target) -> np.ndarray:
+        """The colours of a target's flow, darker where it is occluded; without flow the last ones, else the picture."""
+        if target.flow is None:
+            return picture if self.last is None else self.last
+        known = np.linalg.norm(target.flow, axis=-1)
+        known = known[np.isfinite(known)]
+        self.length = max(self.length, float(np.quantile(known, 0.99)) if known.size else 0.0)
+        made = colour_flow(target.flow, self.length)
+        if target.occluded is not None:
+            made[target.occluded] = (made[target.occluded] * 0.7).astype(np.uint8)
+        self.last = draw_text(made, f"full colour: {self.length:.0f} pixels", (0, made.shape[0]))
+        return self.last
+
+
+def drawn(
+    answer: Answer, trail: list[Target], doubtful_below: float | None, colours: FlowColours | None = None
+) -> np.ndarray:
+    """The frame with the answer on it, and a word on what is lost; with `colours`, flow in its place."""
+    picture, target = answer.picture, answer.target
+    if colours is not None:
+        picture, target = colours.painted(picture, target), replace(target, flow=None)
+    made = draw_target(picture, target, trail, doubtful_below)
     if target.boxes is None:
         return made
     gone = [str(i) for i, box in zip(target.ids.tolist(), target.boxes) if not np.isfinite(box).all()]

@@ -32,9 +32,9 @@ from dropmae.video.cuts import CutFinder
 from dropmae.visualize.confidence import Confidence
 
 if TYPE_CHECKING:
-    Source = Boxes = Weights = Mask = Points = Any
+    Sources = Boxes = Weights = Mask = Points = Any
 else:  # what a command line can say; in Python whatever `Video` takes, boxes [N, 4], a label map, triples, and paths
-    Source, Boxes, Weights = str, tuple[float, ...], str | None
+    Sources, Boxes, Weights = tuple[str, ...], tuple[float, ...], str | None
     Mask, Points = Path | None, tuple[str, ...]
 
 
@@ -43,7 +43,7 @@ MANY = 8
 
 
 def track(
-    video: Source,
+    video: Sources,
     *,
     weights: Weights = None,
     out: Path | None = None,
@@ -53,6 +53,7 @@ def track(
     points: Points = (),
     names: tuple[str, ...] = (),
     prompts: Path | None = None,
+    flow: bool = False,
     start: int = 0,
     stop: int | None = None,
     backwards: bool = False,
@@ -68,7 +69,8 @@ def track(
     targets.jsonl, and returns a summary. Without, it returns an iterator of (frame number, Target), for Python.
 
     Args:
-        video: a video file, a folder of images, or a camera by its number (0), which runs until interrupted.
+        video: a video file, a folder of images, several images, or a camera by its number (0), which runs until
+            interrupted.
         weights: a weight file or run folder: a tracker, a segmenter, or an encoder whose features then carry labels.
             shipped:NAME comes with the package; by default what fits the prompt: the tracker for boxes, the encoder for
             a mask or points.
@@ -81,7 +83,9 @@ def track(
         names: what the objects of box or mask are called, in their order.
         prompts: what is known in any frames, so that objects may appear late or be corrected: a targets.jsonl, a file
             of CVAT, COCO or MOT; or a detector's (MegaDetector, COCO Camera Traps), of which first sights are taken.
-        start: number of the frame that box and mask are about.
+        flow: where every pixel goes in the next frame, with nothing to follow; for OUT.mp4 (colours), OUT.arrows.mp4,
+            OUT.flo or OUT.kitti (a file per frame).
+        start: number of the frame that box and mask are about; without them the first one.
         stop: number of the frame to end before (with `backwards`: the last one to follow to).
         backwards: follow towards the beginning of the video.
         lost_below: confidence below which an object counts as lost and has no box; by default as the weights say.
@@ -91,18 +95,21 @@ def track(
             the transformer's layers: faster for large models, and a little less exact.
         overwrite: replace OUT.mp4 and OUT.jsonl even if they are read here or were not written by `track`.
     """
+    paths = list(video) if isinstance(video, (list, tuple)) else [video]
     if also and out is None:
         raise ValueError("also is for further files beside OUT: give --out")
     exports = {} if out is None else forms([Path(out), *map(Path, also)])
     for path, form in exports.items():
-        form.check(path, [video, mask, prompts, weights], overwrite=overwrite)
-    source = Video(video)
+        form.check(path, [*paths, mask, prompts, weights], overwrite=overwrite)
+    source = Video(paths[0] if len(paths) == 1 else paths)
     known = gather(source, box, mask, points, prompts, start)
     if names:
         known = called_by(known, names, start)
     settings = registry.assignments(set) | ({} if lost_below is None else {"lost_below": lost_below})
     first = known[min(known)] if known else None
-    spec = named(weights, first)
+    if flow and known:
+        raise ValueError("flow is of all pixels and follows nothing: leave box, mask, points and prompts out")
+    spec = named(weights, first, ("flow",) if flow else ())
     if out is not None:
         say(f"{source.name}: loading {spec}")
     engine = Engine(load_task(spec, first, settings=settings), device, precision)
@@ -111,6 +118,8 @@ def track(
         raise ValueError(
             f"say what to follow ({name} takes {takes}): --box x y w h, --mask PNG, --points t,x,y or --prompts FILE"
         )
+    if flow and "flow" not in engine.task.gives:
+        raise ValueError(f"{spec} gives {' and '.join(engine.task.gives)}, not flow: name weights of flow, or none")
     live = is_live(source.source)
     if live and (start or backwards):
         raise ValueError("a live stream starts where it is: start and backwards are for files")

@@ -53,13 +53,16 @@ SHORT = {
     "points_accuracy": "delta",
     "occlusion_accuracy": "OA",
     "average_jaccard": "AJ",
-    "flow_outliers": "Fl",
-    "flow_epe": "EPE px",
+    "outliers": "Fl",
+    "epe": "EPE px",
 }
 """What the field calls a number, in as few letters as it does."""
-LEADING = ("ao", "success_auc", "J&F_mean", "G_mean", "mean_iou", "PCK@0.2", "average_jaccard", "J_mean", "flow_epe")
+LEADING = ("ao", "success_auc", "J&F_mean", "G_mean", "mean_iou", "PCK@0.2", "average_jaccard", "J_mean", "epe")
 """The first of these numbers that a report has ranks it."""
-LOWER_IS_BETTER = ("flow_epe", "flow_outliers")
+LOWER_IS_BETTER = ("epe", "outliers", "over")
+"""First words of the names of such numbers."""
+IN_PIXELS = "epe"
+"""First word of the names of numbers that are no shares but pixels."""
 NOT_SHARES = ("fps",)
 """Numbers of a report that are no metrics though they may lie below 1."""
 LEAST_NAME = 12
@@ -67,13 +70,18 @@ LEAST_NAME = 12
 
 
 def metrics(report: Report) -> dict[str, float | None]:
-    """The metrics of a report: shares in [0, 1], and under `pixels` errors in pixels; other numbers are left out."""
-    shares = {
+    """The metrics of a report: shares in [0, 1], and end-point errors in pixels; other numbers are left out."""
+    return {
         key: value
         for key, value in report.items()
-        if (value is None or (isinstance(value, float) and abs(value) <= 1)) and key not in NOT_SHARES
+        if (value is None or (isinstance(value, float) and (abs(value) <= 1 or word(key) == IN_PIXELS)))
+        and key not in NOT_SHARES
     }
-    return shares | report.get("pixels", {})
+
+
+def word(key: str) -> str:
+    """The first word of a number's name."""
+    return key.partition("_")[0]
 
 
 def leading(report: Report) -> str | None:
@@ -85,14 +93,14 @@ def leading(report: Report) -> str | None:
 def order(report: Report, key: str | None) -> tuple[bool, float]:
     """Sorts reports: the best first, those without the number last."""
     value = None if key is None else metrics(report).get(key)
-    return (value is None, 0.0 if value is None else value if key in LOWER_IS_BETTER else -value)
+    return (value is None, 0.0 if value is None else value if word(key) in LOWER_IS_BETTER else -value)
 
 
 def shown(key: str, value: Any) -> str:
     """A number for people: pixels with two digits, shares in percent with one."""
     if not isinstance(value, (int, float)) or isinstance(value, bool):
         return "-"
-    return f"{value:.2f}" if key == "flow_epe" else f"{100 * value:.1f}"
+    return f"{value:.2f}" if word(key) == IN_PIXELS else f"{100 * value:.1f}"
 
 
 def by_name(name: str) -> list[tuple[bool, Any]]:
