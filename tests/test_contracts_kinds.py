@@ -12,10 +12,11 @@ import pytest
 import torch
 
 from dropmae import contracts, registry, weights
+from dropmae.benchmarks.folder import Folder
 from dropmae.data.clips import Clips, Sequence, collate, generator
 from dropmae.engine import Engine, answers_first
 from dropmae.loading import untrained
-from dropmae.rendering.synth import Rendering, render
+from dropmae.rendering.synth import Rendering, render, synth
 from dropmae.target import FIELDS, Target, redacted, says_something
 
 EVERY = [(folder, name) for folder in contracts.KINDS for name in registry.names(folder)]
@@ -24,10 +25,24 @@ LIGHT: dict[str, Any] = {"size": "tiny", "image": 64}
 
 
 @pytest.fixture(scope="module")
-def rendered() -> Sequence:
+def clip() -> Sequence:
     """A rendered clip of which everything is known."""
     frames, targets = render(3, 0, Rendering(frames=8, size=(96, 128), points=8, flow=True))
     return Sequence("rendered", frames, targets)
+
+
+@pytest.fixture(scope="module")
+def street(tmp_path_factory: pytest.TempPathFactory) -> Sequence:
+    """Rendered scans."""
+    root = tmp_path_factory.mktemp("scans")
+    synth(str(root), scans=True, clips=1, workers=1, frames=8, beams=24, columns=400, objects=(3, 3), distance=15.0)
+    return Folder().sequences(root)[0]
+
+
+@pytest.fixture
+def rendered(request: pytest.FixtureRequest, name: str) -> Sequence:
+    """What the task called `name` goes through."""
+    return request.getfixturevalue("street" if registry.load("tasks", name).frame_kind == "scan" else "clip")
 
 
 def small(name: str) -> Any:
@@ -163,12 +178,25 @@ def test_a_task_takes_over_its_own_weights_whole(name: str, tmp_path: Any) -> No
 @pytest.mark.parametrize("name", TASKS)
 def test_what_a_task_does_not_take_is_said(name: str, rendered: Sequence) -> None:
     engine = Engine(small(name), "cpu", "fp32")
-    others = [f for f in ("boxes", "mask", "points", "flow") if f not in engine.task.takes]
+    there = [f for f in ("boxes", "mask", "points", "flow", "names") if getattr(rendered.targets[0], f) is not None]
+    others = [f for f in there if f not in engine.task.takes]
     for field in others if engine.task.takes else []:
         target = redacted(rendered.targets[0], (field,))
         assert says_something(target)
         with pytest.raises(ValueError, match=f"can be told .*, and what is known there is {field}"):
             engine.session({0: target}).push(0, rendered.video[0])
+
+
+def scans_in_kitti_layout(root: Any) -> Any:
+    from dropmae.video import Video
+
+    (root / "velodyne" / "0000").mkdir(parents=True)
+    (root / "calib").mkdir()
+    for number in range(2):
+        np.zeros((5, 4), np.float32).tofile(root / "velodyne" / "0000" / f"{number:06d}.bin")
+    eye = "1 0 0 0 0 1 0 0 0 0 1 0"
+    (root / "calib" / "0000.txt").write_text(f"P2: {eye}\nR_rect 1 0 0 0 1 0 0 0 1\nTr_velo_cam {eye}\n")
+    return Video(root / "velodyne" / "0000")
 
 
 @pytest.mark.parametrize("name", registry.names("exports"))
@@ -180,9 +208,12 @@ def test_an_export_is_whole_or_not_there(name: str, tmp_path: Any) -> None:
     mask = np.zeros((32, 48), np.uint8)
     mask[4:14, 4:14] = 1
     target = Target(ids=np.array([1]), boxes=np.array([[4.0, 4, 10, 10]]), mask=mask if "mask" in cls.needs else None)
+    target.boxes3d = np.array([[9.0, 0, 0, 2, 4, 2, 0]]) if "boxes3d" in cls.needs else None
     for suffix in cls.suffixes:
         folder = tmp_path / suffix.strip(".")
         out, video = folder / f"out{suffix}", Video(np.zeros((2, 32, 48, 3), np.uint8))
+        if "boxes3d" in cls.needs:
+            video = scans_in_kitti_layout(tmp_path / "kitti")
         cls().check(out)
         with cls().open(out, video, 0.5) as add:
             for number in range(2):

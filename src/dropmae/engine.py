@@ -269,6 +269,7 @@ class Session:
             boxes=prompt.boxes if prompt.boxes is not None else self.known.boxes,
             mask=prompt.mask if prompt.mask is not None else self.known.mask,
             points=points,
+            boxes3d=prompt.boxes3d if prompt.boxes3d is not None else self.known.boxes3d,
             owners=self.known.owners if prompt.owners is None else prompt.owners,
         )
 
@@ -323,6 +324,7 @@ def nothing(known: Target, size: tuple[int, ...]) -> Target:
         ids=known.ids,
         boxes=None if known.boxes is None else np.zeros((count, 4)),
         mask=None if known.mask is None else np.zeros(size, np.uint8),
+        boxes3d=None if known.boxes3d is None else np.full((count, 7), np.nan),
         points=None if known.points is None else np.full_like(known.points, np.nan),
         visible=None if known.points is None else np.zeros(len(known.points), bool),
         owners=known.owners,
@@ -447,7 +449,8 @@ def follow(
         session = engine.session(prompts)
         passes.append({answer.frame: answer.target for answer in session.follow(pictures(video, way))})
         for number in session.skipped:
-            passes[-1][number] = nothing(session.known, (video.height, video.width))
+            size = (0, 0) if video.kind == "scan" else (video.height, video.width)
+            passes[-1][number] = nothing(session.known, size)
         found.seconds += session.seconds
         found.skipped |= session.skipped
         found.missed += session.missed

@@ -28,6 +28,18 @@ class BoxTracks(Mapping[int, Target]):
                     found.append(box)
         return {object_id: (np.array(frames), np.stack(boxes)) for object_id, (frames, boxes) in rows.items()}
 
+    @cached_property
+    def tracks3d(self) -> dict[int, tuple[np.ndarray, np.ndarray]]:
+        """As `tracks`, of the boxes in space, float64 [n, 7]."""
+        rows: dict[int, list[tuple[int, np.ndarray]]] = {}
+        for frame in sorted(self.targets):
+            target = self.targets[frame]
+            for row, box in enumerate(() if target.boxes3d is None else target.boxes3d):
+                seen = target.scores is None or target.scores[row] != 0
+                if seen and np.isfinite(box).all():
+                    rows.setdefault(int(target.ids[row]), []).append((frame, box))
+        return {number: (np.array([f for f, _ in own]), np.stack([b for _, b in own])) for number, own in rows.items()}
+
     def __getitem__(self, frame: int) -> Target:
         return self.targets[frame]
 

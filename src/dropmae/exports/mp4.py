@@ -15,15 +15,20 @@ from PIL import Image
 from dropmae.contracts import Export
 from dropmae.contracts.exports import Add
 from dropmae.engine import Answer
+from dropmae.formats.kitti import Calibration, calibration_of, read_calibration
 from dropmae.progress import say
 from dropmae.target import Target
 from dropmae.video import Video, Writer
-from dropmae.visualize.overlay import colour_flow, draw_target, draw_text
+from dropmae.visualize.overlay import colour_flow, draw_text
+from dropmae.visualize.topview import draw_camera, draw_frame
 
 
 @dataclass(kw_only=True)
 class MP4(Export):
-    """An overlay: boxes, masks, points and flow on the frames, in H.264; with the video's sound, and at its times."""
+    """An overlay: boxes, masks, points and flow on the frames, in H.264; with the video's sound, and at its times.
+
+    Scans are shown from above; where they lie in KITTI's layout with calibration and pictures, the camera's above that.
+    """
 
     suffixes = (".mp4", ".mov")
     beside = (".jsonl",)
@@ -41,6 +46,7 @@ class MP4(Export):
         colours = FlowColours() if self.colours else None
         writer: Writer | None = None
         cut = -1
+        camera = Camera.beside(video)
         with contextlib.ExitStack() as stack:
 
             def begin(forward: bool) -> Writer:
@@ -60,6 +66,8 @@ class MP4(Export):
                     past.clear()
                     cut = writer.count
                 picture = drawn(answer, list(past), doubtful_below, colours)
+                if camera is not None:
+                    picture = camera.above(picture, answer)
                 if cut >= 0 and writer.count - cut < self.trail:
                     picture = draw_text(picture, "cut", (0, picture.shape[0]))
                 seconds = None if times is None else abs(float(times[answer.frame] - times[first.frame]))
@@ -110,11 +118,44 @@ def drawn(
     picture, target = answer.picture, answer.target
     if colours is not None:
         picture, target = colours.painted(picture, target), replace(target, flow=None)
-    made = draw_target(picture, target, trail, doubtful_below)
+    made = draw_frame(picture, target, trail, doubtful_below)
     if target.boxes is None:
         return made
     gone = [str(i) for i, box in zip(target.ids.tolist(), target.boxes) if not np.isfinite(box).all()]
     return draw_text(made, f"lost: {', '.join(gone)}") if gone else made
+
+
+@dataclass(frozen=True, eq=False)
+class Camera:
+    """The pictures that were taken beside scans."""
+
+    folder: Path
+    calibration: Calibration
+
+    @classmethod
+    def beside(cls, video: Video) -> Camera | None:
+        """The camera of a folder of scans in KITTI's layout; None where there is none, or no calibration."""
+        if video.kind != "scan" or video.path is None:
+            return None
+        folder = video.path.parent.parent / "image_02" / video.path.name
+        if not folder.is_dir():
+            return None
+        try:
+            return cls(folder, read_calibration(calibration_of(video.path)))
+        except OSError as error:
+            say(f"{error}: the camera's pictures are left out")
+            return None
+
+    def above(self, view: np.ndarray, answer: Answer) -> np.ndarray:
+        """A view of the scan, with the camera's picture of the moment over it, where there is one."""
+        files = [self.folder / f"{answer.frame:06d}{suffix}" for suffix in (".png", ".jpg")]
+        file = next((file for file in files if file.is_file()), None)
+        height = round(view.shape[1] / 3.32)  # of KITTI's pictures at this width
+        picture = np.zeros((height // 2 * 2, view.shape[1], 3), np.uint8)
+        if file is not None:
+            made = draw_camera(Video(file)[0], answer.target, self.calibration.pixels)
+            picture = fitted(made, picture.shape[:2])
+        return np.concatenate([picture, view])
 
 
 def fitted(picture: np.ndarray, size: tuple[int, int] | None) -> np.ndarray:

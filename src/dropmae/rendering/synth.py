@@ -1,4 +1,4 @@
-"""`dropmae synth`: clips of textured objects that move over moving backgrounds, with exact annotation.
+"""`dropmae synth`: clips of textured objects that move over moving backgrounds, or scans, with exact annotation.
 
 Clip n is a pure function of the options and (seed, n): of a scene (what there is), a motion (how it moves) and the
 light and lens of that clip. `scenes` and `motions` limit how many different ones there are, so that the diversity of
@@ -31,8 +31,9 @@ from dropmae.rendering import motions
 from dropmae.rendering.geometry import scales, shifts, tilts, turns
 from dropmae.rendering.motions import chance, log_uniform
 from dropmae.rendering.scenes import SHARE_POINTS, Effects, Scene, Surface
+from dropmae.rendering.streets import RATE, Scanning, drawn
 from dropmae.rendering.things import Appearance, Thing, appearance
-from dropmae.storage import clean, remove, replacing, write_json, write_text
+from dropmae.storage import clean, remove, replacing, write_folder, write_json, write_text
 from dropmae.target import Target, read_targets, target_lines, write_flow
 from dropmae.video import Writer
 
@@ -92,7 +93,12 @@ class Rendering:
         return self.size[0], self.size[-1]
 
 
-OPTIONS = Rendering
+@dataclass(kw_only=True, frozen=True)
+class Settings(Rendering, Scanning):
+    """What `synth` takes: of clips, or, with --scans, of streets that a LiDAR sees."""
+
+
+OPTIONS = Settings
 
 
 def effects(rng: Rng, options: Rendering) -> Effects:
@@ -256,31 +262,42 @@ def render(seed: int, n: int, options: Rendering | None = None) -> tuple[np.ndar
 
 
 def synth(
-    out: str, *, clips: int = 16, seed: int = 0, workers: int = 0, fps: float = 25.0, **settings: Any
+    out: str,
+    *,
+    clips: int = 16,
+    scans: bool = False,
+    seed: int = 0,
+    workers: int = 0,
+    fps: float = 25.0,
+    **settings: Any,
 ) -> dict[str, Any]:
     """Renders clips of textured objects that move over moving backgrounds, exactly annotated.
 
     The folder gets one H.264 mp4 per clip, `targets.jsonl` (boxes and masks of what is visible, point tracks, visible
     shares) and `flow/`. The same command continues a folder that is not finished, and adds clips to one that is.
+    With --scans a clip is a folder of LiDAR scans, ten a second, as KITTI stores them, of cars, vans, cyclists and
+    people in a street with clutter; `targets.jsonl` has their boxes in metres, classes and visible shares.
 
     Args:
         out: the folder to write to
         clips: how many clips the folder shall hold
+        scans: render LiDAR scans instead of pictures
         seed: another seed, other clips
         workers: processes to use; 0 takes one per processor
         fps: frames per second of the files
     """
-    if unknown := set(settings) - {f.name for f in dataclasses.fields(Rendering)}:
-        raise ValueError(f"synth has no setting {sorted(unknown)[0]!r}")
+    kind = Scanning if scans else Rendering
+    if unknown := set(settings) - {f.name for f in dataclasses.fields(kind)}:
+        raise ValueError(f"synth has no setting {sorted(unknown)[0]!r}" + f" of {'scans' if scans else 'clips'}")
     if clips < 1 or workers < 0 or not 0 < fps <= 1000:
         raise ValueError(f"clips must be at least 1, workers 0 or more, fps above 0, not {clips}, {workers}, {fps}")
-    options = Rendering(**settings)
-    if options.shape[0] % 2 or options.shape[1] % 2:
+    options = kind(**settings)
+    if isinstance(options, Rendering) and (options.shape[0] % 2 or options.shape[1] % 2):
         raise ValueError(f"H.264 needs an even height and width, not {options.shape}; `render` takes any size")
     folder = Path(out)
     parts = folder / ".parts"
     told = {"seed": seed, "fps": fps, **json.loads(json.dumps(dataclasses.asdict(options)))}
-    told["size"] = list(options.shape)
+    told |= {"size": list(options.shape)} if isinstance(options, Rendering) else {"fps": RATE, "scans": True}
     record, started = folder / "synth.json", time.perf_counter()
     with Stop(urgent=True), locks.held(folder):
         if record.exists():
@@ -293,7 +310,7 @@ def synth(
         write_json(record, told)
         targets = folder / "targets.jsonl"
         listed = read_targets(targets) if targets.exists() else {}
-        names = [clip_name(n) for n in range(clips)]
+        names = [clip_name(n, scans) for n in range(clips)]
         missing = [n for n, name in enumerate(names) if name not in listed or not (folder / name).exists()]
         todo = [n for n in missing if not ((parts / f"{names[n]}.jsonl").exists() and (folder / names[n]).exists())]
         clean(folder)
@@ -320,11 +337,13 @@ def synth(
     }
 
 
-def clip_name(n: int) -> str:
-    return f"clip-{n:05d}.mp4"
+def clip_name(n: int, scans: bool = False) -> str:
+    return f"street-{n:05d}" if scans else f"clip-{n:05d}.mp4"
 
 
-def _each(folder: Path, seed: int, todo: list[int], fps: float, options: Rendering, workers: int) -> Iterator[None]:
+def _each(
+    folder: Path, seed: int, todo: list[int], fps: float, options: Rendering | Scanning, workers: int
+) -> Iterator[None]:
     """Writes the clips `todo`, in this process or in several; yields after each."""
     cores = machine.cores()
     workers = min(workers or cores, len(todo))
@@ -345,8 +364,10 @@ def _begin() -> None:
     torch.set_num_threads(1)
 
 
-def write_clip(folder: Path, seed: int, n: int, fps: float, options: Rendering) -> None:
+def write_clip(folder: Path, seed: int, n: int, fps: float, options: Rendering | Scanning) -> None:
     """Renders and writes clip n: flow, then the video, and last its lines, which say that the clip is complete."""
+    if isinstance(options, Scanning):
+        return write_street(folder, seed, n, options)
     name = clip_name(n)
     flow_name = f"flow/{name}.npz"
     flows: dict[int, np.ndarray] = {}
@@ -359,4 +380,13 @@ def write_clip(folder: Path, seed: int, n: int, fps: float, options: Rendering) 
             lines += target_lines(name, index, target, flow_name)
         if flows:
             write_flow(folder / flow_name, flows)
+    write_text(folder / ".parts" / f"{name}.jsonl", "".join(f"{line}\n" for line in lines))
+
+
+def write_street(folder: Path, seed: int, n: int, options: Scanning) -> None:
+    """As `write_clip`: a folder of scans, and its lines."""
+    name = clip_name(n, scans=True)
+    scans, targets = zip(*drawn(seed, n, options))
+    write_folder(folder / name, {f"{i:06d}.bin": scan for i, scan in enumerate(scans)}, lambda scan: scan.tobytes())
+    lines = [line for index, target in enumerate(targets) for line in target_lines(name, index, target)]
     write_text(folder / ".parts" / f"{name}.jsonl", "".join(f"{line}\n" for line in lines))

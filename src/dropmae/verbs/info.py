@@ -7,10 +7,13 @@ import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from dropmae import weights
 from dropmae.opening import open_file
 from dropmae.progress import say
 from dropmae.video import Video, find
+from dropmae.video.scans import scan_files
 from dropmae.weights import official
 
 PROBED = 8
@@ -20,7 +23,7 @@ SUFFIXES = (".pth", ".pt", ".ckpt", ".safetensors")
 
 
 def info(path: Path) -> dict[str, Any]:
-    """Say what a weight file, public checkpoint, run, video or folder of videos holds.
+    """Say what a weight file, public checkpoint, run, video, folder of scans or folder of videos holds.
 
     Nothing that is pickled in a file is executed. Returns what is printed.
 
@@ -124,7 +127,9 @@ def _last_line(path: Path) -> Any:
 
 
 def _folder(path: Path) -> dict[str, Any]:
-    """A folder of videos, of which a few are opened; a folder of images is itself a video."""
+    """A folder of videos, of which a few are opened; a folder of images, or of scans, is itself a video."""
+    if scan_files(str(path)):
+        return _scans(path)
     videos = find(path)
     if videos == [path]:
         return _video(path)
@@ -142,6 +147,18 @@ def _folder(path: Path) -> dict[str, Any]:
 
 def _video(path: Path) -> dict[str, Any]:
     return {"kind": "video", **_measures(path)}
+
+
+def _scans(path: Path) -> dict[str, Any]:
+    """Scans, of which a few are read."""
+    video = Video(path)
+    some = video.read(sorted({int(place) for place in np.linspace(0, len(video) - 1, PROBED)}))
+    known = np.concatenate([scan[np.isfinite(scan[:, :3]).all(1), :3] for scan in some])
+    points = float(np.mean([len(scan) for scan in some]))
+    told = {"kind": "scans", "frames": len(video), "columns": some[0].shape[1], "points": points}
+    for axis, values in zip("xyz", known.T if len(known) else ()):
+        told[f"{axis}_metres"] = [round(float(end), 2) for end in (values.min(), values.max())]
+    return told
 
 
 def _measures(path: Path) -> dict[str, Any]:

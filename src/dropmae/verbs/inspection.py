@@ -22,7 +22,8 @@ from dropmae.video import Video, find
 from dropmae.video.frames import image_name
 from dropmae.visualize.attention_probe import measure, temporal_maps, temporal_sheet
 from dropmae.visualize.charts import PICTURE, attention_figure, save_chart, save_picture, to_bytes
-from dropmae.visualize.overlay import draw_target, tile
+from dropmae.visualize.overlay import tile
+from dropmae.visualize.topview import draw_frame
 from dropmae.visualize.views import caption, looked_at, reconstruction_sheet, reconstructions
 from dropmae.weights import LAST, Missing, load
 
@@ -258,7 +259,7 @@ def predict(run: Path, task: Any, clips: Clips, seed: int, count: int = 3, span:
         except (OSError, ValueError):
             continue  # nothing that can be gone through: another one will do
         chosen = [found[place] for place in np.linspace(0, len(found) - 1, 5).round().astype(int).tolist()]
-        rows += [draw_target(answer.picture, answer.target) for answer in chosen]
+        rows += [draw_frame(answer.picture, answer.target) for answer in chosen]
         captions += [f"{sequence.name}, {answer.frame}" for answer in chosen]
         if len(rows) >= 5 * count:
             break

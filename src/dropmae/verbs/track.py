@@ -1,4 +1,4 @@
-"""The verb `track`: follow boxes, masks or points through a video, with the weights of any task."""
+"""The verb `track`: follow boxes, masks or points through a video, boxes through scans, with any task's weights."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ from dropmae.formats.results import of_video
 from dropmae.formats.rows import Rows
 from dropmae.interruption import Interrupted, Stop
 from dropmae.loading import load_task, named
+from dropmae.metrics.boxes3d import inside, local
 from dropmae.progress import Progress, say
 from dropmae.target import Target, mask_boxes, misplaced, target_lines
 from dropmae.video import Video, is_live
@@ -49,6 +50,7 @@ def track(
     out: Path | None = None,
     also: tuple[Path, ...] = (),
     box: Boxes = (),
+    box3d: Boxes = (),
     mask: Mask = None,
     points: Points = (),
     names: tuple[str, ...] = (),
@@ -69,15 +71,18 @@ def track(
     targets.jsonl, and returns a summary. Without, it returns an iterator of (frame number, Target), for Python.
 
     Args:
-        video: a video file, a folder of images, several images, or a camera by its number (0), which runs until
-            interrupted.
+        video: a video file, a folder of images or of LiDAR scans (.bin .npy .pcd), several images, or a camera by its
+            number (0), which runs until interrupted.
         weights: a weight file or run folder: a tracker, a segmenter, or an encoder whose features then carry labels.
             shipped:NAME comes with the package; by default what fits the prompt: the tracker for boxes, the encoder for
             a mask or points.
         out: OUT.mp4, with OUT.jsonl beside it, or another form, which its ending tells: .jsonl .csv .json (COCO) .xml
-            (CVAT) .mot.txt .yolo .otb.txt .masks (PNGs), and cut-outs .webm .rgba.mov .rgba (docs/exports.md).
+            (CVAT) .mot.txt .yolo .otb.txt .masks (PNGs), and cut-outs .webm .rgba.mov .rgba (docs/exports.md); of
+            scans .kitti.txt.
         also: further files of the same answers.
         box: x y w h in pixels, of the top left corner; several objects one after the other.
+        box3d: x y z w l h yaw in scans: the centre and the size in metres, z up, and how far the length is turned from
+            x towards y, in radians; several objects one after the other.
         mask: PNG with the objects' labels.
         points: t,x,y of points to follow: the frame and the place in pixels.
         names: what the objects of box or mask are called, in their order.
@@ -85,7 +90,7 @@ def track(
             of CVAT, COCO or MOT; or a detector's (MegaDetector, COCO Camera Traps), of which first sights are taken.
         flow: where every pixel goes in the next frame, with nothing to follow; for OUT.mp4 (colours), OUT.arrows.mp4,
             OUT.flo or OUT.kitti (a file per frame).
-        start: number of the frame that box and mask are about; without them the first one.
+        start: number of the frame that box, box3d and mask are about.
         stop: number of the frame to end before (with `backwards`: the last one to follow to).
         backwards: follow towards the beginning of the video.
         lost_below: confidence below which an object counts as lost and has no box; by default as the weights say.
@@ -102,7 +107,7 @@ def track(
     for path, form in exports.items():
         form.check(path, [*paths, mask, prompts, weights], overwrite=overwrite)
     source = Video(paths[0] if len(paths) == 1 else paths)
-    known = gather(source, box, mask, points, prompts, start)
+    known = gather(source, box, mask, points, prompts, start, box3d)
     if names:
         known = called_by(known, names, start)
     settings = registry.assignments(set) | ({} if lost_below is None else {"lost_below": lost_below})
@@ -116,7 +121,8 @@ def track(
     if engine.task.takes and not known:
         name, takes = type(engine.task).__name__.lower(), " or ".join(engine.task.takes)
         raise ValueError(
-            f"say what to follow ({name} takes {takes}): --box x y w h, --mask PNG, --points t,x,y or --prompts FILE"
+            f"say what to follow ({name} takes {takes}): --box x y w h, --box3d x y z w l h yaw, --mask PNG, "
+            "--points t,x,y or --prompts FILE"
         )
     if flow and "flow" not in engine.task.gives:
         raise ValueError(f"{spec} gives {' and '.join(engine.task.gives)}, not flow: name weights of flow, or none")
@@ -305,13 +311,19 @@ def span(video: Video, first: int, last: int, stop: int | None, backwards: bool)
     return found
 
 
-def gather(video: Video, box: Any, mask: Any, points: Any, prompts: Path | None, start: int) -> dict[int, Target]:
+def gather(
+    video: Video, box: Any, mask: Any, points: Any, prompts: Path | None, start: int, box3d: Any = ()
+) -> dict[int, Target]:
     """{frame: what is known there} from the flags; ValueError where there is nothing or it makes no sense."""
     if start < 0:
         raise ValueError(f"start is the number of a frame, not {start}")
     found: dict[int, Target] = {}
     if prompts is not None:
         found = read_prompts(prompts, video)
+    if video.kind == "scan":
+        return gather_scans(video, box3d, found, start, len(box) or mask is not None or len(points))
+    if len(box3d):
+        raise ValueError("box3d is of scans (.bin .npy .pcd), and this is a video of pictures: give --box x y w h")
     numbers = np.asarray(box, np.float64).ravel()
     if len(numbers) % 4 or not np.isfinite(numbers).all():
         raise ValueError(f"a box is four numbers x y w h, not {' '.join(f'{value:g}' for value in numbers)}")
@@ -358,6 +370,36 @@ def called_by(known: dict[int, Target], names: Sequence[str], start: int) -> dic
     if told is None or len(names) != count:
         raise ValueError(f"{len(names)} names for {count} objects in frame {start}")
     return {**known, start: replace(told, names=list(names))}
+
+
+def gather_scans(video: Video, box3d: Any, found: dict[int, Target], start: int, flat: bool) -> dict[int, Target]:
+    """As `gather`, in scans; ValueError where a box has no size or holds no point."""
+    if flat:
+        raise ValueError("in scans things are followed by --box3d x y z w l h yaw, not by boxes, masks or points")
+    numbers = np.asarray(box3d, np.float64).ravel()
+    if len(numbers) % 7 or not np.isfinite(numbers).all():
+        raise ValueError(f"box3d takes x y z w l h yaw, not {' '.join(f'{value:g}' for value in numbers)}")
+    if len(numbers) and start in found:
+        raise ValueError(f"the prompts speak of frame {start} already: leave box3d out")
+    if len(numbers):
+        boxes = numbers.reshape(-1, 7)
+        found[start] = Target(ids=np.arange(1, len(boxes) + 1), boxes3d=boxes)
+    for frame, target in sorted(found.items())[:1]:  # later ones may be where nothing is seen
+        known = [] if target.boxes3d is None else np.flatnonzero(np.isfinite(target.boxes3d).all(1)).tolist()
+        scan = video[frame] if known and 0 <= frame < len(video) else None
+        for row in known if scan is not None else ():
+            number, one = target.ids[row], target.boxes3d[row]
+            if not (one[3:6] > 0).all():
+                raise ValueError(f"frame {frame}: the box of object {number} needs a positive w, l and h")
+            if not inside(local(scan, one), one).any():
+                near = np.linalg.norm(scan[:, :3] - one[:3], axis=1)
+                near = near[np.isfinite(near)]
+                told = f"the nearest one is {near.min():.1f} m from its centre" if len(near) else "the scan is empty"
+                raise ValueError(
+                    f"frame {frame}: the box of object {number} holds no point ({told}); it is x y z of its centre, "
+                    "w l h, and yaw, in the scan's own coordinates"
+                )
+    return found
 
 
 def are_corners(boxes: np.ndarray, height: int, width: int) -> np.ndarray:

@@ -26,7 +26,7 @@ from dropmae.video.frames import IMAGES, Arrays, Media, Piece, folder_pieces, ta
 from dropmae.video.images import Pictures, open_images
 from dropmae.video.listing import find
 from dropmae.video.motion import BLOCK
-from dropmae.video.scans import Scans, scan_files
+from dropmae.video.scans import SCANS, Recording, Scans, scan_files
 from dropmae.video.store import DistantStore, open_store, write_store
 
 if TYPE_CHECKING:
@@ -279,11 +279,15 @@ def open_media(source: Any, short_side: int | None, threads: int) -> Media:
         return Arrays(source, short_side)
     if isinstance(source, Piece):  # which is a tuple as well
         return open_piece(source, short_side, threads)
+    if isinstance(source, Recording):
+        return Scans(source)
     if isinstance(source, (list, tuple)):
         if not source:
             raise ValueError("the list is empty: a Video needs at least one frame")
         if isinstance(source[0], np.ndarray):
             return Arrays(source, short_side)
+        if all(str(item).lower().endswith(SCANS) for item in source):
+            return Scans(Recording(tuple(str(item) for item in source)))
         return Pictures([Piece(str(item), str(item)) for item in source], short_side)
     if not isinstance(source, (str, Path)):
         raise ValueError(f"a Video is made of a path, an array or a list of either, not of {type(source).__name__}")
@@ -299,7 +303,7 @@ def open_media(source: Any, short_side: int | None, threads: int) -> Media:
         return encoded(path, pieces[0].url, short_side, threads)
     if os.path.isdir(path):
         if scans := scan_files(path):
-            return Scans(scans)
+            return Scans(Recording(tuple(scans)))
         return Pictures(folder_pieces(path), short_side)
     with open_file(path) as file:
         head = file.read(8)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -19,15 +20,26 @@ COLUMNS = {".pcd.bin": 5}
 FOUR = 4
 
 
+class Recording(NamedTuple):
+    """Scans by their files, which need not be all in a folder."""
+
+    files: tuple[str | None, ...]
+    """None stands for a turn of which nothing was kept: an empty scan."""
+    columns: int | None = None
+    """Of files without a header; None goes by their names."""
+    poses: np.ndarray | None = None
+    """float64 [T, 4, 4]: of the scanner in the world, into which points are then moved; None leaves them."""
+
+
 class Scans(Still):
-    """A folder, or a list, of files with a scan each."""
+    """The scans of a recording."""
 
     kind = "scan"
     fps = 10.0
 
-    def __init__(self, files: list[str], columns: int | None = None):
+    def __init__(self, recording: Recording):
         super().__init__(None)
-        self.files, self.columns = files, columns
+        self.files, self.columns, self.poses = recording
 
     def __len__(self) -> int:
         return len(self.files)
@@ -36,7 +48,12 @@ class Scans(Still):
         raise ValueError("frames that are scans have no height and width")
 
     def frame(self, index: int) -> np.ndarray:
-        return read_scan(self.files[index], self.columns)
+        file = self.files[index]
+        points = np.zeros((0, self.columns or FOUR), np.float32) if file is None else read_scan(file, self.columns)
+        if self.poses is not None:
+            pose = self.poses[index]
+            points[:, :3] = points[:, :3].astype(np.float64) @ pose[:3, :3].T + pose[:3, 3]
+        return points
 
     def read(self, indices: list[int], motion: bool) -> dict[int, Frame]:
         if motion:
