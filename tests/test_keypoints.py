@@ -253,7 +253,9 @@ def animal(frames: int = 3) -> Animal:
     rng = np.random.default_rng(0)
     visible = np.ones((frames, 37), bool)
     visible[0, 0] = visible[1, 1] = False
-    return Animal(list(range(0, 5 * frames, 5)), rng.uniform(10, 90, (frames, 37, 2)), visible, np.full(frames, 900.0))
+    return Animal(
+        list(range(0, 5 * frames, 5)), rng.uniform(10, 90, (frames, 37, 2)), visible, np.full(frames, 900.0), (100, 100)
+    )
 
 
 def test_badja_by_hand() -> None:

@@ -48,6 +48,7 @@ VERBS = {
 _NAMES = {
     **VERBS,
     "load": "weights",
+    "save": "weights",
     "trust": "registry",
     "Video": "video",
     "Target": "target",
@@ -76,6 +77,7 @@ if TYPE_CHECKING:  # what __getattr__ gives, for people's editors
     from dropmae.verbs.track import track as track
     from dropmae.video import Video as Video
     from dropmae.weights import load as load
+    from dropmae.weights import save as save
 
 
 def __getattr__(name: str) -> Any:

@@ -13,6 +13,7 @@ import numpy as np
 from dropmae.contracts import Benchmark
 from dropmae.formats.labels import LabelFolder
 from dropmae.metrics.keypoints import within
+from dropmae.metrics.points import DISTANCES
 from dropmae.names import relative
 from dropmae.opening import load_json, open_image
 from dropmae.sequence import Sequence
@@ -42,6 +43,8 @@ class Animal:
     """bool [F, 37]: annotated in this frame."""
     area: np.ndarray
     """float64 [F]: the animal's area in square pixels; NaN where its mask is not at hand."""
+    size: tuple[int, int]
+    """Width and height of the frames."""
 
     def targets(self) -> dict[int, Target]:
         """Joints as points of object 1, {frame: Target}."""
@@ -154,13 +157,13 @@ class BADJA(Benchmark):
         if self.scale == "joints":
             low = joints.min(1, initial=np.inf, where=visible[..., None])
             high = joints.max(1, initial=-np.inf, where=visible[..., None])
-            return Animal(frames, joints, visible, (high - low).clip(0).prod(1))
+            return Animal(frames, joints, visible, (high - low).clip(0).prod(1), (width, height))
         masks, area = self.masks(root, name), np.full(len(frames), np.nan)
         for row, frame in enumerate(frames):
             if masks is not None and frame in masks:
                 mask = masks.labels(frame)
                 area[row] = np.count_nonzero(mask) / mask.size * width * height
-        return Animal(frames, joints, visible, area)
+        return Animal(frames, joints, visible, area, (width, height))
 
     def read(self, results: Path, annotations: Mapping[str, Any] | None = None) -> dict[str, Tracks]:
         """{animal: {frame: positions}} of all <animal>.json in `results`."""
@@ -196,6 +199,7 @@ class BADJA(Benchmark):
     ) -> dict[str, Any]:
         """PCK@0.2 of each animal and their mean. Animals whose area is not known are "skipped" with the reason.
 
+        `delta` is TAP-Vid's position accuracy of the same joints, in frames brought to 256 x 256 pixels.
         OSError where a frame that counts is missing from the results.
         """
         names = [name for name in annotations if name in results]
@@ -205,27 +209,25 @@ class BADJA(Benchmark):
             if np.isnan(annotations[name].area).any()
         }
         names = [name for name in names if name not in skipped]
-        rights = dict(zip(names, map(self.right, names, [results[n] for n in names], [annotations[n] for n in names])))
+        rows = dict(zip(names, map(self.measure, names, [results[n] for n in names], [annotations[n] for n in names])))
         key = f"PCK@{THRESHOLD}"
-        sequences = {
-            name: {key: float(right.mean()), "joints": len(right)} for name, right in rights.items() if len(right)
-        }
-        skipped |= {name: "no joint to score" for name, right in rights.items() if not len(right)}
+        sequences = {name: row for name, row in rows.items() if row}
+        skipped |= {name: "no joint to score" for name, row in rows.items() if not row}
         if not sequences:
             reasons = "; ".join(f"{name}: {reason}" for name, reason in list(skipped.items())[:3])
             raise OSError(f"nothing to score: {reasons or 'the results hold none of the animals'}")
         return {
             "protocol": self.protocol,
             "scale": self.scale,
-            key: float(np.mean([row[key] for row in sequences.values()])),
+            **{name: float(np.mean([row[name] for row in sequences.values()])) for name in (key, "delta")},
             "sequences": sequences,
             "missing": [name for name in annotations if name not in results],
             "extra": [name for name in results if name not in annotations],
             "skipped": skipped,
         }
 
-    def right(self, name: str, tracks: Tracks, animal: Animal) -> np.ndarray:
-        """bool [n]: for every joint that counts, whether it was found."""
+    def measure(self, name: str, tracks: Tracks, animal: Animal) -> dict[str, float]:
+        """The numbers of one animal; empty where no joint counts."""
         counted = animal.visible.copy()
         predicted = np.full(animal.joints.shape, np.nan)
         for row, frame in enumerate(animal.frames):
@@ -242,7 +244,12 @@ class BADJA(Benchmark):
             counted &= animal.visible[0]
         else:
             predicted[1:, ~animal.visible[0]] = np.nan
-        return within(predicted, animal.joints, THRESHOLD * np.sqrt(animal.area))[counted]
+        if not counted.any():
+            return {}
+        right = within(predicted, animal.joints, THRESHOLD * np.sqrt(animal.area))[counted]
+        squared = np.square((predicted - animal.joints) * (256 / np.array(animal.size))).sum(-1)[counted]
+        near = [float((np.nan_to_num(squared, nan=np.inf) < limit**2).mean()) for limit in DISTANCES]
+        return {f"PCK@{THRESHOLD}": float(right.mean()), "delta": float(np.mean(near)), "joints": int(counted.sum())}
 
 
 def image_size(source: Path) -> tuple[int, int] | None:

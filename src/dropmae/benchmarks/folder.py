@@ -94,10 +94,10 @@ class Folder(Benchmark):
 
         Boxes: `success_auc` (the area under the success curve, which is the mean overlap), `success_50`,
         `precision_20` (centre within 20 pixels), over the frames that show the object. Masks: `J_mean`, `F_mean`,
-        `J&F_mean`. Points: `points_accuracy` (the mean of `points_within` 1, 2, 4, 8 and 16 pixels, over the frames
-        that show the point), `occlusion_accuracy`, `average_jaccard`. Flow: `epe` (the mean end-point error, in
-        pixels), `outliers` (off by more than 3 pixels and 5 %) and `over_1px` and the like. Sequences weigh the same,
-        and in each its objects. OSError where sizes differ.
+        `J&F_mean`. Points: `delta` (the mean of `points_within` 1, 2, 4, 8 and 16 pixels, over the frames that show the
+        point), `oa` (occlusion accuracy) and `aj` (average Jaccard), as in TAP-Vid. Flow: `epe` (the mean end-point
+        error, in pixels), `outliers` (off by more than 3 pixels and 5 %), `over_1px` and the like. Sequences weigh
+        the same, and in each its objects. OSError where sizes differ.
         """
         names = [name for name in annotations if name in results]
         if not names:
@@ -109,8 +109,8 @@ class Folder(Benchmark):
             raise OSError("nothing to score: results and annotations have no field in common")
         return {
             "protocol": "given once",
-            **_average([row for row in rows.values()]),
-            "sequences": {name: _average([row]) for name, row in rows.items()},
+            **points.averaged(list(rows.values())),
+            "sequences": {name: points.averaged([row]) for name, row in rows.items()},
             "missing": [name for name in annotations if name not in results],
             "extra": [name for name in results if name not in annotations],
             "skipped": skipped,
@@ -158,7 +158,7 @@ class Counts:
     shown: np.ndarray | None = None
     """bool [M]: points that an earlier frame has shown."""
     points: list[np.ndarray] = field(default_factory=list)
-    """Per frame: distance, visible in truth, visible in the result, each [points that are scored]."""
+    """Per frame: squared distance, visible in truth, visible in the result, each [points that are scored]."""
     flow: np.ndarray = field(default_factory=lambda: np.zeros(3 + len(flow.THRESHOLDS)))
     """Sums of `metrics.flow.errors`."""
     without_flow: int | bool | None = None
@@ -225,9 +225,8 @@ class Counts:
             found = result.points
             seen = result.visible if result.visible is not None else np.isfinite(found[:, 0])
         scored = self.shown & there
-        distance = np.linalg.norm(found - truth.points, axis=1)
-        distance = np.where(np.isnan(distance), np.inf, distance)
-        self.points.append(np.stack([distance, visible, seen])[:, scored])
+        squared = np.nan_to_num(np.square(found - truth.points).sum(1), nan=np.inf)
+        self.points.append(np.stack([squared, visible, seen])[:, scored])
         self.shown |= visible
 
     def add_flow(self, true: np.ndarray, found: np.ndarray | None) -> None:
@@ -263,12 +262,3 @@ class Counts:
 
 def _mean(values: list[Any]) -> float:
     return float(np.mean(values))
-
-
-def _average(rows: list[dict[str, float]]) -> dict[str, Any]:
-    """The mean of each number over the rows that have it; "group name" becomes an entry `name` of `group`."""
-    means: dict[str, Any] = {}
-    for key in dict.fromkeys(name for row in rows for name in row):
-        group, _, name = key.rpartition(" ")
-        (means.setdefault(group, {}) if group else means)[name] = _mean([row[key] for row in rows if key in row])
-    return means

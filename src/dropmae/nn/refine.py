@@ -20,6 +20,8 @@ from torch.nn import functional
 
 DAMPING = 5e-5
 """Added to the diagonal of the normal equations, in units of squared features per squared cell."""
+FEW = 1024
+"""Cells of a map that is compared as a whole, where only windows are asked for."""
 FARTHEST = 2.0
 """Cells beyond which an alignment step is not believed."""
 
@@ -45,14 +47,41 @@ def views(padded: Tensor, radius: int) -> Iterator[Tensor]:
         yield padded[:, :, y : y + height, x : x + width]
 
 
-def around(features: Tensor, places: Tensor, radius: int) -> Tensor:
-    """[B, C, K, h, w]: features in a window of K = (2 r + 1)^2 cells around each place, row by row."""
-    steps = torch.arange(-radius, radius + 1, device=places.device, dtype=places.dtype)
-    rows, columns = torch.meshgrid(steps, steps, indexing="ij")
-    offsets = torch.stack([columns, rows]).flatten(1)  # [2, K]
-    spread = places[:, :, None] + offsets[None, :, :, None, None]
-    b, _, k, h, w = spread.shape
-    return sample(features, spread.reshape(b, 2, k * h, w)).unflatten(2, (k, h))
+def alike(own: Tensor, features: Tensor, places: Tensor, radius: int) -> Tensor:
+    """[B, M, K, h, w]: products of M features [B, M, C, h, w] each with those around places, over the root of C.
+
+    "Around" is a window of K = (2 r + 1)^2 cells, row by row. What is interpolated are the products with whole cells.
+    """
+    b, m, c, h, w = own.shape
+    rows, columns = features.shape[2:]
+    side = 2 * radius + 2
+    corner = places.detach() - 0.5 - radius
+    whole = corner.floor()
+    part = (corner - whole).flatten(2)[:, :, None, None]  # [B, 2, 1, 1, P]
+    steps = torch.arange(side, device=places.device)
+    x = (whole[:, 0].flatten(1)[:, :, None].long() + steps).clamp(0, columns - 1)  # [B, P, side]
+    y = (whole[:, 1].flatten(1)[:, :, None].long() + steps).clamp(0, rows - 1)
+    at = (y[:, :, :, None] * columns + x[:, :, None, :]).flatten(2)  # [B, P, side * side]
+    if rows * columns <= FEW:  # all products at once are one fast multiplication of matrices
+        every = (own.flatten(3) * c**-0.5).transpose(2, 3) @ features.flatten(2)[:, None]
+        found = every.gather(3, at[:, None].expand(-1, m, -1, -1)).transpose(2, 3)
+    else:
+        at = at + torch.arange(b, device=at.device)[:, None, None] * rows * columns
+        cells = features.permute(0, 2, 3, 1).reshape(-1, c)[at.flatten()].view(b * h * w, side * side, c)
+        wanted = own.permute(0, 3, 4, 2, 1).reshape(b * h * w, c, m) * c**-0.5
+        found = (cells @ wanted).view(b, h * w, side * side, m).permute(0, 3, 2, 1)
+    found = found.unflatten(2, (side, side))  # [B, M, side, side, P]
+    right, down = part[:, None, 0], part[:, None, 1]
+    found = found[:, :, :, :-1] * (1 - right) + found[:, :, :, 1:] * right
+    found = found[:, :, :-1] * (1 - down) + found[:, :, 1:] * down
+    return found.reshape(b, m, (side - 1) ** 2, h, w)
+
+
+def best_offset(products: Tensor, radius: int) -> Tensor:
+    """[B, 2, h, w]: the mean offset (x, y) in a window under the softmax of products [B, K, h, w]."""
+    steps = torch.arange(-radius, radius + 1, device=products.device, dtype=products.dtype)
+    share = products.softmax(1).unflatten(1, (len(steps), len(steps)))
+    return torch.stack([torch.einsum("byxhw,x->bhw", share, steps), torch.einsum("byxhw,y->bhw", share, steps)], 1)
 
 
 def correlation(own: Tensor, warped: Tensor, radius: int) -> Tensor:
@@ -151,13 +180,16 @@ class Refiner(nn.Module):
     """Moves places, once for each call; the same weights serve every iteration and every scale.
 
     `channels` of the features, `hidden` of what is remembered, `radius` of the window in cells, `extra` channels that
-    the caller adds to its input. `kernel` 3: places are the cells of a grid; 1: each place is by itself.
+    the caller adds to its input. `kernel` 3: places are the cells of a grid; 1: each place is by itself, and is
+    known by its features at so many `moments`.
     """
 
-    def __init__(self, channels: int, hidden: int, *, radius: int = 3, kernel: int = 3, extra: int = 0) -> None:
+    def __init__(
+        self, channels: int, hidden: int, *, radius: int = 3, kernel: int = 3, extra: int = 0, moments: int = 1
+    ) -> None:
         super().__init__()
         self.radius, self.dense = radius, kernel > 1
-        seen = (2 * radius + 1) ** 2 + (4 if self.dense else channels)
+        seen = (2 * radius + 1) ** 2 * moments + (4 if self.dense else channels)
         self.look = nn.Conv2d(seen + extra, hidden, 1)
         self.mix = nn.Conv2d(hidden, hidden, kernel, padding=kernel // 2)
         self.think = nn.Conv2d(hidden, hidden, kernel, padding=kernel // 2)
@@ -172,13 +204,16 @@ class Refiner(nn.Module):
             assert self.trust.bias is not None
             nn.init.zeros_(self.trust.bias)
             self.certain = nn.Parameter(torch.ones(()))
+        else:
+            self.weigh = nn.Parameter(torch.full((moments,), 2.0 / moments))
 
     def forward(
         self, own: Tensor, other: Tensor, places: Tensor, hidden: Tensor, extra: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """Places [B, 2, h, w] and memory [B, D, h, w] after one look; own features [B, C, h, w], other's [B, C, H, W].
 
-        The way back to `places` is cut: each look is trained for what it does itself.
+        Of places that are by themselves the own features may be those of several moments, [B, M, C, h, w]. The way
+        back to `places` is cut: each look is trained for what it does itself.
         """
         places = places.detach()
         if self.dense:
@@ -186,25 +221,26 @@ class Refiner(nn.Module):
             step = checked(own, other, places, alignment(own, warped))
             seen = [correlation(own, warped, self.radius), step]
         else:
-            window = around(other, places, self.radius)
-            alike = (own[:, :, None] * window).sum(1) * own.shape[1] ** -0.5
-            step = None
-            seen = [alike, own - window[:, :, window.shape[2] // 2]]
+            own = own if own.ndim == 5 else own[:, None]
+            products = alike(own, other, places, self.radius)
+            step = best_offset((products * self.weigh[:, None, None, None]).sum(1), self.radius)
+            seen = [products.flatten(1, 2), own[:, 0] - sample(other, places)]
         look = self.look(torch.cat([*seen, *(() if extra is None else (extra,))], 1))
         inner = functional.relu(self.mix(functional.relu(look + hidden)))
         hidden = hidden + self.keep(functional.relu(self.think(inner)))
         move = self.move(functional.relu(hidden))
-        if step is None:
-            return places + move[:, :2], hidden
+        change = move[:, :2] + step[:, :2] * 2 * torch.sigmoid(move[:, 2:])
+        if not self.dense:
+            return places + change, hidden
         here = centres(places.shape[2], places.shape[3], places.device)
-        moved = places - here + move[:, :2] + step[:, :2] * 2 * torch.sigmoid(move[:, 2:])
+        moved = places - here + change
         sure = neighbours(step[:, 2:3] * self.certain)[:, :, 0]
         share = (self.trust(functional.relu(hidden)) + sure).softmax(1)
         return here + (neighbours(moved) * share[:, :, None]).sum(1), hidden
 
 
 def neighbours(x: Tensor) -> Tensor:
-    """[B, 9, D, h, w]: the cells of a map [B, D, h, w] around each one, and itself; the border is repeated outside."""
+    """[B, 9, D, h, w]: the cells of a map [B, D, h, w] around each one, with itself; at the border the last again."""
     return torch.stack(list(views(functional.pad(x, (1, 1, 1, 1), mode="replicate"), 1)), 1)
 
 

@@ -39,6 +39,8 @@ else:  # what a command line can say; in Python whatever `Video` takes, boxes [N
     Mask, Points = Path | None, tuple[str, ...]
 
 
+GRID = 512
+"""Rows and columns of the largest grid of points."""
 MANY = 8
 """Frames listed before a list is cut short."""
 
@@ -54,6 +56,7 @@ def track(
     mask: Mask = None,
     points: Points = (),
     names: tuple[str, ...] = (),
+    grid: int = 0,
     prompts: Path | None = None,
     flow: bool = False,
     start: int = 0,
@@ -85,12 +88,13 @@ def track(
             x towards y, in radians; several objects one after the other.
         mask: PNG with the objects' labels.
         points: t,x,y of points to follow: the frame and the place in pixels.
+        grid: follow so many rows of so many points, evenly over the frame `start`.
         names: what the objects of box or mask are called, in their order.
         prompts: what is known in any frames, so that objects may appear late or be corrected: a targets.jsonl, a file
             of CVAT, COCO or MOT; or a detector's (MegaDetector, COCO Camera Traps), of which first sights are taken.
         flow: where every pixel goes in the next frame, with nothing to follow; for OUT.mp4 (colours), OUT.arrows.mp4,
             OUT.flo or OUT.kitti (a file per frame).
-        start: number of the frame that box, box3d and mask are about.
+        start: number of the frame that box, box3d, mask and grid are about.
         stop: number of the frame to end before (with `backwards`: the last one to follow to).
         backwards: follow towards the beginning of the video.
         lost_below: confidence below which an object counts as lost and has no box; by default as the weights say.
@@ -107,7 +111,7 @@ def track(
     for path, form in exports.items():
         form.check(path, [*paths, mask, prompts, weights], overwrite=overwrite)
     source = Video(paths[0] if len(paths) == 1 else paths)
-    known = gather(source, box, mask, points, prompts, start, box3d)
+    known = gather(source, box, mask, [*points, *grid_points(source, grid, start)], prompts, start, box3d)
     if names:
         known = called_by(known, names, start)
     settings = registry.assignments(set) | ({} if lost_below is None else {"lost_below": lost_below})
@@ -122,7 +126,7 @@ def track(
         name, takes = type(engine.task).__name__.lower(), " or ".join(engine.task.takes)
         raise ValueError(
             f"say what to follow ({name} takes {takes}): --box x y w h, --box3d x y z w l h yaw, --mask PNG, "
-            "--points t,x,y or --prompts FILE"
+            "--points t,x,y, --grid 32 or --prompts FILE"
         )
     if flow and "flow" not in engine.task.gives:
         raise ValueError(f"{spec} gives {' and '.join(engine.task.gives)}, not flow: name weights of flow, or none")
@@ -353,8 +357,8 @@ def gather(
         found[frame] = target
     if start and found and start not in found:
         raise ValueError(
-            f"start {start} is about box and mask, but points and prompts name their own frames, {min(found)} first: "
-            "leave it out"
+            f"start {start} is about box, mask and grid, but points and prompts name their own frames, {min(found)} "
+            "first: leave it out"
         )
     for frame, target in found.items():
         flat = target.boxes is not None or target.points is not None
@@ -400,6 +404,17 @@ def gather_scans(video: Video, box3d: Any, found: dict[int, Target], start: int,
                     "w l h, and yaw, in the scan's own coordinates"
                 )
     return found
+
+
+def grid_points(video: Video, grid: int, start: int) -> list[tuple[int, float, float]]:
+    """(frame, x, y) of the points of a grid over a frame, each in the middle of its cell.
+
+    ValueError for a negative or a huge number of rows.
+    """
+    if not 0 <= grid <= GRID:
+        raise ValueError(f"grid is the number of rows and columns of points, 1 to {GRID}, not {grid}")
+    middles = (np.arange(grid) + 0.5) / max(grid, 1)
+    return [(start, float(x * video.width), float(y * video.height)) for y in middles for x in middles]
 
 
 def are_corners(boxes: np.ndarray, height: int, width: int) -> np.ndarray:

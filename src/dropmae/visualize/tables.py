@@ -50,14 +50,14 @@ SHORT = {
     "mean_accuracy": "mAcc",
     "pixel_accuracy": "pAcc",
     "frequency_iou": "fIoU",
-    "points_accuracy": "delta",
-    "occlusion_accuracy": "OA",
-    "average_jaccard": "AJ",
+    "delta": "delta",
+    "oa": "OA",
+    "aj": "AJ",
     "outliers": "Fl",
     "epe": "EPE px",
 }
 """What the field calls a number, in as few letters as it does."""
-LEADING = ("ao", "success_auc", "J&F_mean", "G_mean", "mean_iou", "PCK@0.2", "average_jaccard", "J_mean", "epe")
+LEADING = ("ao", "success_auc", "J&F_mean", "G_mean", "mean_iou", "PCK@0.2", "aj", "J_mean", "epe")
 """The first of these numbers that a report has ranks it."""
 LOWER_IS_BETTER = ("epe", "outliers", "over")
 """First words of the names of such numbers."""
