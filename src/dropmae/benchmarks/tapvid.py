@@ -110,12 +110,14 @@ class TAPVid(Benchmark):
         """The videos, brought to the square; in strided mode with what is asked alone."""
         if split not in (None, "train"):
             raise ValueError(f"TAP-Vid has no split {split!r}: give the file of a part, as tapvid_davis.pkl, as root")
-        whole = self.queries == "first"
-        return [
-            Squared(name, None, targets=clip.targets() if whole else clip.prompts(), clip=clip, side=self.side,
-                    resize=self.resize)
-            for name, clip in self.clips(root).items() if len(clip.asked)
-        ]  # fmt: skip
+        found: list[Sequence] = []
+        for name, clip in self.clips(root).items():
+            if len(clip.asked):
+                known = clip.targets() if self.queries == "first" else clip.prompts()
+                found.append(Squared(name, None, known, clip=clip, side=self.side, resize=self.resize))
+        if not found:
+            raise OSError(f"{root}: no point of any video can ever be seen")
+        return found
 
     def annotations(self, root: Path, split: str | None = None) -> dict[str, Clip]:
         return self.clips(root)
@@ -160,10 +162,11 @@ class TAPVid(Benchmark):
         """
         names = [name for name in annotations if name in results]
         rows = dict(zip(names, map(self.measure, names, [results[n] for n in names], [annotations[n] for n in names])))
-        skipped = {name: "no query, or none that can be seen again" for name, row in rows.items() if not row}
+        skipped = {name: "no point that can be seen in another frame than its own" for name, row in rows.items() if not row}
         rows = {name: row for name, row in rows.items() if row}
         if not rows:
-            raise OSError("nothing to score: the results hold none of the videos")
+            reasons = "; ".join(f"{name}: {reason}" for name, reason in list(skipped.items())[:3])
+            raise OSError(f"nothing to score: {reasons or 'the results hold none of the videos'}")
         return {
             "protocol": self.queries,
             "input": f"{self.side}x{self.side}, {self.resize}",
