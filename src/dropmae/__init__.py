@@ -33,6 +33,7 @@ VERBS = {
     "finetune": "verbs.finetune",
     "track": "verbs.track",
     "show": "verbs.show",
+    "web": "verbs.web",
     "evaluate": "verbs.evaluate",
     "score": "verbs.evaluate",
     "reconstruct": "verbs.inspection",
@@ -75,6 +76,7 @@ if TYPE_CHECKING:  # what __getattr__ gives, for people's editors
     from dropmae.verbs.report import report as report
     from dropmae.verbs.show import show as show
     from dropmae.verbs.track import track as track
+    from dropmae.verbs.web import web as web
     from dropmae.video import Video as Video
     from dropmae.weights import load as load
     from dropmae.weights import save as save

@@ -296,7 +296,7 @@ def declared(name: str) -> Verb:
     defaults = [None] * (len(positional) - len(given.defaults)) + given.defaults + given.kw_defaults
     for place, (argument, default) in enumerate(zip([*positional, *given.kwonlyargs], defaults)):
         value = dataclasses.MISSING if default is None else module.value(default)
-        first = place < len(positional) and default is None
+        first = place < len(positional)
         found.append(Flag(argument.arg, module.value(argument.annotation), value, docs[argument.arg], "", first))
     folder = KINDS.get(found[0].name) if found else None
     options = module.lookup("OPTIONS") if "OPTIONS" in module.names and given.kwarg else None

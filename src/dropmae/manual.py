@@ -22,6 +22,7 @@ SUMMARY = {
     "finetune": "train TASK on labelled data, starting from a pre-trained run",
     "track": "follow a box, a mask or points through a video, or every pixel to the next frame",
     "show": "frames with the numbers of their pixels, or with what trackers made of them",
+    "web": "a page on which to show what to follow, correct it and take it along",
     "evaluate": "run weights on BENCHMARK: predictions in the official layout, and numbers",
     "score": "numbers for anybody's prediction files on BENCHMARK",
     "reconstruct": "frames, masked frames and reconstruction, side by side",
@@ -83,7 +84,8 @@ def usage(verb: Verb, name: str | None = None) -> str:
     for flag in verb.flags:
         many = "..." if get_origin(flag.hint) in (tuple, list) else ""
         if flag.positional:
-            words.append(name if name and flag is verb.flags[0] else shown(flag) + many)
+            word = name if name and flag is verb.flags[0] else shown(flag) + many
+            words.append(word if flag.default is MISSING else f"[{word}]")
         elif flag.default is MISSING:
             words += [shown(flag), kind(flag.hint)]
     return " ".join([*words, "[flags]"])

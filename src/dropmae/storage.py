@@ -17,11 +17,12 @@ import os
 import secrets
 import shutil
 import stat
+import tempfile
 import unicodedata
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 from dropmae import processes
 from dropmae.names import utf8
@@ -268,6 +269,26 @@ def clean(folder: str | Path) -> None:
         _remove_dead(left)
 
 
+@contextlib.contextmanager
+def workspace(kind: str) -> Iterator[Path]:
+    """A folder of this process alone, among the temporary ones, that goes with it; those of dead processes go too."""
+    start, home = f"dropmae-{kind}.", Path(tempfile.gettempdir())
+    for left in home.glob(f"{start}*{SUFFIX}"):
+        if left.stat().st_uid == _user():
+            _remove_dead(left)
+    folder = home / f"{start}{processes.HOST}-{os.getpid()}-{secrets.token_hex(4)}{SUFFIX}"
+    folder.mkdir(mode=0o700)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def scratch(folder: Path) -> BinaryIO:
+    """A file without a name on the disk of `folder`, to write and read; it is gone when it is closed."""
+    return cast(BinaryIO, tempfile.TemporaryFile(dir=folder))
+
+
 def partial_name(path: Path) -> Path:
     """Where this process writes what will be `path`; another name each time, and not too long for a file system."""
     stem = utf8(path.name)[:150].decode(errors="ignore")
@@ -319,6 +340,10 @@ def _ordinary(path: Path, fits: Callable[[int], bool], what: str) -> None:
 
 def _escaped(name: str) -> str:
     return "".join(f"[{letter}]" if letter in "*?[" else letter for letter in name)
+
+
+def _user() -> int:
+    return os.getuid() if hasattr(os, "getuid") else 0  # where there are no users, st_uid is 0
 
 
 def _umask() -> int:

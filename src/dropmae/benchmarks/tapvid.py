@@ -162,7 +162,9 @@ class TAPVid(Benchmark):
         """
         names = [name for name in annotations if name in results]
         rows = dict(zip(names, map(self.measure, names, [results[n] for n in names], [annotations[n] for n in names])))
-        skipped = {name: "no point that can be seen in another frame than its own" for name, row in rows.items() if not row}
+        skipped = {
+            name: "no point that can be seen in another frame than its own" for name, row in rows.items() if not row
+        }
         rows = {name: row for name, row in rows.items() if row}
         if not rows:
             reasons = "; ".join(f"{name}: {reason}" for name, reason in list(skipped.items())[:3])

@@ -16,7 +16,7 @@ import numpy as np
 
 from dropmae import locks, registry
 from dropmae.contracts import Export, Precision
-from dropmae.engine import Answer, Engine, Session, pictures, prompts_of
+from dropmae.engine import Answer, Engine, Picture, Session, pictures, prompts_of
 from dropmae.exports import forms
 from dropmae.exports.jsonl import called
 from dropmae.formats.annotations import read_annotations
@@ -26,8 +26,12 @@ from dropmae.formats.rows import Rows
 from dropmae.interruption import Interrupted, Stop
 from dropmae.loading import load_task, named
 from dropmae.metrics.boxes3d import inside, local
+from dropmae.page.answers import Answers, Kept
+from dropmae.page.passes import merged, newly_told
 from dropmae.progress import Progress, say
+from dropmae.storage import workspace
 from dropmae.target import Target, mask_boxes, misplaced, target_lines
+from dropmae.verbs.web import serving
 from dropmae.video import Video, is_live
 from dropmae.video.cuts import CutFinder
 from dropmae.visualize.confidence import Confidence
@@ -62,6 +66,8 @@ def track(
     start: int = 0,
     stop: int | None = None,
     backwards: bool = False,
+    both: bool = False,
+    pick: bool = False,
     lost_below: float | None = None,
     set: tuple[str, ...] = (),
     device: str = "auto",
@@ -97,6 +103,8 @@ def track(
         start: number of the frame that box, box3d, mask and grid are about.
         stop: number of the frame to end before (with `backwards`: the last one to follow to).
         backwards: follow towards the beginning of the video.
+        both: follow every object both ways from where it is shown first.
+        pick: ask on a page in the browser what to follow; `start` is the frame that it shows first.
         lost_below: confidence below which an object counts as lost and has no box; by default as the weights say.
         set: name=value of the task's settings, of those that may change after training.
         device: auto, cpu, cuda or cuda:N.
@@ -111,7 +119,12 @@ def track(
     for path, form in exports.items():
         form.check(path, [*paths, mask, prompts, weights], overwrite=overwrite)
     source = Video(paths[0] if len(paths) == 1 else paths)
-    known = gather(source, box, mask, [*points, *grid_points(source, grid, start)], prompts, start, box3d)
+    if pick and (len(box) or len(box3d) or mask is not None or len(points) or grid or prompts is not None):
+        raise ValueError("pick asks what to follow, and box, mask, points, grid and prompts say it: give one of them")
+    if pick and len(paths) > 1:
+        raise ValueError("pick shows one video: give one file or folder")
+    told = [*points, *grid_points(source, grid, start)]
+    known = serving().pick(str(paths[0]), start) if pick else gather(source, box, mask, told, prompts, start, box3d)
     if names:
         known = called_by(known, names, start)
     settings = registry.assignments(set) | ({} if lost_below is None else {"lost_below": lost_below})
@@ -131,8 +144,10 @@ def track(
     if flow and "flow" not in engine.task.gives:
         raise ValueError(f"{spec} gives {' and '.join(engine.task.gives)}, not flow: name weights of flow, or none")
     live = is_live(source.source)
-    if live and (start or backwards):
-        raise ValueError("a live stream starts where it is: start and backwards are for files")
+    if live and (start or backwards or both or pick):
+        raise ValueError("a live stream starts where it is: start, backwards, both and pick are for files")
+    if both and backwards:
+        raise ValueError("backwards is a part of both: give one of them")
     first_frame, last = (min(known), max(known)) if known else (start, start)
     numbers = None if live else span(source, first_frame, last, stop, backwards)
     for path, form in exports.items():
@@ -141,7 +156,7 @@ def track(
             raise ValueError(
                 f"{path} is made of {needs}, and this gives {gives}: other weights or prompts do, --mask say"
             )
-    tracking = Tracking(source, engine.session(known), numbers, stop, out, spec, exports)
+    tracking = Tracking(source, engine.session(known), numbers, stop, out, spec, exports, both=both)
     return tracking if out is None else tracking.finish()
 
 
@@ -157,9 +172,10 @@ class Tracking(Iterator[tuple[int, Target]]):
         out: Path | None,
         weights: str,
         exports: Mapping[Path, Export] | None = None,
+        both: bool = False,
     ) -> None:
         self.video, self.session, self.numbers, self.stop, self.weights = video, session, numbers, stop, weights
-        self.out = None if out is None else Path(out)
+        self.out, self.both = None if out is None else Path(out), both
         self.exports = exports if exports is not None else {} if self.out is None else forms(self.out)
         self.count, self.seconds = 0, 0.0
         self.last: tuple[int, Target] | None = None
@@ -187,7 +203,7 @@ class Tracking(Iterator[tuple[int, Target]]):
                 stack.enter_context(locks.held(self.out.with_suffix(""), file=True))
             doubtful_below = self.confidence.doubtful_below
             adds = [stack.enter_context(e.open(path, self.video, doubtful_below)) for path, e in self.exports.items()]
-            total = 0 if self.numbers is None else len(self.numbers)
+            total = 0 if self.numbers is None else len(self.video) if self.both else len(self.numbers)
             progress = Progress(max(total, 1), unit="frame", enabled=self.out is not None and total > 0)
             stack.callback(progress.close)
             answers = self.timed()
@@ -225,7 +241,7 @@ class Tracking(Iterator[tuple[int, Target]]):
         frames = pictures(self.video, self.numbers)
         if self.numbers is None and self.stop is not None:
             frames = itertools.islice(frames, self.stop)
-        steps = self.session.follow(frames)
+        steps = both_ways(self.video, self.session, frames) if self.both else self.session.follow(frames)
         while True:
             before = time.perf_counter()
             step = next(steps, None)
@@ -288,6 +304,26 @@ class Tracking(Iterator[tuple[int, Target]]):
         lines += [f"  and {len(skipped) - 3} more frames"] if len(skipped) > 3 else []
         lines.append(f"  -> {report['out']}" if "out" in report else "  nothing was written: --out OUT.mp4 does")
         say(*lines)
+
+
+def both_ways(video: Video, session: Session, frames: Iterator[tuple[int, Picture]]) -> Iterator[Answer]:
+    """All answers in the order of frames; those of the way back are kept on disk until it is their turn."""
+    told = session.prompts
+    last, first = max(newly_told(told), default=0), min(told, default=0)
+    back = session.engine.session({number: prompt for number, prompt in told.items() if number <= last})
+    with workspace("track") as folder, contextlib.closing(Answers(folder)) as kept:
+        for answer in back.follow(pictures(video, range(last, -1, -1))):
+            kept.put(answer.frame, Kept(answer.target, answer.given, answer.missed))
+        session.skipped |= back.skipped
+        for number, picture in pictures(video, range(first)):
+            if number in kept and not isinstance(picture, OSError):
+                yield Answer(number, picture, *kept[number])
+        for answer in session.follow(frames):
+            if answer.frame in kept:
+                mine = Kept(answer.target, answer.given, answer.missed)
+                yield Answer(answer.frame, answer.picture, *merged(answer.frame, mine, kept[answer.frame], told, {}))
+            else:
+                yield answer
 
 
 def cut_line(cuts: list[int]) -> str:

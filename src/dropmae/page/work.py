@@ -1,0 +1,244 @@
+"""One video with all that was said about it and found in it: what the page shows, follows, exports and saves."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import threading
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from dropmae import registry, weights
+from dropmae.contracts import Precision
+from dropmae.engine import Answer, Engine, only
+from dropmae.exports.jsonl import called
+from dropmae.loading import contract_of, load_task, named
+from dropmae.page.answers import Kept
+from dropmae.page.passes import Pass, Step, merged, newly_told
+from dropmae.page.prompts import KINDS, Prompts, kinds_of
+from dropmae.target import Target, empty
+from dropmae.video import Video
+from dropmae.video.cuts import CutFinder
+
+BYTES = 64 << 20
+"""Of decoded frames that are kept for looking at."""
+BACK = 12
+"""Frames that are decoded at once where somebody goes backwards."""
+QUALITY = 85
+
+
+def endings() -> dict[str, Any]:
+    """{ending of a file's name: the class of the form that it asks for}"""
+    classes: list[Any] = [registry.load("exports", name) for name in registry.names("exports")]
+    return {suffix: cls for cls in classes for suffix in cls.suffixes}
+
+
+class Engines:
+    """The tasks that are in use, each loaded once."""
+
+    def __init__(self, spec: str | None, settings: dict[str, Any], device: str, precision: Precision) -> None:
+        self.spec, self.settings, self.device, self.precision = spec, settings, device, precision
+        self.made: dict[str, Engine] = {}
+        self.names: dict[str, str | None] = {}
+        self.lock = threading.Lock()
+
+    def called(self, kind: str) -> str | None:
+        """The weights that follow what is shown as `kind`: boxes, mask or points; None where there are none."""
+        if kind not in self.names:
+            told: dict[str, Any] = {kind: np.zeros((0, 4))}
+            self.names[kind] = None
+            with contextlib.suppress(ValueError):
+                self.names[kind] = named(self.spec, Target(ids=np.zeros(0, np.int64), **told))
+        return self.names[kind]
+
+    def get(self, spec: str) -> Engine:
+        with self.lock:
+            if spec not in self.made:
+                self.made[spec] = Engine(load_task(spec, settings=self.settings), self.device, self.precision)
+            return self.made[spec]
+
+    def takes(self, spec: str) -> tuple[str, ...]:
+        """What the task of some weights may be told; ValueError where it is nothing that can be drawn on a picture."""
+        header = {"kind": ""} if spec.startswith("random") else weights.read_header(spec)
+        free = [cls for cls in (registry.load("tasks", name) for name in registry.names("tasks")) if cls.training_free]
+        cls: Any = contract_of(header) if header["kind"] == "tasks" else free[0]
+        found = tuple(kind for kind in cls.takes if kind in KINDS)
+        if not found or cls.frame_kind != "picture":
+            takes = " and ".join(cls.takes) or "no prompt"
+            raise ValueError(
+                f"{spec}: {cls.__name__.lower()} goes by {takes} in {cls.frame_kind}s, and the page is for boxes, "
+                "masks and points in pictures: use dropmae track"
+            )
+        return found
+
+
+class Work:
+    """A video on the page. Whoever changes it or follows holds `lock`; frames can be looked at by anybody."""
+
+    def __init__(self, key: str, source: str | Path, folder: Path, engines: Engines, title: str = "") -> None:
+        """`folder` is empty and its own; ValueError or OSError where `source` is no video of pictures."""
+        self.key, self.folder, self.engines = key, folder, engines
+        self.video, self.shown = Video(source), Video(source)
+        if self.video.kind != "picture":
+            raise ValueError(f"{source}: holds scans, and the page shows pictures")
+        self.count, self.size = len(self.video), (self.video.height, self.video.width)
+        self.name = title or (self.video.path.name if self.video.path is not None else self.video.name)
+        self.path = str(source)
+        self.prompts = Prompts(called(self.video, folder), self.count, self.size, folder / "prompts.jsonl")
+        self.passes = {1: Pass(1, folder), -1: Pass(-1, folder)}
+        self.order = [1, -1]
+        """Directions, the one that was followed last at the end."""
+        self.spec: str | None = None
+        """The weights that follow, once something is shown."""
+        self.used: str | None = None
+        """Those that found what is there."""
+        self.frames: OrderedDict[int, np.ndarray] = OrderedDict()
+        self.looked, self.looking = 0, threading.Lock()
+
+    # ------------------------------------------------------------ looking
+
+    def picture(self, number: int) -> np.ndarray:
+        """A frame for people; OSError where it cannot be read."""
+        with self.looking:
+            if number not in self.frames:
+                first = max(0, number - BACK + 1) if number < self.looked else number
+                size = 3 * self.size[0] * self.size[1]
+                first = max(first, number - BYTES // (2 * size))
+                try:
+                    found = self.shown.read(range(first, number + 1))
+                except OSError:
+                    first, found = number, self.shown.read([number])
+                self.frames.update(zip(range(first, number + 1), found))
+                while len(self.frames) > max(1, BYTES // size):
+                    self.frames.popitem(last=False)
+            self.frames.move_to_end(number)
+            self.looked = number
+            return self.frames[number]
+
+    def jpeg(self, number: int, side: int) -> bytes:
+        """A frame as JPEG with a longest side of at most `side` pixels."""
+        image, buffer = Image.fromarray(self.picture(number)), io.BytesIO()
+        image.thumbnail((side, side), Image.Resampling.BILINEAR)
+        image.save(buffer, "JPEG", quality=QUALITY, subsampling=0 if max(image.size) <= 640 else 2)
+        return buffer.getvalue()
+
+    # ------------------------------------------------------------ saying
+
+    def said(self) -> None:
+        """To be called after a change of the prompts: what was found with others becomes stale."""
+        targets = self.prompts.targets
+        kinds = kinds_of(targets)
+        self.spec = self.engines.called(kinds[0]) if kinds else None
+        if self.spec is not None and self.spec != self.used:
+            self.used = self.spec
+            for one in self.passes.values():
+                one.reset()
+        for one in self.passes.values():
+            one.tell(targets)
+
+    def accepts(self) -> dict[str, str]:
+        """{boxes, mask or points: why it cannot be shown here; empty where it can}"""
+        found, words = {}, {"boxes": "boxes", "mask": "a mask", "points": "points"}
+        for kind in KINDS:
+            spec = self.spec or self.engines.called(kind)
+            takes = self.engines.takes(spec) if spec else ()
+            told = " or ".join(words[one] for one in takes) or "none"
+            found[kind] = "" if kind in takes else f"{spec or 'what comes with the package'} is told {told}"
+        return found
+
+    # ------------------------------------------------------------ following
+
+    def follow(self, direction: int, frame: int, stop: int) -> Iterator[Step]:
+        """Follows from a frame to the one before `stop`; ValueError where nothing is shown on the way."""
+        if self.spec is None:
+            raise ValueError("nothing is shown yet: draw a box round what to follow, or paint it")
+        self.order = [-direction, direction]
+        yield from self.passes[direction].run(self.engines.get(self.spec), self.video, frame, stop)
+
+    def both(self) -> list[tuple[int, int, int]]:
+        """(direction, frame, stop) of what is to be followed so that every frame has its answer."""
+        told = self.prompts.targets
+        ways = []
+        for direction, start, stop in (
+            (-1, max(newly_told(told), default=0), -1),
+            (1, min(told, default=0), self.count),
+        ):
+            own = self.passes[direction]
+            frame = own.next() if own.origin == start else None
+            frame = start if frame is None else frame
+            ways += [(direction, frame, stop)] if (stop - frame) * direction > 0 else []
+        return ways
+
+    def frames_found(self) -> list[int]:
+        """Frames that have an answer; none where nothing is said any more."""
+        return sorted({*self.passes[1].answers, *self.passes[-1].answers}) if self.spec is not None else []
+
+    def stale_ranges(self) -> list[list[int]]:
+        """First and last frames of stretches whose answers were found before something else was said."""
+        found = (self.passes[1].stale() | self.passes[-1].stale()) & set(self.frames_found())
+        edges = sorted(number for number in found if number - 1 not in found)
+        return [[first, next(n for n in range(first, self.count + 1) if n + 1 not in found)] for first in edges]
+
+    def scores(self) -> dict[int, dict[int, float | None]]:
+        """{frame: {object: score}} of what was found."""
+        forward, backward = (one.scores() for one in self.passes.values())
+        later, earlier = (forward, backward) if self.order[-1] > 0 else (backward, forward)
+        names = self.prompts.said.names
+        both = {n: {**earlier.get(n, {}), **later.get(n, {})} for n in self.frames_found()}
+        return {n: {number: score for number, score in row.items() if number in names} for n, row in both.items()}
+
+    def doubtful_below(self) -> float | None:
+        """The score from which on the task is sure, if it is loaded and says so."""
+        engine = self.engines.made.get(self.spec or "")
+        return None if engine is None else engine.task.doubtful_below
+
+    def answer(self, frame: int) -> Kept | None:
+        """What is known of a frame: of each object and point from the pass that was told of it, the later one first."""
+        forward, backward = (known(one.answers.get(frame), self.prompts.said.names) for one in self.passes.values())
+        if forward is None or backward is None or self.spec is None:
+            return None if self.spec is None else forward or backward
+        told = self.passes[-1].told() if self.order[-1] < 0 else {}
+        return merged(frame, forward, backward, self.prompts.targets, told)
+
+    # ------------------------------------------------------------ taking along
+
+    def exports(self) -> dict[str, str]:
+        """{ending of a file's name: what it is} of the forms that there are."""
+        return {suffix: (cls.__doc__ or "").splitlines()[0] for suffix, cls in endings().items()}
+
+    def export(self, suffix: str, out: Path) -> None:
+        """Writes what was found to `out` as `track` would; ValueError where nothing was found."""
+        numbers = self.frames_found()
+        if not numbers or self.spec is None:
+            raise ValueError("nothing was followed yet")
+        if suffix not in (forms := endings()):
+            raise ValueError(f"there is no form {suffix}")
+        form = forms[suffix]()
+        finder = CutFinder()
+        doubtful_below = self.engines.get(self.spec).task.doubtful_below
+        with form.open(out, self.video, doubtful_below) as add:
+            for number in numbers:
+                kept, picture = self.answer(number), self.video[number]
+                target = empty() if kept is None else kept.target
+                given, missed = (False, True) if kept is None else (kept.given, kept.missed)
+                add(Answer(number, picture, target, given, missed, finder.cut(picture)))
+
+    def close(self) -> None:
+        for one in self.passes.values():
+            one.close()
+        self.video.close()
+        self.shown.close()
+
+
+def known(kept: Kept | None, names: Mapping[int, str]) -> Kept | None:
+    """An answer without the objects that are there no more."""
+    if kept is None or {*kept.target.ids.tolist()} <= {*names}:
+        return kept
+    target = only(kept.target, [number for number in kept.target.ids.tolist() if number in names])
+    return kept._replace(target=replace(target, points=kept.target.points, owners=kept.target.owners))
