@@ -6,6 +6,7 @@ import shlex
 from pathlib import Path
 from typing import Any
 
+from dropmae.page.prompts import plain_name
 from dropmae.target import Target
 
 
@@ -31,7 +32,7 @@ def prompt_words(told: dict[int, Target], names: Any, stem: str) -> list[str]:
     """Boxes of one frame as numbers, all else as the file that the page gives."""
     frame = min(told)
     target = told[frame]
-    plain = all(name == f"object {number}" for number, name in names.items())
+    plain = all(name == plain_name(number) for number, name in names.items())
     simple = len(told) == 1 and target.mask is None and target.points is None and plain
     if not simple or target.boxes is None or target.ids.tolist() != list(range(1, len(target.ids) + 1)):
         return ["--prompts", f"{stem}.prompts.jsonl"]

@@ -83,7 +83,7 @@ class Prompts:
                 write_text(self.file, "".join(f"{line}\n" for line in self.lines(self.said)))
                 raise ValueError(f"frame {frame}: {fault}")
         ids = {line["id"] for lines in said.frames.values() for line in lines}
-        names = {number: said.names.get(number, f"object {number}") for number in sorted({*ids, *said.names})}
+        names = {number: said.names.get(number, plain_name(number)) for number in sorted({*ids, *said.names})}
         self.said, self.targets, self.version = Said(said.frames, names), targets, self.version + 1
 
     def lines(self, said: Said | None = None) -> list[str]:
@@ -145,7 +145,12 @@ class Prompts:
 
 def named(name: str | None, number: int) -> dict[str, str]:
     """The key of a line for a name that somebody gave."""
-    return {} if name is None or name == f"object {number}" else {"name": name}
+    return {} if name is None or name == plain_name(number) else {"name": name}
+
+
+def plain_name(number: int) -> str:
+    """What an object is called that nobody gave a name."""
+    return f"object {number}"
 
 
 def checked_names(names: Any) -> dict[int, str]:

@@ -17,11 +17,12 @@ from PIL import Image
 from dropmae import registry, weights
 from dropmae.contracts import Precision
 from dropmae.engine import Answer, Engine, only
+from dropmae.exports import endings
 from dropmae.exports.jsonl import called
 from dropmae.loading import contract_of, load_task, named
 from dropmae.page.answers import Kept
 from dropmae.page.passes import Pass, Step, merged, newly_told
-from dropmae.page.prompts import KINDS, Prompts, kinds_of
+from dropmae.page.prompts import KINDS, Prompts, kinds_of, plain_name
 from dropmae.target import Target, empty
 from dropmae.video import Video
 from dropmae.video.cuts import CutFinder
@@ -33,12 +34,6 @@ BACK = 12
 QUALITY = 85
 
 
-def endings() -> dict[str, Any]:
-    """{ending of a file's name: the class of the form that it asks for}"""
-    classes: list[Any] = [registry.load("exports", name) for name in registry.names("exports")]
-    return {suffix: cls for cls in classes for suffix in cls.suffixes}
-
-
 class Engines:
     """The tasks that are in use, each loaded once."""
 
@@ -46,6 +41,7 @@ class Engines:
         self.spec, self.settings, self.device, self.precision = spec, settings, device, precision
         self.made: dict[str, Engine] = {}
         self.names: dict[str, str | None] = {}
+        self.tasks: dict[str, Any] = {}
         self.lock = threading.Lock()
 
     def called(self, kind: str) -> str | None:
@@ -65,9 +61,7 @@ class Engines:
 
     def takes(self, spec: str) -> tuple[str, ...]:
         """What the task of some weights may be told; ValueError where it is nothing that can be drawn on a picture."""
-        header = {"kind": ""} if spec.startswith("random") else weights.read_header(spec)
-        free = [cls for cls in (registry.load("tasks", name) for name in registry.names("tasks")) if cls.training_free]
-        cls: Any = contract_of(header) if header["kind"] == "tasks" else free[0]
+        cls = self.task_of(spec)
         found = tuple(kind for kind in cls.takes if kind in KINDS)
         if not found or cls.frame_kind != "picture":
             takes = " and ".join(cls.takes) or "no prompt"
@@ -76,6 +70,15 @@ class Engines:
                 "masks and points in pictures: use dropmae track"
             )
         return found
+
+    def task_of(self, spec: str) -> Any:
+        """The class of the task that some weights become."""
+        if spec not in self.tasks:
+            header = {"kind": ""} if spec.startswith("random") else weights.read_header(spec)
+            tasks: list[Any] = [registry.load("tasks", name) for name in registry.names("tasks")]
+            free = next(cls for cls in tasks if cls.training_free)
+            self.tasks[spec] = contract_of(header) if header["kind"] == "tasks" else free
+        return self.tasks[spec]
 
 
 class Work:
@@ -201,25 +204,33 @@ class Work:
     def answer(self, frame: int) -> Kept | None:
         """What is known of a frame: of each object and point from the pass that was told of it, the later one first."""
         forward, backward = (known(one.answers.get(frame), self.prompts.said.names) for one in self.passes.values())
-        if forward is None or backward is None or self.spec is None:
-            return None if self.spec is None else forward or backward
-        told = self.passes[-1].told() if self.order[-1] < 0 else {}
-        return merged(frame, forward, backward, self.prompts.targets, told)
+        if forward is not None and backward is not None:
+            told = self.passes[-1].told() if self.order[-1] < 0 else {}
+            forward = merged(frame, forward, backward, self.prompts.targets, told)
+        kept = forward or backward
+        if kept is None or self.spec is None:
+            return None
+        called = {n: name for n, name in self.prompts.said.names.items() if name != plain_name(n)}
+        names = [called.get(number) for number in kept.target.ids.tolist()]
+        return kept._replace(target=replace(kept.target, names=names if any(names) else None))
 
     # ------------------------------------------------------------ taking along
 
     def exports(self) -> dict[str, str]:
-        """{ending of a file's name: what it is} of the forms that there are."""
-        return {suffix: (cls.__doc__ or "").splitlines()[0] for suffix, cls in endings().items()}
+        """{usual ending of a file's name: what it is} of the forms that what is found can be written in."""
+        gives = self.engines.task_of(self.spec).gives if self.spec is not None else ()
+        able = [cls for cls in dict.fromkeys(endings().values()) if not cls.needs or {*cls.needs} & {*gives}]
+        usual = {next(suffix for suffix in cls.suffixes if suffix not in cls.folders): cls for cls in able}
+        return {suffix: (cls.__doc__ or "").splitlines()[0] for suffix, cls in usual.items()}
 
     def export(self, suffix: str, out: Path) -> None:
         """Writes what was found to `out` as `track` would; ValueError where nothing was found."""
         numbers = self.frames_found()
         if not numbers or self.spec is None:
             raise ValueError("nothing was followed yet")
-        if suffix not in (forms := endings()):
-            raise ValueError(f"there is no form {suffix}")
-        form = forms[suffix]()
+        if suffix not in self.exports():
+            raise ValueError(f"there is no form {suffix[:40]}, or not of what is found here")
+        form = endings()[suffix]()
         finder = CutFinder()
         doubtful_below = self.engines.get(self.spec).task.doubtful_below
         with form.open(out, self.video, doubtful_below) as add:
