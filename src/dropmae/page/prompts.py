@@ -51,7 +51,7 @@ class Prompts:
             told[frame] = checked
         self.change(Said(dict(sorted(told.items())), self.said.names if names is None else checked_names(names)))
 
-    def rename(self, names: Any) -> None:
+    def call(self, names: Any) -> None:
         """What objects are called; those that are left out go, with all that was said about them."""
         called = checked_names(names)
         kept = {n: tuple(line for line in lines if line["id"] in called) for n, lines in self.said.frames.items()}

@@ -178,7 +178,7 @@ class Page:
             elif "frame" in asked:
                 work.prompts.set(asked["frame"], asked.get("lines"), asked.get("names"))
             else:
-                work.prompts.rename(asked.get("names"))
+                work.prompts.call(asked.get("names"))
             await anyio.to_thread.run_sync(work.said)
             return JSONResponse(self.state(work))
 
