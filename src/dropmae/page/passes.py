@@ -210,6 +210,12 @@ def merged(
     return Kept(replace(target, **changed), forward.given, forward.missed and backward.missed)
 
 
+def called_by(kept: Kept, names: Mapping[int, str]) -> Kept:
+    """An answer whose objects are called by `names`, where any of them has one."""
+    called = [names.get(number) for number in kept.target.ids.tolist()]
+    return kept._replace(target=replace(kept.target, names=called if any(called) else None))
+
+
 def newly_told(prompts: Mapping[int, Target]) -> list[int]:
     """The frames in which an object or a point is shown for the first time."""
     objects, points = first_told(prompts)
