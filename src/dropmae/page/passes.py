@@ -210,7 +210,7 @@ def merged(
     return Kept(replace(target, **changed), forward.given, forward.missed and backward.missed)
 
 
-def called_by(kept: Kept, names: Mapping[int, str]) -> Kept:
+def with_names(kept: Kept, names: Mapping[int, str]) -> Kept:
     """An answer whose objects are called by `names`, where any of them has one."""
     called = [names.get(number) for number in kept.target.ids.tolist()]
     return kept._replace(target=replace(kept.target, names=called if any(called) else None))

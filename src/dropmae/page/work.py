@@ -21,7 +21,7 @@ from dropmae.exports import endings
 from dropmae.exports.jsonl import called
 from dropmae.loading import contract_of, load_task, named
 from dropmae.page.answers import Kept
-from dropmae.page.passes import Pass, Step, called_by, merged, newly_told
+from dropmae.page.passes import Pass, Step, merged, newly_told, with_names
 from dropmae.page.prompts import KINDS, Prompts, kinds_of, plain_name
 from dropmae.target import Target, empty
 from dropmae.video import Video
@@ -211,7 +211,7 @@ class Work:
         if kept is None or self.spec is None:
             return None
         called = {n: name for n, name in self.prompts.said.names.items() if name != plain_name(n)}
-        return called_by(kept, called)
+        return with_names(kept, called)
 
     # ------------------------------------------------------------ taking along
 

@@ -27,7 +27,7 @@ from dropmae.interruption import Interrupted, Stop
 from dropmae.loading import load_task, named
 from dropmae.metrics.boxes3d import inside, local
 from dropmae.page.answers import Answers, Kept
-from dropmae.page.passes import called_by, merged, newly_told
+from dropmae.page.passes import merged, newly_told, with_names
 from dropmae.progress import Progress, say
 from dropmae.storage import workspace
 from dropmae.target import Target, mask_boxes, misplaced, target_lines
@@ -318,11 +318,11 @@ def both_ways(video: Video, session: Session, frames: Iterator[tuple[int, Pictur
         names = {i: name for n in told.values() for i, name in zip(n.ids.tolist(), n.names or ()) if name is not None}
         for number, picture in pictures(video, range(first)):
             if number in kept and not isinstance(picture, OSError):
-                yield Answer(number, picture, *called_by(kept[number], names))
+                yield Answer(number, picture, *with_names(kept[number], names))
         for frame, picture, target, given, missed, _ in session.follow(frames):
             found = Kept(target, given, missed)
             found = merged(frame, found, kept[frame], told, {}) if frame in kept else found
-            yield Answer(frame, picture, *called_by(found, names))
+            yield Answer(frame, picture, *with_names(found, names))
 
 
 def cut_line(cuts: list[int]) -> str:
