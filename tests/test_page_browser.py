@@ -43,6 +43,7 @@ class Screen:
         self.page.on("console", lambda message: self.faults.append(message.text) if message.type == "error" else None)
         self.page.on("request", self.asked)
         self.page.on("dialog", lambda dialog: self.faults.append(dialog.message))
+        self.page.set_default_timeout(180_000)
         self.page.goto(served.url)
         self.until("title.textContent !== '' || !empty.hidden")
 
@@ -58,7 +59,7 @@ class Screen:
             f"async () => {{ const {names}, s = await import('/static/store.js'); return ({expression}); }}"
         )
 
-    def until(self, expression: str, seconds: float = 60) -> None:
+    def until(self, expression: str, seconds: float = 180) -> None:
         end = time.monotonic() + seconds
         while not self.js(expression):
             assert time.monotonic() < end, f"{expression}: {self.js('hint.textContent')}"

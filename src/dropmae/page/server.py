@@ -58,6 +58,10 @@ class Conflict(Exception):
     """What was asked for does not fit what is there now."""
 
 
+EXPECTED = (KeyError, ValueError, OSError, ClientDisconnect, uploads.TooLarge, Conflict)
+"""What people or the world can be the cause of."""
+
+
 class Page:
     """The works that are open, and the answers to requests about them."""
 
@@ -97,6 +101,7 @@ class Page:
             uploads.TooLarge: told(413),
             OSError: told(500),
             ClientDisconnect: told(400),
+            Exception: told(500),
         }
         self.guard = Guard(Starlette(routes=routes, exception_handlers=handlers))
 
@@ -378,6 +383,8 @@ def told(status: int) -> Any:
     """Answers an error with its one line."""
 
     async def handle(_: Request, error: Exception) -> Response:
+        if not isinstance(error, EXPECTED):
+            say(f"{type(error).__name__}: {error}")
         text = error.args[0] if isinstance(error, KeyError) and error.args else str(error)
         return JSONResponse({"error": printable(" ".join(str(text).split()))[:500]}, status)
 
