@@ -106,7 +106,6 @@ VERBS = {
     "attention": Verb(
         lambda inputs, out, n: [
             *("attention", str(inputs / "run"), str(inputs / "videos"), "--out", str(out), "--seed", str(n)),
-            *("--clips", "2"),
         ],
     ),
     "reconstruct": Verb(

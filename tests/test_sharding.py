@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import pickle
 import signal
 import socket
+import warnings
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -18,6 +20,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.distributed import checkpoint
+from torch.distributed.checkpoint import metadata
 
 from dropmae import storage
 from dropmae.contracts import Model
@@ -255,6 +259,49 @@ def test_torn_shares_are_one_clear_line(tmp_path: Path) -> None:
     for text in launch(2, torn, tmp_path):
         assert "is not a readable checkpoint" in text
         assert "remove it" in text
+
+
+class Call:
+    def __init__(self, function: Any, *arguments: Any) -> None:
+        self.call = function, arguments
+
+    def __reduce__(self) -> Any:
+        return self.call
+
+
+def saved(folder: Path, **tensors: torch.Tensor) -> Path:
+    shares = folder / "shares-000000003"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        checkpoint.save(dict(tensors), storage_writer=checkpoint.FileSystemWriter(shares), no_dist=True)
+    return shares
+
+
+def test_the_list_of_shares_is_read_and_runs_nothing(tmp_path: Path) -> None:
+    tensors = {"a": torch.arange(6.0).view(2, 3), "b": torch.ones(2, dtype=torch.bfloat16), "n": torch.tensor(7)}
+    shares = saved(tmp_path, **tensors)
+    found = checkpoints.read(shares, lambda name: torch.empty_like(tensors[name]))
+    assert all(torch.equal(found[name], tensor) for name, tensor in tensors.items())
+
+    def refused(change: Callable[[Any], object]) -> str:
+        listed = pickle.loads((saved(tmp_path, **tensors) / ".metadata").read_bytes())
+        replaced = change(listed)
+        (shares / ".metadata").write_bytes(pickle.dumps(replaced or listed))
+        with pytest.raises(OSError, match=r"shares-000000003 is not a readable checkpoint \(") as caught:
+            checkpoints.read(shares, lambda name: torch.empty_like(tensors[name]))
+        assert not (tmp_path / "ran").exists()
+        return str(caught.value)
+
+    run = Call(os.system, f"touch {tmp_path / 'ran'}")
+    assert "asks for posix.system" in refused(lambda listed: run)
+    assert "asks for posix.system" in refused(lambda listed: setattr(listed, "planner_data", run))
+    assert "BytesStorageMetadata" in refused(
+        lambda listed: listed.state_dict_metadata.update(a=metadata.BytesStorageMetadata())
+    )
+    assert "else than tensors" in refused(lambda listed: listed.state_dict_metadata.update(a=None))
+    assert "elsewhere" in refused(
+        lambda listed: setattr(next(iter(listed.storage_data.values())), "relative_path", "../up")
+    )
 
 
 def full(out: Path) -> str:

@@ -18,8 +18,11 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 from torch.distributed import checkpoint
+from torch.distributed.checkpoint import filesystem, metadata
 from torch.distributed.tensor import DTensor, distribute_tensor
 
+from dropmae.opening import open_file
+from dropmae.pickles import Refused, Unpickler
 from dropmae.storage import clean, remove, replacing_folder
 from dropmae.training import distributed
 from dropmae.weights import write_tensors
@@ -91,8 +94,56 @@ def _read_file(path: Path, wanted: Callable[[str], Tensor | None]) -> dict[str, 
     return found
 
 
+class _Names(Unpickler):
+    """Reads the list of shares, a pickle, whose classes are these and no others; what they are made of is checked."""
+
+    CLASSES: Mapping[str, type] = {
+        **{name: getattr(metadata, name) for name in ("Metadata", "TensorStorageMetadata", "TensorProperties")},
+        **{name: getattr(metadata, name) for name in ("ChunkStorageMetadata", "MetadataIndex", "StorageMeta")},
+        "_StorageInfo": filesystem._StorageInfo,
+    }
+
+    def find_class(self, module_name: str, global_name: str) -> Any:
+        # Classes and functions made anew each time: what a hostile file may attach to them is gone with them.
+        if module_name.startswith("torch.distributed.checkpoint.") and global_name in self.CLASSES:
+            kind = self.CLASSES[global_name]
+            return type(global_name, (), {"__new__": lambda *_: object.__new__(kind)})
+        if module_name == "torch" and isinstance(found := getattr(torch, global_name, None), torch.dtype):
+            return found
+        made: dict[tuple[str, str], Callable[..., Any]] = {
+            ("torch", "Size"): lambda sizes: torch.Size(sizes),
+            ("torch.serialization", "_get_layout"): lambda _: torch.strided,
+            ("torch.distributed.checkpoint.metadata", "_MEM_FORMAT_ENCODING"): lambda number: (
+                metadata._MEM_FORMAT_ENCODING(number)
+            ),
+            **{("pathlib", name): lambda *_: None for name in ("PosixPath", "WindowsPath")},  # where it once lay
+        }
+        if (module_name, global_name) in made:
+            return made[module_name, global_name]
+        raise Refused(f"asks for {module_name}.{global_name}")
+
+    def call(self, function: Any, arguments: tuple[Any, ...]) -> Any:
+        return function(*arguments)
+
+
+class _Shares(checkpoint.FileSystemReader):
+    """Reads shares and runs nothing that is in them; PyTorch's own reader unpickles the list of them as it comes."""
+
+    def read_metadata(self, *_: Any, **__: Any) -> metadata.Metadata:
+        with open_file(Path(self.path) / ".metadata") as file:
+            found = _Names(file).load()
+        found.storage_meta = metadata.StorageMeta()
+        if not all(isinstance(one, metadata.TensorStorageMetadata) for one in found.state_dict_metadata.values()):
+            raise Refused("holds something else than tensors")  # which PyTorch would unpickle
+        for place in found.storage_data.values():
+            if Path(place.relative_path).name != place.relative_path:
+                raise Refused(f"names a file elsewhere, {place.relative_path!r}")
+            place.transform_descriptors = None
+        return found
+
+
 def _read_shares(path: Path, wanted: Callable[[str], Tensor | None]) -> dict[str, Tensor]:
-    reader = checkpoint.FileSystemReader(path)
+    reader = _Shares(path)
     forms = {name: wanted(name) for name in reader.read_metadata().state_dict_metadata}
     found: dict[str, Any] = {name: torch.empty_like(form) for name, form in forms.items() if form is not None}
     with warnings.catch_warnings():  # that this is a single process, which it is
