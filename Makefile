@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PYTEST := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -n auto
 
-.PHONY: demo check test fuzz lint format bench clean
+.PHONY: demo check test fuzz stress lint format bench clean
 
 demo: $(READY)
 	$(BIN)/dropmae demo
@@ -21,6 +21,10 @@ test: lint
 # Mutated and hostile files by the thousand, in minutes; prints what became of them.
 fuzz: $(READY)
 	OMP_NUM_THREADS=1 nice $(BIN)/python -W ignore tests/fuzz.py
+
+# Two processes on one --out, and kills at random moments, of each verb that writes; prints what was left.
+stress: $(READY)
+	OMP_NUM_THREADS=1 nice $(BIN)/python -W ignore tests/stress.py
 
 lint: $(READY)
 	$(BIN)/ruff check src tests

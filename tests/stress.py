@@ -129,7 +129,7 @@ def prepare_inputs(inputs: Path) -> None:
         write(inputs / "videos" / f"{number}.mp4", frames, 10)
     np.save(inputs / "long.npy", np.random.default_rng(9).integers(0, 255, (48, 64, 96, 3)).astype(np.uint8))
     quiet(["synth", str(inputs / "clips"), "--clips", "3", "--frames", "8", "--size", "64", "64", "--workers", "1"])
-    quiet(training(inputs / "run", "pretrain", "mae", str(inputs / "videos"), *SMALL, "--steps", "2"))
+    quiet(training(inputs / "run", "pretrain", "twinmae", str(inputs / "videos"), *SMALL, "--steps", "2"))
     for number in range(2):
         torch.manual_seed(number)
         weights.save(MAE(size="tiny", image=32), inputs / f"{number}.safetensors")

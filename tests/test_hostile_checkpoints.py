@@ -295,6 +295,21 @@ def test_our_own_headers_are_not_believed(
     assert "--debug" not in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("old", [b'{"__metadata__"', b'\\"kind\\"'])
+@pytest.mark.parametrize("words", ["info {}", "convert {} {}.out.safetensors"])
+def test_a_damaged_header_of_ours_is_called_that(
+    old: bytes, words: str, ours: bytes, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And not taken for a checkpoint of somebody else, of which no layout is known."""
+    assert ours.count(old) == 1
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(ours.replace(old, b"[" * len(old)))
+    assert main(words.format(path, path).split()) == 1
+    told = capsys.readouterr().err
+    assert f"{path}: " in told
+    assert "its header is damaged" in told
+
+
 def test_every_class_has_an_outline() -> None:
     """It costs no memory, and is what is built."""
     made = MAE(size="tiny", image=32)

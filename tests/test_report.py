@@ -136,6 +136,10 @@ def test_what_is_no_run_or_damaged_is_said(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(OSError, match="not readable"):
         dropmae.report([tmp_path])
+    for text, says in [("[]", "training run$"), ('{"benchmark": {}, "task": {}}', "an evaluation, whose numbers")]:
+        (tmp_path / "config.json").write_text(text)
+        with pytest.raises(OSError, match=says):
+            dropmae.report([tmp_path])
 
 
 def test_the_command_makes_the_same_run(runs: list[Path]) -> None:

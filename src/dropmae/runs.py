@@ -203,6 +203,9 @@ class Run:
         if not (self.folder / "config.json").is_file():
             raise FileNotFoundError(f"{self.folder}: no run folder (it holds no config.json)")
         self.config: dict[str, Any] = _json(self.folder / "config.json")
+        if not isinstance(self.config, dict) or not {"method", "options", "data"} <= self.config.keys():
+            hint = ": it holds an evaluation, whose numbers are in numbers.json" if "benchmark" in self.config else ""
+            raise OSError(f"{self.folder} is not the folder of a training run{hint}")
         name = str(self.config["method"])  # a user's file is not run for its title
         self.kind: str = self.config.get("kind") or ("tasks" if "sources" in self.config["data"] else "methods")
         self.method = Path(name).stem if name.endswith(".py") else registry.load(self.kind, name).__name__

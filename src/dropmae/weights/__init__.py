@@ -200,12 +200,12 @@ def read_header(path: str | Path) -> dict[str, Any]:
 
 
 def is_ours(path: str | Path) -> bool:
-    """Whether a file is one of this project's weight files, as far as its first bytes can be read."""
+    """Whether a file says that it is one of this project's weight files; what else its header says may be damaged."""
     try:
-        read_header(path)
+        with _opened(locate(path)) as file:
+            return "dropmae" in (file.metadata() or {})
     except (OSError, ValueError):
         return False
-    return True
 
 
 def read_shapes(path: str | Path) -> dict[str, tuple[int, ...]]:

@@ -393,6 +393,8 @@ def _open(path: Path) -> tuple[dict[str, dict[str, Lazy]], dict[str, Any]]:
         return {
             "": {_plain(name): _lazy_tensor(path, name, shape) for name, shape in weights.read_shapes(path).items()}
         }, {}
+    if path.suffix.lower() == ".safetensors" and start[:2] != b"PK":
+        raise OSError(f"{path}: not a readable weight file: its header is damaged (it has no table of tensors)")
     opened = unpickle.Checkpoint(path)
     training: dict[str, Any] = {}
     if isinstance(opened.tree, dict):
