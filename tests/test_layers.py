@@ -24,7 +24,7 @@ LAYERS = [
     {"interruption", "nn", "progress", "target"},
     {"locks", "video"},
     {"formats", "rendering"},
-    {"sequence"},
+    {"sequence", "moving"},
     {"contracts"},
     {"registry", "metrics"},
     {"benchmarks", "data", "declarations", "weights"},

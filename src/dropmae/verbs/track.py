@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -69,6 +69,8 @@ def track(
     both: bool = False,
     pick: bool = False,
     lost_below: float | None = None,
+    edge: Literal["soft", "hard"] | None = None,
+    constant_rate: bool = False,
     set: tuple[str, ...] = (),
     device: str = "auto",
     precision: Precision = "auto",
@@ -106,6 +108,9 @@ def track(
         both: follow every object both ways from where it is shown first.
         pick: ask on a page in the browser what to follow; `start` is the frame that it shows first.
         lost_below: confidence below which an object counts as lost and has no box; by default as the weights say.
+        edge: of cut-outs: soft (the default) is found in the picture around the mask's edge, hard is the mask itself.
+        constant_rate: where a video's rate varies, cut-outs repeat and leave out frames to keep one, and say how many;
+            else they keep its times.
         set: name=value of the task's settings, of those that may change after training.
         device: auto, cpu, cuda or cuda:N.
         precision: bf16 computes faster where the hardware has it; auto takes it there. int8, on a CPU, takes 8 bits for
@@ -115,7 +120,9 @@ def track(
     paths = list(video) if isinstance(video, (list, tuple)) else [video]
     if also and out is None:
         raise ValueError("also is for further files beside OUT: give --out")
-    exports = {} if out is None else forms([Path(out), *map(Path, also)])
+    asked = {"edge": edge, "constant_rate": constant_rate or None}
+    asked = {name: value for name, value in asked.items() if value is not None}
+    exports = {} if out is None else forms([Path(out), *map(Path, also)], asked)
     for path, form in exports.items():
         form.check(path, [*paths, mask, prompts, weights], overwrite=overwrite)
     source = Video(paths[0] if len(paths) == 1 else paths)

@@ -141,6 +141,11 @@ class Video:
         with self._lock:
             return self._media.details()
 
+    def colours(self) -> tuple[int, ...] | None:
+        """How a file's numbers mean colours: FFmpeg's for primaries, transfer, matrix and range; None for others."""
+        with self._lock:
+            return self._media.colours() if hasattr(self._media, "colours") else None
+
     @property
     def shape(self) -> tuple[int, int, int, int]:
         """(T, H, W, 3)."""

@@ -104,6 +104,17 @@ class File:
         finally:
             decoder.close()
 
+    def colours(self) -> tuple[int, ...]:
+        """FFmpeg's numbers of the primaries, transfer, matrix and range of the first picture."""
+        decoder = self.begun()
+        try:
+            first = decoder.pull()
+            frame: Any = decoder.context if first is None else first.frame
+            full = 2 if (frame.format.name if first else "").startswith("yuvj") else int(frame.color_range)
+            return int(frame.color_primaries), int(frame.color_trc), int(frame.colorspace), full
+        finally:
+            decoder.close()
+
     def opened(self) -> Decoder:
         """The decoder; a new one after `close`, and in another process than before."""
         if self.decoder is None or self.process != os.getpid():

@@ -1,4 +1,4 @@
-"""Writing H.264."""
+"""Writing H.264; and what writing other codecs shares with it."""
 
 from __future__ import annotations
 
@@ -30,12 +30,13 @@ class GivenUp(Exception):
     """Tells `replacing` that the file will not be finished."""
 
 
-FORMATS = {".mov": "mov"}
+FORMATS = {".mov": "mov", ".webm": "webm"}
 """Container by the ending of a file's name, in any case; mp4 for others."""
 CLOCK = Fraction(1, 90000)
 """Time base of frames that come with their times."""
 SOUND = ("aac", "mp3", "ac3", "eac3", "opus", "alac", "flac")
-"""Sound that both containers hold."""
+"""Sound that both mp4 and mov hold."""
+WEBM_SOUND = ("opus", "vorbis")
 
 
 class Writer:
@@ -46,6 +47,8 @@ class Writer:
 
     Raises OSError in one line where the file cannot be written, ValueError for frames that do not fit or for none.
     """
+
+    CHANNELS = 3
 
     def __init__(
         self,
@@ -82,7 +85,8 @@ class Writer:
         self.form = FORMATS.get(self.path.suffix.lower(), "mp4")
         track = None if sound is None else sound.track
         codec = "" if track is None else track.codec_context.name
-        fits = codec in SOUND or (codec.startswith("pcm_") and self.form == "mov")
+        held = WEBM_SOUND if self.form == "webm" else SOUND
+        fits = codec in held or (codec.startswith("pcm_") and self.form == "mov")
         self.silent = None if fits or track is None else f"its sound is {codec}, which {self.form} cannot hold"
         """Why there is no sound though there was some; None where there is none to tell."""
         self.sound, self.track = sound if fits else None, None
@@ -90,38 +94,56 @@ class Writer:
 
     def open(self, height: int, width: int, timed: bool) -> None:
         partial = self.stack.enter_context(replacing(self.path))
-        self.container = av.open(str(partial), "w", format=self.form, options={"movflags": "+faststart"})
+        options = {} if self.form == "webm" else {"movflags": "+faststart"}
+        self.container = av.open(str(partial), "w", format=self.form, options=options)
         self.container.metadata["comment"] = mark(self.kind)
-        self.stream = self.container.add_stream("libx264", rate=self.rate, options=self.settings)
-        self.stream.height, self.stream.width, self.stream.pix_fmt = height, width, "yuv420p"
-        context = self.stream.codec_context
         self.base = CLOCK if timed else 1 / self.rate
+        self.stream = self.add_stream(height, width)
+        self.stream.height, self.stream.width = height, width
+        context = self.stream.codec_context
         context.time_base, context.thread_count = self.base, self.threads
-        context.colorspace, context.color_range = BT601, LIMITED
         if self.sound is not None:
             self.track = self.container.add_stream_from_template(self.sound.track)
 
-    def write(self, frame: np.ndarray, seconds: float | None = None) -> None:
+    def add_stream(self, height: int, width: int) -> Any:
+        """The stream of pictures in the container."""
+        stream = self.container.add_stream("libx264", rate=self.rate, options=self.settings)
+        stream.pix_fmt = "yuv420p"
+        stream.codec_context.colorspace, stream.codec_context.color_range = BT601, LIMITED
+        return stream
+
+    def padded(self, frame: np.ndarray) -> np.ndarray:
+        """A frame as large as the codec takes it."""
+        height, width = frame.shape[:2]
+        if height % 2 or width % 2:
+            return np.pad(frame, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
+        return frame
+
+    def packets(self, frame: np.ndarray, place: int, part: Any = None) -> list[Any]:
+        """What a frame that is shown at `place`, in units of the time base, is encoded as."""
+        rgb = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
+        picture = self.reformatter.reformat(
+            rgb, format="yuv420p", dst_colorspace=Colorspace.ITU601, dst_color_range=ColorRange.MPEG, threads=1
+        )
+        picture.pts, picture.time_base = place, self.base
+        return self.stream.encode(picture)
+
+    def write(self, frame: np.ndarray, seconds: float | None = None, part: Any = None) -> None:
         """Appends a frame; with `seconds`, all frames say when they are shown, else they follow at the rate."""
-        if frame.ndim != 3 or frame.shape[2] != 3 or frame.dtype != np.uint8:
-            raise ValueError(f"{self.path}: a frame is uint8 [H, W, 3], not {frame.dtype} {list(frame.shape)}")
+        if frame.ndim != 3 or frame.shape[2] != self.CHANNELS or frame.dtype != np.uint8:
+            wanted = f"uint8 [H, W, {self.CHANNELS}]"
+            raise ValueError(f"{self.path}: a frame is {wanted}, not {frame.dtype} {list(frame.shape)}")
         height, width = frame.shape[:2]
         self.size = self.size or (height, width)
         if (height, width) != self.size:
             raise ValueError(f"{self.path}: frame {self.count} is {width}x{height}, not {self.size[1]}x{self.size[0]}")
-        if height % 2 or width % 2:
-            frame = np.pad(frame, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
+        frame = self.padded(frame)
         try:
             if not self.count:
                 self.open(frame.shape[0], frame.shape[1], seconds is not None)
-            rgb = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
-            picture = self.reformatter.reformat(
-                rgb, format="yuv420p", dst_colorspace=Colorspace.ITU601, dst_color_range=ColorRange.MPEG, threads=1
-            )
             place = self.count if seconds is None else round(seconds / CLOCK)
             self.last = max(place, self.last + 1)
-            picture.pts, picture.time_base = self.last, self.base
-            self.container.mux(self.stream.encode(picture))
+            self.container.mux(self.packets(frame, self.last, part))
             self.copy_sound(float(self.last * self.base))
         except (av.FFmpegError, OSError) as error:
             raise self.failed(error) from None
