@@ -3,7 +3,7 @@
 Frames are sampled some times a second and made small. Where the camera stands, the median over a window of time is the
 background, and what differs from it by more than the noise of that place is something; noise is learned from how
 samples follow each other, and slow changes of light are taken off. Where the camera moves, each sample is laid over its
-neighbours, by the shift that explains most of the picture, and what differs from both is something. Whatever stays in
+neighbours, by the shift that explains most of the picture, and their median is the background. Whatever stays in
 place, such as leaves in the wind, a light that flickers or the hole that something left behind, is no object.
 """
 
@@ -38,6 +38,8 @@ CELLS = 3
 """Cells of the smallest object."""
 SEEN = 3
 """Samples in which an object is seen at least."""
+NEAR = 6
+"""Samples before and after one that make its background where the camera moves."""
 MISSED = 3
 """Samples after which an object that is not seen is another one when it is."""
 SPREAD = 0.4
@@ -168,13 +170,30 @@ def differences(stack: np.ndarray) -> Iterator[np.ndarray]:
         return
     chosen = stack[np.linspace(0, len(stack) - 1, min(len(stack), BACKGROUND)).round().astype(int)]
     background = np.median(chosen, 0)
-    steps = np.abs(np.diff(chosen, axis=0))
+    stack = np.stack([relit(picture, background) for picture in stack])
+    steps = np.abs(np.diff(np.stack([relit(picture, background) for picture in chosen]), axis=0))
     noise = averaged(np.maximum(1.05 * np.median(steps, 0), 0.7), 2)  # 1.4826 / sqrt(2) of it is a deviation
     for place, picture in enumerate(stack):
         away = unlit(picture - background, noise)
         apart = [unlit(picture - stack[other], noise) for other in (place - 1, place + 1) if 0 <= other < len(stack)]
         moved = np.max([over(one, noise, 0.7) for one in apart], 0)
         yield over(away, noise) & (averaged(moved.astype(np.float32), 6) > 0.02)
+
+
+def relit(picture: np.ndarray, background: np.ndarray) -> np.ndarray:
+    """A sample with the brightness and contrast of the background: a fit to what differs least."""
+    x, y = background[::3, ::3].ravel(), picture[::3, ::3].ravel()
+    gain, offset = 1.0, float(np.median(y - x))
+    for _ in range(4):
+        left = np.abs(y - gain * x - offset)
+        near = left <= 2 * np.median(left) + 1e-3
+        spread = float(np.var(x[near]))
+        if spread < 1:
+            return picture - float(np.median(y - x))
+        gain = float(np.mean((x[near] - x[near].mean()) * (y[near] - y[near].mean()))) / spread
+        gain = min(max(gain, 0.5), 2.0)
+        offset = float(y[near].mean() - gain * x[near].mean())
+    return (picture - offset) / gain
 
 
 def unlit(away: np.ndarray, noise: np.ndarray) -> np.ndarray:
@@ -190,23 +209,23 @@ def over(away: np.ndarray, noise: np.ndarray, share: float = 1.0) -> np.ndarray:
 
 
 def against_neighbours(stack: np.ndarray, shifts: list[tuple[int, int]]) -> Iterator[np.ndarray]:
-    """As `differences` where the camera moves: what differs from both neighbours, laid over it by their shift."""
-    noise = np.full(stack.shape[1:], 2.0, np.float32)
+    """As `differences` where the camera moves: each sample against the median of its neighbours, laid over it."""
+    at = np.concatenate([np.zeros((1, 2), int), np.cumsum(np.array(shifts).reshape(-1, 2), 0)])
+    limit = np.array(stack.shape[1:]) // 4
     for place, picture in enumerate(stack):
-        down, across = np.gradient(picture)
-        uncertain = noise + 0.7 * averaged(np.hypot(down, across), 2)  # shifts are whole pixels
-        apart = []
-        for other, sign in ((place - 1, 1), (place + 1, -1)):
-            if 0 <= other < len(stack):
-                y, x = shifts[min(place, other)]
-                laid = np.roll(stack[other], (sign * y, sign * x), (0, 1))
-                apart.append(over(unlit(picture - laid, uncertain), uncertain))
-        found = np.min(apart, 0)
-        edge = 2 + max(max(abs(y), abs(x)) for y, x in shifts[max(place - 1, 0) : place + 1])
-        edge = min(edge, min(found.shape) // 3)
-        kept = np.zeros_like(found)
-        kept[edge:-edge, edge:-edge] = found[edge:-edge, edge:-edge]
-        yield kept
+        near = [n for n in range(max(0, place - NEAR), min(len(stack), place + NEAR + 1)) if n != place]
+        near = [n for n in near if (np.abs(at[place] - at[n]) <= limit).all()]
+        found = np.zeros(picture.shape, bool)
+        if len(near) > 3:
+            near = [near[n] for n in np.unique(np.linspace(0, len(near) - 1, 7).astype(int))]
+            moves = [at[place] - at[n] for n in near]
+            background = np.median([np.roll(stack[n], move, (0, 1)) for n, move in zip(near, moves)], 0)
+            down, across = np.gradient(background)
+            uncertain = 2 + 0.7 * averaged(np.hypot(down, across), 2)  # shifts are whole pixels
+            top, left = 2 + np.abs(moves).max(0)
+            inside = slice(top, -top), slice(left, -left)
+            found[inside] = over(unlit(relit(picture, background) - background, uncertain), uncertain)[inside]
+        yield found
 
 
 def shift(one: np.ndarray, other: np.ndarray) -> tuple[int, int]:

@@ -18,7 +18,7 @@ import signal
 import tempfile
 import time
 from collections import Counter, deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
@@ -158,7 +158,7 @@ def work(journal: Journal, jobs: list[Job], folder: Path, workers: int) -> None:
                 raise ValueError(f"{job.output} is in the way of {job.name} and is not {storage.mark(kind)}: move it")
         progress = Progress(len(jobs), len(jobs) - len(todo), unit="video")
         try:
-            for count, (job, outcome) in enumerate(run(todo, workers), len(jobs) - len(todo) + 1):
+            for count, (job, outcome) in enumerate(run(todo, workers, convert), len(jobs) - len(todo) + 1):
                 journal.add(job, outcome)
                 if "error" in outcome:
                     say(f"bad: {job.name}: {outcome['error']}")
@@ -289,18 +289,18 @@ def stamp(source: str) -> list[int]:
         return [-1, -1]
 
 
-def run(jobs: list[Job], workers: int) -> Iterator[tuple[Job, dict[str, Any]]]:
-    """The outcome of each job, as they come. A file that kills its process is a bad file and stops nothing else."""
+def run(jobs: list[Any], workers: int, work: Callable[[Any], dict[str, Any]]) -> Iterator[tuple[Any, dict[str, Any]]]:
+    """What `work` makes of each job, as they come. A file that kills its process is a bad file, and stops nothing."""
     waiting = deque(jobs)
     while waiting:
-        suspects: list[Job] = []
+        suspects: list[Any] = []
         with working(pool(min(workers, len(waiting)))) as processes:
-            running: dict[Future, Job] = {}
+            running: dict[Future, Any] = {}
             try:
                 while waiting or running:
                     while waiting and len(running) < 2 * workers:
                         job = waiting.popleft()
-                        running[processes.submit(convert, job)] = job
+                        running[processes.submit(work, job)] = job
                     for future in wait(running, return_when=FIRST_COMPLETED).done:
                         outcome = future.result()
                         yield running.pop(future), outcome
@@ -309,7 +309,7 @@ def run(jobs: list[Job], workers: int) -> Iterator[tuple[Job, dict[str, Any]]]:
         for job in suspects:
             with working(pool(1)) as process:
                 try:
-                    outcome = process.submit(convert, job).result()
+                    outcome = process.submit(work, job).result()
                 except BrokenProcessPool:
                     outcome = {"error": "the decoder crashes on it"}
             yield job, outcome

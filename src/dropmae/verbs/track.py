@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
+import os
 import signal
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,10 +15,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from dropmae import locks, registry
+from dropmae import locks, moving, registry
 from dropmae.contracts import Export, Precision
-from dropmae.engine import Answer, Engine, Picture, Session, pictures, prompts_of
-from dropmae.exports import forms
+from dropmae.engine import Answer, Engine, Picture, Session, pictures, prompts_of, shown
+from dropmae.exports import forms as written_as
 from dropmae.exports.jsonl import called
 from dropmae.formats.annotations import read_annotations
 from dropmae.formats.labels import foreground, read_labels
@@ -31,16 +32,19 @@ from dropmae.page.passes import merged, newly_told, with_names
 from dropmae.progress import Progress, say
 from dropmae.storage import workspace
 from dropmae.target import Target, mask_boxes, misplaced, target_lines
+from dropmae.verbs._folder import track_folder
 from dropmae.verbs.web import serving
 from dropmae.video import Video, is_live
+from dropmae.video import find as videos_below
 from dropmae.video.cuts import CutFinder
+from dropmae.video.scans import scan_files
 from dropmae.visualize.confidence import Confidence
 
 if TYPE_CHECKING:
-    Sources = Boxes = Weights = Mask = Points = Any
+    Sources = Boxes = Weights = Mask = Points = Prompts = Any
 else:  # what a command line can say; in Python whatever `Video` takes, boxes [N, 4], a label map, triples, and paths
     Sources, Boxes, Weights = tuple[str, ...], tuple[float, ...], str | None
-    Mask, Points = Path | None, tuple[str, ...]
+    Mask, Points, Prompts = Path | None, tuple[str, ...], Path | None
 
 
 GRID = 512
@@ -61,7 +65,7 @@ def track(
     points: Points = (),
     names: tuple[str, ...] = (),
     grid: int = 0,
-    prompts: Path | None = None,
+    prompts: Prompts = None,
     flow: bool = False,
     start: int = 0,
     stop: int | None = None,
@@ -69,6 +73,10 @@ def track(
     both: bool = False,
     pick: bool = False,
     lost_below: float | None = None,
+    find: Literal["moving"] | None = None,
+    every: int = 1,
+    forms: tuple[str, ...] = (".jsonl",),
+    workers: int = 0,
     edge: Literal["soft", "hard"] | None = None,
     constant_rate: bool = False,
     set: tuple[str, ...] = (),
@@ -76,14 +84,15 @@ def track(
     precision: Precision = "auto",
     overwrite: bool = False,
 ) -> Any:
-    """Follow objects through a video, from boxes, a mask, points or a file of prompts.
+    """Follow objects through a video, or through all videos of a folder: from boxes, a mask, points, a file of prompts.
 
     With `out` this writes the video with what was found drawn on it, and beside it the same as lines of a
-    targets.jsonl, and returns a summary. Without, it returns an iterator of (frame number, Target), for Python.
+    targets.jsonl, and returns a summary. Without, it returns an iterator of (frame number, Target), for Python. Of a
+    folder of videos each is followed, in parallel, and `summary.csv` says what is in which; the same command goes on.
 
     Args:
-        video: a video file, a folder of images or of LiDAR scans (.bin .npy .pcd), several images, or a camera by its
-            number (0), which runs until interrupted.
+        video: a video file, a folder of images or of LiDAR scans (.bin .npy .pcd), several images, a folder of videos,
+            or a camera by its number (0), which runs until interrupted.
         weights: a weight file or run folder: a tracker, a segmenter, or an encoder whose features then carry labels.
             shipped:NAME comes with the package; by default what fits the prompt: the tracker for boxes, the encoder for
             a mask or points.
@@ -108,6 +117,10 @@ def track(
         both: follow every object both ways from where it is shown first.
         pick: ask on a page in the browser what to follow; `start` is the frame that it shows first.
         lost_below: confidence below which an object counts as lost and has no box; by default as the weights say.
+        find: moving looks for what moves against the camera, so that nothing need be named.
+        every: follow through each so many frames only.
+        forms: of a folder of videos: the endings of the files written of each.
+        workers: of a folder of videos: processes that follow side by side; 0 is one per core.
         edge: of cut-outs: soft (the default) is found in the picture around the mask's edge, hard is the mask itself.
         constant_rate: where a video's rate varies, cut-outs repeat and leave out frames to keep one, and say how many;
             else they keep its times.
@@ -120,12 +133,31 @@ def track(
     paths = list(video) if isinstance(video, (list, tuple)) else [video]
     if also and out is None:
         raise ValueError("also is for further files beside OUT: give --out")
+    if every < 1:
+        raise ValueError(f"every is a number of frames from 1, not {every}")
+    if find is not None and (len(np.ravel(box)) or mask is not None or len(points) or prompts is not None):
+        raise ValueError("find looks for what to follow: leave box, mask, points and prompts out")
+    if len(paths) == 1 and is_folder(video := paths[0]):
+        things = len(np.ravel(box)), len(np.ravel(box3d)), mask is not None, len(points), grid, len(names)
+        named_things = any(things) or start or stop or backwards or both or pick or flow
+        if out is None or named_things or Path(out).is_file():
+            raise ValueError(f"{video} is a folder of videos: give --out DIR, and --find moving or --prompts FILE")
+        told = None if prompts is None else folder_prompts(prompts, Path(video))
+        options = {"weights": weights, "lost_below": lost_below, "set": set, "device": device, "precision": precision}
+        asked = {"every": every, **{name: value for name, value in options.items() if value not in (None, ())}}
+        written_as([Path(f"OUT{ending}") for ending in forms])
+        place = Path(video), Path(out), tuple(forms), told
+        return track_folder(*place, moving=find is not None, workers=workers or os.cpu_count() or 1, options=asked)
     asked = {"edge": edge, "constant_rate": constant_rate or None}
     asked = {name: value for name, value in asked.items() if value is not None}
-    exports = {} if out is None else forms([Path(out), *map(Path, also)], asked)
+    exports = {} if out is None else written_as([Path(out), *map(Path, also)], asked)
     for path, form in exports.items():
         form.check(path, [*paths, mask, prompts, weights], overwrite=overwrite)
     source = Video(paths[0] if len(paths) == 1 else paths)
+    if find is not None:
+        prompts = moving.prompts_of(moving.find_moving(source))
+        if not prompts:
+            raise ValueError(f"{source.name}: nothing was found that moves; say what to follow")
     if pick and (len(box) or len(box3d) or mask is not None or len(points) or grid or prompts is not None):
         raise ValueError("pick asks what to follow, and box, mask, points, grid and prompts say it: give one of them")
     if pick and len(paths) > 1:
@@ -156,7 +188,9 @@ def track(
     if both and backwards:
         raise ValueError("backwards is a part of both: give one of them")
     first_frame, last = (min(known), max(known)) if known else (start, start)
-    numbers = None if live else span(source, first_frame, last, stop, backwards)
+    numbers: Any = None if live else span(source, first_frame, last, stop, backwards)
+    if numbers is not None and every > 1:
+        numbers = sorted({*numbers[::every], *(frame for frame in known if frame in numbers)}, reverse=backwards)
     for path, form in exports.items():
         if form.needs and not {*form.needs} & {*engine.task.gives}:
             needs, gives = " or ".join(form.needs), " and ".join(engine.task.gives)
@@ -174,7 +208,7 @@ class Tracking(Iterator[tuple[int, Target]]):
         self,
         video: Video,
         session: Session,
-        numbers: range | None,
+        numbers: Sequence[int] | None,
         stop: int | None,
         out: Path | None,
         weights: str,
@@ -183,9 +217,12 @@ class Tracking(Iterator[tuple[int, Target]]):
     ) -> None:
         self.video, self.session, self.numbers, self.stop, self.weights = video, session, numbers, stop, weights
         self.out, self.both = None if out is None else Path(out), both
-        self.exports = exports if exports is not None else {} if self.out is None else forms(self.out)
+        self.exports = exports if exports is not None else {} if self.out is None else written_as(self.out)
         self.count, self.seconds = 0, 0.0
         self.last: tuple[int, Target] | None = None
+        self.spans: dict[int, dict[str, int]] = {}
+        """Of each object its first and last frame, and how often it was gone in between."""
+        self.there: list[int] = []
         self.lost: dict[int, int] = {}
         self.finder, self.cuts = CutFinder(), list[int]()
         self.confidence = Confidence(self.task.doubtful_below)
@@ -264,6 +301,12 @@ class Tracking(Iterator[tuple[int, Target]]):
         if answer.cut:
             self.cuts.append(answer.frame)
         self.last, target = (answer.frame, answer.target), answer.target
+        there = shown(target)
+        for number in there:
+            own = self.spans.setdefault(number, {"first": answer.frame, "last": answer.frame, "gaps": 0})
+            own["gaps"] += own["last"] != answer.frame and number not in self.there
+            own["last"] = answer.frame
+        self.there = there
         if target.boxes is not None:
             for object_id, box in zip(target.ids.tolist(), target.boxes):
                 self.lost[object_id] = self.lost.get(object_id, 0) + (not np.isfinite(box).all())
@@ -282,6 +325,7 @@ class Tracking(Iterator[tuple[int, Target]]):
             "last": number,
             "objects": [] if target is None else target.ids.tolist(),
             "confidence": self.confidence.summary(),
+            "spans": {str(number): dict(own) for number, own in self.spans.items()},
             "cuts": self.cuts,
             "frames_lost": {str(object_id): count for object_id, count in self.lost.items()},
             "frames_missed": self.session.missed,
@@ -358,14 +402,14 @@ def span(video: Video, first: int, last: int, stop: int | None, backwards: bool)
 
 
 def gather(
-    video: Video, box: Any, mask: Any, points: Any, prompts: Path | None, start: int, box3d: Any = ()
+    video: Video, box: Any, mask: Any, points: Any, prompts: Any, start: int, box3d: Any = ()
 ) -> dict[int, Target]:
     """{frame: what is known there} from the flags; ValueError where there is nothing or it makes no sense."""
     if start < 0:
         raise ValueError(f"start is the number of a frame, not {start}")
     found: dict[int, Target] = {}
     if prompts is not None:
-        found = read_prompts(prompts, video)
+        found = dict(prompts.items()) if isinstance(prompts, Mapping) else read_prompts(prompts, video)
     if video.kind == "scan":
         return gather_scans(video, box3d, found, start, len(box) or mask is not None or len(points))
     if len(box3d):
@@ -465,6 +509,25 @@ def are_corners(boxes: np.ndarray, height: int, width: int) -> np.ndarray:
     start, end = boxes[:, :2], boxes[:, 2:]
     within = np.all((start >= 0) & (start < end) & (end <= sides), 1)
     return within & np.any(start + end > 1.1 * sides, 1)
+
+
+def is_folder(source: Any) -> bool:
+    """Whether a source is a folder of videos, and not one of images or scans, which is a video itself."""
+    if not isinstance(source, (str, Path)) or not Path(source).is_dir() or scan_files(str(source)):
+        return False
+    return videos_below(source) != [Path(source)]
+
+
+def folder_prompts(path: Path, folder: Path) -> dict[str, Mapping[int, Target]]:
+    """{video: what is known there} of an annotation file about the videos of a folder."""
+
+    def size(name: str) -> tuple[int, int]:
+        with Video(folder / name) as video:
+            return video.height, video.width
+
+    listed = read_annotations(path, size=size)
+    sighted = {name for name, told in listed.items() if isinstance(told, Rows) and told.sightings}
+    return {n: prompts_of(t, "appearance", ("boxes", "mask")) if n in sighted else t for n, t in listed.items()}
 
 
 def read_prompts(path: Path, video: Video) -> dict[int, Target]:

@@ -134,7 +134,7 @@ class Video:
         return self._media.sound(start)
 
     def details(self) -> dict[str, Any]:
-        """What the file says of itself: container, codec, pixel_format, rotation (applied) and sound; {} for others.
+        """What the file says of itself: container, created (when), codec, pixel_format, rotation (applied) and sound.
 
         `damage` says whether the codec's decoder notices it.
         """

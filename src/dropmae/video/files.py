@@ -95,6 +95,7 @@ class File:
             ]
             return {
                 "container": decoder.container.format.name,
+                "created": decoder.container.metadata.get("creation_time"),
                 "codec": decoder.context.codec.name,
                 "damage": "noticed" if decoder.context.codec.name in NOTICED else "mostly not noticed in this codec",
                 "pixel_format": decoder.context.pix_fmt,

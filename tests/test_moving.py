@@ -1,0 +1,137 @@
+"""What moves is found where it is, in any light; what does not, is not; and a folder of videos is gone through."""
+
+from __future__ import annotations
+
+import csv
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import dropmae
+from dropmae import moving
+from dropmae.moving import find_moving
+from dropmae.verbs._folder import table, wall_clock
+from dropmae.video import Video, write
+
+HEIGHT, WIDTH, RATE = 96, 160, 10
+
+
+def filmed(frames: int, start: int | None, *, noise: float = 2, light: Any = None, low: bool = False) -> np.ndarray:
+    """uint8 [T, H, W, 3]: a scene in which a dark square comes in from the left at frame `start`, 4 pixels a frame."""
+    rng = np.random.default_rng(0)
+    ground = np.kron(rng.uniform(60, 200, (12, 20)), np.ones((8, 8)))[..., None].repeat(3, 2)
+    made = np.empty((frames, HEIGHT, WIDTH, 3), np.uint8)
+    for t in range(frames):
+        frame = ground.copy()
+        if start is not None and t >= start:
+            right = 4 * (t - start)
+            frame[40:64, max(0, right - 24) : max(0, right)] = 30
+        frame = 100 + 0.3 * frame if low else frame
+        frame = frame * (1 if light is None else light(t)) + rng.normal(0, noise, (HEIGHT, WIDTH, 1))
+        made[t] = np.clip(frame, 0, 255)
+    return made
+
+
+SETTINGS = {
+    "plain": {},
+    "noisy": {"noise": 9},
+    "infra-red": {"noise": 5, "low": True},
+    "slow light": {"light": lambda t: 1 + 0.1 * np.sin(t / 7)},
+    "sudden light": {"light": lambda t: 1.15 if t > 25 else 1},
+}
+
+
+@pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS)
+def test_what_moves_is_found_within_a_second(settings: dict[str, Any]) -> None:
+    (way,) = find_moving(Video(filmed(50, 15, **settings), fps=RATE))
+    assert 15 < way.frames[0] <= 15 + RATE
+    told = moving.prompts_of([way])
+    ((frame, target),) = told.items()
+    assert frame - 15 <= RATE
+    x, y, w, h = target.box(1)
+    right = 4 * (frame - 15)
+    wanted = np.array([max(0, right - 24), 40, right, 64])
+    np.testing.assert_allclose([x, y, x + w, y + h], wanted, atol=6)
+    assert find_moving(Video(filmed(50, None, **settings), fps=RATE)) == [], "nothing moves"
+
+
+def test_what_stays_in_its_place_is_no_object() -> None:
+    blinking = filmed(50, None)
+    blinking[::3, 20:36, 100:116] = 255
+    assert find_moving(Video(blinking, fps=RATE)) == []
+    moved = filmed(60, None)
+    rng = np.random.default_rng(1)
+    wide = np.kron(rng.uniform(60, 200, (12, 60)), np.ones((8, 8)))[..., None].repeat(3, 2)
+    for t in range(60):  # the camera turns
+        moved[t] = wide[:, 4 * t : 4 * t + WIDTH]
+    assert find_moving(Video(moved, fps=RATE)) == []
+    for t in range(10, 60):
+        moved[t, 40:64, max(0, 100 - 2 * t) : 124 - 2 * t] = 20
+    assert len(find_moving(Video(moved, fps=RATE))) >= 1
+
+
+def test_clocks_and_lines_of_the_summary(tmp_path: Path) -> None:
+    write(tmp_path / "cam_20240501-235958.mp4", filmed(3, None), RATE)
+    assert str(wall_clock(Video(tmp_path / "cam_20240501-235958.mp4"))) == "2024-05-01 23:59:58"
+    write(tmp_path / "x.mp4", filmed(3, None), RATE)
+    assert wall_clock(Video(tmp_path / "x.mp4")) is None
+    rows = [{"name": "a,b.mp4", "frames": 3, "objects": []}, {"name": "c.mp4", "error": "no video"}]
+    read = list(csv.DictReader(table(rows).splitlines()))
+    assert [(row["video"], row["status"], row["frames"]) for row in read] == [
+        ("a,b.mp4", "empty", "3"),
+        ("c.mp4", "bad: no video", ""),
+    ]
+
+
+@pytest.mark.slow
+def test_a_folder_is_gone_through_and_goes_on(tmp_path: Path) -> None:
+    folder, out = tmp_path / "in", tmp_path / "out"
+    (folder / "sub").mkdir(parents=True)
+    write(folder / "sub" / "one_20240501_120000.mp4", filmed(24, 6), RATE)
+    write(folder / "two.mp4", filmed(12, None), RATE)
+    (folder / "bad.mp4").write_bytes(b"\0\0\0\x20ftypisom" + bytes(100))
+    command = [
+        sys.executable,
+        "-m",
+        "dropmae",
+        "track",
+        str(folder),
+        "--find",
+        "moving",
+        "--out",
+        str(out),
+        "--every",
+        "2",
+    ]
+    command += ["--workers", "1", "--forms", ".jsonl", ".csv", "--weights", "shipped:vot"]
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "3 videos, 1 empty, 1 bad" in done.stderr
+    rows = {row["video"]: row for row in csv.DictReader((out / "summary.csv").open())}
+    assert rows["two.mp4"]["status"] == "empty"
+    assert rows["bad.mp4"]["status"].startswith("bad: ")
+    one = rows["sub/one_20240501_120000.mp4"]
+    assert (one["status"], one["object"], one["frames"]) == ("found", "1", "24")
+    assert 6 < int(one["first"]) <= 16
+    assert one["from"] == f"2024-05-01 12:00:0{int(one['first']) // 10}.{int(one['first']) % 10}00"
+    assert float(one["confidence"]) > 0
+    assert (out / "sub" / "one_20240501_120000.mp4.csv").exists()
+    before = (out / "sub" / "one_20240501_120000.mp4.jsonl").stat().st_mtime_ns
+    (folder / "two.mp4").unlink()
+    write(folder / "three.mp4", filmed(12, None), RATE)
+    again = dropmae.track(
+        str(folder), find="moving", out=out, every=2, workers=1, forms=(".jsonl", ".csv"), weights="shipped:vot"
+    )
+    assert (again["videos"], again["empty"], again["bad"]) == (3, 1, ["bad.mp4"])
+    assert (out / "sub" / "one_20240501_120000.mp4.jsonl").stat().st_mtime_ns == before, "it was done already"
+    with pytest.raises(ValueError, match=r"made with other settings \(every\)"):
+        dropmae.track(
+            str(folder), find="moving", out=out, every=3, workers=1, forms=(".jsonl", ".csv"), weights="shipped:vot"
+        )
+    with pytest.raises(ValueError, match="is a folder of videos: give --out DIR"):
+        dropmae.track(str(folder), box=(1, 2, 3, 4), out=out)
