@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
@@ -15,6 +14,7 @@ if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
 from dropmae.data.clips import Sequence
+from samples import moving_squares
 
 SLOW = {
     *(
@@ -55,20 +55,6 @@ def test_data() -> Path:
     if not folder:
         pytest.skip("DROPMAE_TEST_DATA is not set: this test needs real video")
     return Path(folder).resolve()
-
-
-def moving_squares(number: int, frames: int = 12, side: int = 48) -> np.ndarray:
-    """uint8 [T, side, side, 3]: a random texture with a random square that moves over it."""
-    rng = np.random.default_rng(number)
-    background = rng.integers(0, 256, (side // 8, side // 8, 3)).repeat(8, 0).repeat(8, 1)
-    square = rng.integers(0, 256, (4, 4, 3)).repeat(4, 0).repeat(4, 1)
-    clip = np.repeat(background[None], frames, 0).astype(np.uint8)
-    x, y = rng.integers(0, side - 16, 2)
-    dx, dy = rng.integers(-3, 4, 2)
-    for t in range(frames):
-        left, top = (x + dx * t) % (side - 16), (y + dy * t) % (side - 16)
-        clip[t, top : top + 16, left : left + 16] = square
-    return clip
 
 
 @pytest.fixture(scope="session")

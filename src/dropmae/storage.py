@@ -1,4 +1,4 @@
-"""The one place that writes, replaces and removes files; `tests/test_storage.py` finds what goes around it.
+"""The one place that writes, replaces and removes files; `tests/files/test_storage.py` finds what goes around it.
 
 A file is either whole or as it was before: it is written beside, flushed to disk, then renamed. The partial file has a
 name of its own, `.NAME.HOST-PID-RANDOM.partial`, so that two processes never write to one, and what a killed process

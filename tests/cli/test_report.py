@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 
 import dropmae
-from conftest import moving_squares
 from dropmae.runs import Run
 from dropmae.verbs.report import command
 from dropmae.video import write_store
 from dropmae.visualize import charts
+from samples import moving_squares
 
 SETTINGS: dict[str, Any] = {
     "size": "tiny",

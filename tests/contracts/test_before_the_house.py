@@ -21,7 +21,7 @@ from dropmae import weights
 from dropmae.nn import vit
 from dropmae.target import Target, write_targets
 
-FIXTURES = Path(__file__).parent / "fixtures" / "before_the_house"
+FIXTURES = Path(__file__).parents[1] / "fixtures" / "before_the_house"
 EXPECTED: dict[str, Any] = json.loads((FIXTURES / "expected.json").read_text())
 COMMON: dict[str, Any] = {
     "size": "tiny",

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 import dropmae
-from conftest import moving_squares
 from dropmae.cli import main
 from dropmae.video import write_store
+from samples import moving_squares
 
 DEMO = importlib.import_module("dropmae.verbs.demo")
 

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 import dropmae
-from conftest import moving_squares
 from dropmae import cli, registry, video
+from samples import moving_squares
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 BLOCK = re.compile(r"^```(?:bash|sh|console)?\n(.*?)^```", re.M | re.S)
 

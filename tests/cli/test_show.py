@@ -12,12 +12,12 @@ import pytest
 from PIL import Image
 
 import dropmae
-from conftest import moving_squares
 from dropmae import video
 from dropmae.formats.labels import write_labels
 from dropmae.formats.results import distinct_names, read_results
 from dropmae.target import Target, write_targets
 from dropmae.visualize.overlay import COLOURS, colour
+from samples import moving_squares
 
 FRAMES, SIZE = 12, 64
 

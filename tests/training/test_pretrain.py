@@ -18,9 +18,9 @@ import torch
 from safetensors.torch import load_file
 
 import dropmae
-from conftest import moving_squares
 from dropmae import video
 from dropmae.cli import main
+from samples import moving_squares
 
 SMALL = ["--size", "tiny", "--image", "64", "--global-batch", "4", "--warmup", "10%", "--precision", "fp32"]
 

@@ -105,9 +105,9 @@ print(summary["steps"])
 def test_training_on_stored_frames_needs_no_video_library(tmp_path: Path) -> None:
     import numpy as np
 
-    from conftest import moving_squares
     from dropmae import video
     from dropmae.verbs.prepare import prepare
+    from samples import moving_squares
 
     for number in range(2):
         video.write(tmp_path / "videos" / f"clip{number}.mp4", moving_squares(number))

@@ -13,7 +13,6 @@ from PIL import Image
 from torch.nn import functional
 
 import dropmae
-from conftest import moving_squares
 from dropmae import registry, weights
 from dropmae.cli import main
 from dropmae.data.clips import Sequence
@@ -23,6 +22,7 @@ from dropmae.video import write_store
 from dropmae.visualize import attention_probe
 from dropmae.visualize.attention_probe import AttentionProbe, measure, temporal_maps
 from dropmae.visualize.views import looked_at, reconstructions, without_augmentation
+from samples import moving_squares
 
 METHODS = registry.names("methods")
 

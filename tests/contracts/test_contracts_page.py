@@ -19,7 +19,7 @@ from dropmae.engine import Engine
 from dropmae.target import Target
 from dropmae.video import Video
 
-PAGE = Path(__file__).parent.parent / "docs" / "contracts.md"
+PAGE = Path(__file__).parents[2] / "docs" / "contracts.md"
 
 
 def examples() -> dict[str, str]:

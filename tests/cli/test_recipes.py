@@ -17,7 +17,7 @@ from dropmae import cli, video
 from dropmae.target import read_targets
 from dropmae.weights import SHIPPED
 
-RECIPES = sorted((Path(__file__).parent.parent / "recipes").glob("*.sh"))
+RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("*.sh"))
 RECORDER = """#!/usr/bin/env bash
 { printf '%q ' "$0" "$@"; echo; } >> "$RECORD"
 """
@@ -118,7 +118,7 @@ def test_the_gpu_check_goes_through_on_a_cpu(tmp_path: Path) -> None:
     for number in range(2):
         frames = np.random.default_rng(number).integers(0, 256, (1, 10, 12, 3), np.uint8).repeat(8, 0)
         video.write(tmp_path / "videos" / f"{number}.mp4", frames.repeat(8, 1).repeat(8, 2))
-    script = Path(__file__).parent.parent / "recipes" / "gpu-check.sh"
+    script = Path(__file__).parents[2] / "recipes" / "gpu-check.sh"
     environment = {**os.environ, "DRY": "1", "PYTHON": sys.executable}
     words = ["bash", str(script), str(tmp_path / "videos"), str(tmp_path / "out")]
     done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=300, check=False)

@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 
 import dropmae
-from conftest import moving_squares
 from dropmae import registry, weights
 from dropmae.target import Target, read_targets
 from dropmae.verbs.track import gather
 from dropmae.video import Video, Writer, write
 from dropmae.video.cuts import LEAST, cuts, distance, signature
 from dropmae.visualize.confidence import Confidence
+from samples import moving_squares
 
 
 @pytest.fixture(scope="module")
