@@ -9,7 +9,7 @@ set -euo pipefail
 init=$5 out=${OUT:-tracker}
 torchrun --nproc-per-node "${GPUS:-4}" -m dropmae finetune vot "lasot=$1*1" "got10k=$2*1" "coco=$3*1" \
   "trackingnet=$4*1" --init "$init" --out "$out" --size base --image "${IMAGE:-384}" --epochs 300 \
-  --epoch-samples 60000 --global-batch 128 --lr 5e-4 --drop 80% --clip 0.1 --keep-start 0.0667 --keep-warm 0.2667 \
+  --epoch-samples 60000 --global-batch 128 --lr 5e-4 --drop 80% --clip 0.1 --ce-start 0.0667 --ce-warmup 0.2667 \
   --validation "got10k:val=$2" --validate-every 20ep --workers 10
 dropmae evaluate lasot --root "$1" --weights "$out" --out "$out/lasot"
 dropmae score lasot --root "$1" --results "$out/lasot/predictions" --protocol ostrack

@@ -8,6 +8,6 @@ set -euo pipefail
 data=$1 init=$2 out=$3
 torchrun --nproc-per-node "${GPUS:-4}" -m dropmae finetune vot "got10k=$data" --init "$init" --out "$out" --size base \
   --image "${IMAGE:-384}" --epochs 100 --epoch-samples 60000 --global-batch 128 --lr 5e-4 --drop 80% --clip 0.1 \
-  --keep-start 0.2 --keep-warm 0.5 --validation "got10k:val=$data" --validate-every 20ep --workers 10
+  --ce-start 0.2 --ce-warmup 0.5 --validation "got10k:val=$data" --validate-every 20ep --workers 10
 # The zip for the test server got-10k.aitestunion.com
 dropmae evaluate got10k --root "$data" --split test --weights "$out" --out "$out/test" --submission "$out/got10k.zip"

@@ -70,8 +70,9 @@ def prepare(videos: Path, frames: Path) -> dict[str, Any]:
 
 
 def kernel_tests() -> dict[str, Any]:
-    """tests/ops/test_asad_triton.py, where the absence of a GPU is a failure; in the dry run a few of them, interpreted."""
-    words = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(ROOT / "tests/ops/test_asad_triton.py")]
+    """The tests of the Triton kernels, where the absence of a GPU is a failure; in the dry run a few, interpreted."""
+    file = ROOT / "tests/ops/test_asad_triton.py"
+    words = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(file)]
     environment = {**os.environ, "FAIL_WITHOUT_CUDA": "0" if DRY else "1"}
     words += ["-k", "other_strides or exactly_so_many"] if DRY else []
     done = subprocess.run(words, capture_output=True, text=True, check=False, env=environment, cwd=ROOT, timeout=240)

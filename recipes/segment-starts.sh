@@ -12,8 +12,8 @@ clips=$1 frames=$2 encoders=$3 davis=$4 out=$5 steps=${STEPS:-700}
 for name in dropmae twinmae mae random; do
   if [ $name = random ]; then start=(); else start=(--init "$encoders/$name-tiny-112.safetensors"); fi
   dropmae finetune vos "$clips*3" "paste=$frames*1" "${start[@]}" --out "$out/$name" --steps "$steps" --preset light \
-    --memory 1 --objects 1 --image 128 --short-side 160 --scale 0.12 0.7 --turn 4 --shear 3 --drop-path 0 \
-    --hard-from 0.02 0.2 --hard-share 0.25 --global-batch 8 --lr 1.6e-2 --schedule cosine --warmup 5% \
+    --memory 1 --objects 1 --image 128 --short-side 160 --scale 0.12 0.7 --rotation 4 --shear 3 --drop-path 0 \
+    --bootstrap-progress 0.02 0.2 --bootstrap-share 0.25 --global-batch 8 --lr 1.6e-2 --schedule cosine --warmup 5% \
     --weight-decay 0.05 --clip 1 --encoder-rate 0.6 --workers 1 --validate-every 50% --seed "${SEED:-0}"
   dropmae evaluate davis --root "$davis" --year "${YEAR:-2016}" --weights "$out/$name/last.safetensors" \
     --out "$out/$name/davis" --workers 1

@@ -20,8 +20,8 @@ if [ -z "${INIT:-}" ]; then
 fi
 follow() { # INIT OUT STEPS SEED and flags
   dropmae finetune vot "$out/clips*0.35" "paste=$out/frames/real*0.45" "warp=$out/frames/real*0.2" \
-    --init "$1" --out "$2" --size tiny --image 128 --search-factor 3.5 --template-factor 1.75 --keep 1 \
-    --centre-jitter 2.6 --scale-jitter 0.35 --coarse 0.5 --smear 0.25 --inertia 0.85 --calibrate --augment joint \
+    --init "$1" --out "$2" --size tiny --image 128 --search-factor 3.5 --template-factor 1.75 --ce-keep-ratio 1 \
+    --centre-jitter 2.6 --scale-jitter 0.35 --downsample-prob 0.5 --motion-blur-prob 0.25 --size-smoothing 0.85 --first-frame-bias --augment joint \
     --steps "$3" --global-batch 32 --lr 1.2e-2 --schedule cosine --warmup 4% --clip 1 --repeats 2 \
     --validate-every 10% --seed "$4" "${@:5}"
 }

@@ -1,4 +1,4 @@
-"""Which `inertia`, and whether to `calibrate`: a tracker on the objects of DAVIS, in three forms, without a benchmark.
+"""Which `size_smoothing`, and whether `first_frame_bias`: a tracker on objects of DAVIS, in three forms, no benchmark.
 
 Use: python recipes/track-settings.py WEIGHTS DAVIS [DAVIS ...]
 
@@ -24,7 +24,7 @@ from dropmae.metrics.boxes import iou
 from dropmae.target import Target, mask_boxes
 
 ROWS, SMALL, PART = 200, 24, 0.6
-INERTIA = (0.8, 0.85, 0.9, 0.95, 1.0)
+SMOOTHING = (0.8, 0.85, 0.9, 0.95, 1.0)
 
 
 class Track(NamedTuple):
@@ -88,13 +88,14 @@ def main() -> None:
     whole = [track for place in places for track in tracks(place)]
     forms = {"whole": whole, "small": [reduced(track) for track in whole], "middle": [middle(track) for track in whole]}
     model = weights.load(given.weights).eval()
-    print(f"{len(whole)} objects\n| inertia | calibrate | mean | {' | '.join(forms)} |\n|{'---|' * (3 + len(forms))}")
-    for calibrate in (True, False):
-        for model.inertia in INERTIA:
-            model.calibrate = calibrate
+    print(f"{len(whole)} objects\n| size_smoothing | first_frame_bias | mean | {' | '.join(forms)} |")
+    print(f"|{'---|' * (3 + len(forms))}")
+    for first_frame_bias in (True, False):
+        for model.size_smoothing in SMOOTHING:
+            model.first_frame_bias = first_frame_bias
             means = [np.mean([score(model, track) for track in form]) for form in forms.values()]
             cells = [f"{value:.3f}" for value in (np.mean(means), *means)]
-            print(f"| {model.inertia} | {calibrate} | {' | '.join(cells)} |", flush=True)
+            print(f"| {model.size_smoothing} | {first_frame_bias} | {' | '.join(cells)} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -10,8 +10,8 @@ set -euo pipefail
 clips=$1 frames=$2 encoders=$3 out=$4 steps=${STEPS:-400}
 train() { # NAME SEED and flags
   dropmae finetune vot "$clips*0.35" "paste=$frames*0.45" "warp=$frames*0.2" --out "$out/$1-$2" \
-    --size tiny --image 128 --search-factor 3.5 --template-factor 1.75 --keep 1 --centre-jitter 2.6 --scale-jitter 0.5 \
-    --inertia 0.85 --calibrate --augment joint --steps "$steps" --global-batch 32 --lr 1.6e-2 --schedule cosine --warmup 10% --clip 1 \
+    --size tiny --image 128 --search-factor 3.5 --template-factor 1.75 --ce-keep-ratio 1 --centre-jitter 2.6 --scale-jitter 0.5 \
+    --size-smoothing 0.85 --first-frame-bias --augment joint --steps "$steps" --global-batch 32 --lr 1.6e-2 --schedule cosine --warmup 10% --clip 1 \
     --encoder-rate 0.5 --repeats 2 --workers 1 --validate-every 50% --seed "$2" "${@:3}"
 }
 train random 0

@@ -25,6 +25,7 @@ import dropmae
 from dropmae import declarations, interruption, manual, registry
 from dropmae.declarations import Flag
 from dropmae.names import printable
+from dropmae.progress import say
 
 NUMBER = re.compile(r"-?[\d.,x]+(e-?\d+)?")
 
@@ -35,7 +36,8 @@ def parse(argv: list[str]) -> tuple[Callable[..., Any], dict[str, Any]]:
     name = manual.named(verb, words)
     flags = [*verb.flags, *declarations.settings(verb, name)]
     given = dict[str, Any]()
-    rest = scan(words, {flag.name: flag for flag in flags if not flag.positional}, given)
+    known = {flag.name: flag for flag in flags if not flag.positional}
+    rest = scan(modern(words, known, declarations.renames(verb, name)), known, given)
     for flag in (flag for flag in flags if flag.positional and rest):
         most = longest(flag.hint)
         given[flag.name], rest = converted(flag, rest[:most]), [] if most is None else rest[most:]
@@ -51,6 +53,20 @@ def verb_of(name: str) -> declarations.Verb:
         known = ", ".join(dropmae.VERBS)
         raise ValueError(f"{name!r} is not a verb of dropmae; there are: {known}{registry.meant(name, dropmae.VERBS)}")
     return declarations.declared(name)
+
+
+def modern(words: list[str], flags: dict[str, Flag], renames: dict[str, str]) -> list[str]:
+    """The words, with old names of flags replaced by those of today, which is said."""
+    made = []
+    for word in words:
+        title, equals, text = word.partition("=")
+        no, old = ("no-", title[5:]) if title.startswith("--no-") else ("", title[2:])
+        new = renames.get(old.replace("-", "_")) if title.startswith("--") else None
+        if new is not None and title[2:].replace("-", "_") not in flags:
+            word = f"--{no}{manual.shown(flags[new])[2:]}{equals}{text}"
+            say(registry.moved(title, word.partition("=")[0]))
+        made.append(word)
+    return made
 
 
 def scan(words: list[str], flags: dict[str, Flag], given: dict[str, Any]) -> list[str]:

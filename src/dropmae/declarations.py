@@ -362,6 +362,17 @@ def settings(verb: Verb, name: str | None) -> list[Flag]:
     return found
 
 
+def renames(verb: Verb, name: str | None) -> dict[str, str]:
+    """Names that `settings` once had -> their names of today."""
+    classes = [] if verb.options is None else verb.options.lines()
+    if verb.folder is not None and name is not None:
+        try:
+            classes = [*classes, *described(verb.folder, name).lines()]
+        except Unreadable:
+            return registry.renames(registry.load(verb.folder, name))
+    return {old: new for cls in classes for old, new in cls.value("RENAMED", {}).items()}
+
+
 def check_names(names: list[str], verb: str, name: str | None) -> None:
     """ValueError where two flags of a verb have one name."""
     if twice := sorted({one for one in names if names.count(one) > 1}):
@@ -376,6 +387,7 @@ def share(given: Mapping[str, Any], name: str, cls: type, options: type, verb: s
     ValueError for a setting that neither has, or that both have.
     """
     mine, theirs = ([field for field, _, _ in registry.fields(one)] for one in (cls, options))
+    given = registry.renamed(options, registry.renamed(cls, given, warn=True), warn=True)
     if unknown := sorted(given.keys() - {*mine, *theirs}):
         known = ", ".join(sorted([*mine, *theirs]))
         hint = registry.meant(unknown[0], [*mine, *theirs])

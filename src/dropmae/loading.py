@@ -57,7 +57,7 @@ def training_free(source: Any, settings: Mapping[str, Any], benchmark: str = "")
     """The task that works with any encoder as it is, with that of `source`."""
     classes = [registry.load("tasks", name) for name in registry.names("tasks")]
     cls: Any = next(cls for cls in classes if cls.training_free)
-    known = [name for name, _, _ in registry.fields(cls)]
+    known, settings = [name for name, _, _ in registry.fields(cls)], registry.renamed(cls, settings, warn=True)
     if unknown := sorted(settings.keys() - set(known)):
         name = cls.__name__.lower()
         raise ValueError(f"{name} has no setting {', '.join(unknown)}; there are: {', '.join(known)}")

@@ -34,6 +34,7 @@ from types import ModuleType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from dropmae import contracts
+from dropmae.progress import say
 
 USERS = "dropmae_user_"
 """How the module names of users' files begin."""
@@ -218,6 +219,29 @@ def fields(cls: type) -> list[tuple[str, Any, Any]]:
             default = field.default_factory()
         found.append((field.name, hints[field.name], default))
     return found
+
+
+def renames(cls: type) -> dict[str, str]:
+    """Names that fields of a class once had -> their names of today (its RENAMED, and what it inherits)."""
+    return {old: new for base in reversed(cls.__mro__) for old, new in vars(base).get("RENAMED", {}).items()}
+
+
+def renamed(cls: type, given: Mapping[str, Any], *, warn: bool = False) -> dict[str, Any]:
+    """What is given for fields of a class, by their names of today.
+
+    With `warn` the caller wrote the names, and hears of each old one; ValueError where old and new are both given.
+    """
+    table = renames(cls)
+    for old in given.keys() & table.keys() if warn else ():
+        if table[old] in given:
+            raise ValueError(f"{old} is now called {table[old]}, which is given too: leave {old} out")
+        say(moved(old, table[old]))
+    return {table.get(name, name): value for name, value in given.items()}
+
+
+def moved(old: str, new: str) -> str:
+    """The warning about a field's old name."""
+    return f"{old} is now called {new}; the old name goes with the next version"
 
 
 def defaults(cls: type) -> dict[str, Any]:

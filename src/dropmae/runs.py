@@ -78,6 +78,7 @@ def opened(
     *,
     noun: str = "run",
     parts: tuple[str, ...] = PARTS,
+    classes: Mapping[str, type] | None = None,
     defaults: Mapping[str, Mapping[str, Any]] | None = None,
     free: Iterable[str] = (),
     extend: bool | None = None,
@@ -85,15 +86,16 @@ def opened(
 ) -> Iterator[Record]:
     """Holds `out` as the folder of what `config` describes; ValueError where it is something else's.
 
-    `begun` says whether something is finished in it, which only the same configuration goes on with. `defaults` of
-    each part stand for what a folder does not tell that was begun before it could, names in `free` may differ, and
-    with `extend` the length of training. Where there are several processes, only the `main` one holds and writes.
+    `begun` says whether something is finished in it, which only the same configuration goes on with. What a folder does
+    not tell that was begun before it could is as in `defaults`, or the default of the class whose fields a part holds
+    (`classes`); old names of fields stand for those of today. Names in `free` may differ, and with `extend` the length
+    of training. Where there are several processes, only the `main` one holds and writes.
     """
     config = json.loads(json.dumps(config, default=str))
     if out.exists() and not out.is_dir():
         raise ValueError(f"{out} exists and is not a folder; choose another --out")
     with locks.held(out) if main else contextlib.nullcontext():
-        known = _compared(out, config, begun, noun, parts, defaults or {}, set(free), extend)
+        known = _compared(out, config, begun, noun, parts, classes or {}, defaults or {}, set(free), extend)
         if main:
             storage.clean(out)
         yield Record(out / CONFIG, config, known or not main)
@@ -105,6 +107,7 @@ def _compared(
     begun: Callable[[Path], bool],
     noun: str,
     parts: tuple[str, ...],
+    classes: Mapping[str, type],
     defaults: Mapping[str, Mapping[str, Any]],
     free: set[str],
     extend: bool | None,
@@ -119,8 +122,10 @@ def _compared(
         raise ValueError(f"{out} exists and is no folder of {article} {noun}; choose another --out")
     if not begun(out):
         return False
-    given = json.loads(json.dumps(defaults, default=str))
-    was = {part: {**given.get(part, {}), **old.get(part, {})} for part in parts}
+    given = {**{part: registry.defaults(cls) for part, cls in classes.items()}, **defaults}
+    given = json.loads(json.dumps(given, default=str))
+    told = {part: registry.renamed(classes.get(part, Record), old.get(part, {})) for part in parts}
+    was = {part: {**given.get(part, {}), **told[part]} for part in parts}
     differing = {
         f"{part}.{name}": f"{part}.{name} was {was[part].get(name)!r}, now {config[part].get(name)!r}"
         for part in parts

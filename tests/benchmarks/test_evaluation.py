@@ -125,10 +125,10 @@ def test_weights_count_by_their_content(tmp_path: Path) -> None:
 
 def test_presets_know_their_benchmarks() -> None:
     job = Evaluation("vip", {}, "", None, "random:tiny", {"preset": "cropmae"}, "", "cpu", "fp32")
-    rules = job.engine().task.rules
+    rules = job.engine().task
     assert (rules.resize, rules.topk) == ("long880", 10)
-    assert Propagation.for_benchmark("vip", preset="cropmae", topk=4).rules.topk == 4
-    assert Propagation.for_benchmark("vip").rules.resize == "short480"
+    assert Propagation.for_benchmark("vip", preset="cropmae", topk=4).topk == 4
+    assert Propagation.for_benchmark("vip").resize == "short480"
 
 
 def test_untrained_encoders_are_named() -> None:

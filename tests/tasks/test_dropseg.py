@@ -14,9 +14,9 @@ import torch
 
 import dropmae
 from dropmae import registry, weights
-from dropmae.tasks.vos import VOS, Remembered, State
+from dropmae.tasks.vos import VOS, ObjectMemory, State
 from dropmae.tasks.vos.frames import canvas, decide
-from dropmae.tasks.vos.pyramid import aggregate, bootstrapped, hard_share
+from dropmae.tasks.vos.pyramid import aggregate, bootstrap_share, bootstrapped
 from dropmae.verbs.convert import convert
 from dropmae.weights.layouts import named
 from official_files import Tensors, block_shapes, recipe, sincos
@@ -118,10 +118,10 @@ def features(model: Any, official: Tensors, batch: dict[str, Any]) -> torch.Tens
     """[2, 768, 24, 24]; the numbers were made with another table for the asked frame than for the memory."""
     encoder = model.encoder
     with torch.no_grad():
-        tokens = encoder.look(batch["frames"])[0]
-        memory = tokens[0] + encoder.place((24, 24), True) + encoder.marks(batch["masks"][0, 0])
+        tokens = encoder.embed_frames(batch["frames"])[0]
+        memory = tokens[0] + encoder.place((24, 24), True) + encoder.mask_tokens(batch["masks"][0, 0])
         query = tokens[1] + official["pos_embed_two_frame"][:, 577:] + encoder.frame_embed(0)
-        return encoder.recall(memory, query.expand(2, -1, -1), (24, 24))
+        return encoder.read_memory(memory, query.expand(2, -1, -1), (24, 24))
 
 
 def test_the_file_is_recognised(official: Tensors, report: dict[str, Any]) -> None:
@@ -202,12 +202,14 @@ def test_any_resolution(model: Any, official: Tensors) -> None:
     place = canvas((90, 170), 16)
     assert (place.pad, place.padded) == ((3, 3, 3, 3), (96, 176))
     with torch.no_grad():
-        memory, tokens = model.encoder.look(torch.stack([place.fit(frame) for frame in frames]))
-        marked = memory + model.encoder.place((6, 11), True) + model.encoder.marks(place.fit_labels(masks))
-        objects = tuple(Remembered(object_id=k + 1, first=marked[k], since=0) for k in range(2))
+        memory, tokens = model.encoder.embed_frames(torch.stack([place.fit(frame) for frame in frames]))
+        marked = memory + model.encoder.place((6, 11), True) + model.encoder.mask_tokens(place.fit_labels(masks))
+        objects = tuple(ObjectMemory(object_id=k + 1, first=marked[k], since=0) for k in range(2))
         found = model.logits(State(canvas=place, objects=objects), tokens)
         padded = model.decoder(
-            model.encoder.recall(marked, (tokens + model.encoder.place((6, 11), False)).expand(2, -1, -1), (6, 11)),
+            model.encoder.read_memory(
+                marked, (tokens + model.encoder.place((6, 11), False)).expand(2, -1, -1), (6, 11)
+            ),
             place.padded,
         )
     shares = aggregate(torch.sigmoid(padded)[None]).softmax(1).mean((0, 2, 3))
@@ -257,7 +259,7 @@ def test_bootstrapped_cross_entropy() -> None:
         (70_001, 2.91831, 0.15),
         (200_000, 2.91831, 0.15),
     ):
-        found = hard_share(iteration / 210_000, *model.hard_from, model.hard_share)
+        found = bootstrap_share(iteration / 210_000, *model.bootstrap_progress, model.bootstrap_share)
         assert found == pytest.approx(share, abs=1e-9)
         assert bootstrapped(loss, round(found, 9)).item() == pytest.approx(expected, abs=1e-5)
 

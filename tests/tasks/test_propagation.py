@@ -145,7 +145,7 @@ def test_a_window_smaller_than_topk_is_no_error() -> None:
     ],
 )
 def test_presets_resize_as_their_scripts(preset: Any, frame: tuple[int, int], expected: tuple[int, int]) -> None:
-    rules = Propagation(preset=preset).rules
+    rules = Propagation(preset=preset)
     assert input_size(frame, rules.resize, 16, rules.multiple, rules.rounding) == expected
 
 
@@ -216,7 +216,7 @@ def test_a_shifted_object_of_whole_patches_has_j_one(preset: Any, shift: tuple[i
     frame, mask = noise_frame(160, 192), np.zeros((160, 192), np.uint8)
     mask[64:96, 64:128], mask[96:112, 80:96] = 1, 1
     mask[48:64, 112:128] = 2
-    task = make(preset, upsample="nearest", stretch=False)
+    task = make(preset, upsample="nearest", normalize_maps=False)
     frames = [np.roll(frame, (shift[0] * t, shift[1] * t), (0, 1)) for t in range(3)]
     _, found = run(task, frames, masked(mask))
     for t, target in enumerate(found, 1):
@@ -605,11 +605,11 @@ def test_positions_are_resized_by_the_scale_of_the_script(preset: Any, old: Any,
     picture = table.transpose(1, 2).unflatten(2, old)
     scale = ((new[0] + 0.1) / old[0], (new[1] + 0.1) / old[1])
     plain = functional.interpolate(picture, scale_factor=scale, mode="bicubic").flatten(2).transpose(1, 2)
-    excess = Propagation(preset=preset).rules.excess
+    excess = Propagation(preset=preset).grid_excess
     torch.testing.assert_close(resize_positions(table, old, new, excess), plain, atol=1e-5, rtol=0)
     by_size = functional.interpolate(picture, new, mode="bicubic").flatten(2).transpose(1, 2)
     for other in ("crw", "dinov3"):
-        excess = Propagation(preset=other).rules.excess  # type: ignore[arg-type]
+        excess = Propagation(preset=other).grid_excess  # type: ignore[arg-type]
         torch.testing.assert_close(resize_positions(table, old, new, excess), by_size, atol=1e-5, rtol=0)
     assert (plain - by_size).abs().max() > 1e-3
 
@@ -629,12 +629,12 @@ def test_the_task_hands_the_scale_to_its_encoder() -> None:
     encoder = registry.load("methods", "mae")(size="tiny", image=64).encoder.eval()
     frame, found = noise_frame(96, 128), {}
     for excess in (0.0, 0.1):
-        task = make("cropmae", encoder, excess=excess)
+        task = make("cropmae", encoder, grid_excess=excess)
         found[excess] = task.features(frame, (96, 128))
     assert 1e-4 < (found[0.0] - found[0.1]).abs().max() < 0.5
     assert torch.equal(make("cropmae", encoder).features(frame, (96, 128)), found[0.1])
     with pytest.raises(ValueError, match="the excess from 0 to"):
-        Propagation(excess=1.5)
+        Propagation(grid_excess=1.5)
 
 
 @pytest.mark.parametrize(
@@ -657,7 +657,7 @@ def test_frames_are_resized_to_the_bytes_of_opencv(old: Any, new: Any, expected:
         import cv2
 
         assert np.array_equal(made, cv2.resize(frame, new[::-1]))
-    task = make("dino", Pixels(), red_deviation=0.229)
+    task = make("dino", Pixels(), red_std=0.229)
     picture = masking.normalize(torch.from_numpy(made).permute(2, 0, 1))[None]
     if new[0] % 16 == 0 and new[1] % 16 == 0:
         plain = functional.normalize(Pixels().features(picture)[0].flatten(1).T, dim=1)

@@ -110,28 +110,28 @@ def test_more_objects_than_training_had(small: VOS) -> None:
 
 @pytest.mark.parametrize("limit", [100, 150])
 def test_objects_take_turns_within_the_limit(small: VOS, limit: int) -> None:
-    turns = variant(small, limit=limit)
+    turns = variant(small, max_tokens=limit)
     first, pictures = prompt(1, 2, 3, 4), frames(3)
     state = turns.start(pictures[0], first)
-    tokens = turns.look(state, pictures[1])
+    tokens = turns.embed_frame(state, pictures[1])
     assert 2 * len(tokens) <= limit
     seen: list[int] = []
-    recall = turns.encoder.recall
+    recall = turns.encoder.read_memory
 
     def counted(memory: torch.Tensor, query: torch.Tensor, *rest: Any) -> torch.Tensor:
         seen.append(len(memory) * (memory.shape[1] + query.shape[1]))
         return recall(memory, query, *rest)
 
-    turns.encoder.recall = counted  # type: ignore[method-assign]
+    turns.encoder.read_memory = counted  # type: ignore[method-assign]
     found = turns.logits(state, tokens)
     assert max(seen) <= limit
     assert len(seen) > 1
-    together = variant(turns, limit=0).logits(state, tokens)
+    together = variant(turns, max_tokens=0).logits(state, tokens)
     torch.testing.assert_close(found, together, atol=1e-4, rtol=1e-4)
 
 
 def test_large_frames_are_scaled_down(small: VOS) -> None:
-    bounded = variant(small, limit=60)
+    bounded = variant(small, max_tokens=60)
     pictures = frames(3, 301, 203)
     first = Target(ids=np.array([1]), mask=mask_with((1,), 301, 203))
     state = bounded.start(pictures[0], first)
@@ -167,7 +167,7 @@ def test_objects_that_appear_later(small: VOS) -> None:
     assert sorted(found[3].ids.tolist()) == [1, 9]
     # The newcomer's memory is the frame it appeared in, so that without the others it goes the same way.
     state = small.start(pictures[2], late)
-    tokens = small.look(state, pictures[3])
+    tokens = small.embed_frame(state, pictures[3])
     alone = small.logits(state, tokens)[0]
     joined = small.start(pictures[0], prompt(1))
     for picture, told in zip(pictures[1:3], (None, late)):
@@ -230,7 +230,7 @@ def test_sizes_that_differ_are_one_clear_line(small: VOS) -> None:
 
 
 def test_states_are_values(small: VOS) -> None:
-    for model in (small, variant(small, memory=3, every=1)):
+    for model in (small, variant(small, memory=3, memory_interval=1)):
         pictures = frames()
         state = model.start(pictures[0], prompt(1, 2))
         second, found = model.step(state, pictures[1])
@@ -241,7 +241,7 @@ def test_states_are_values(small: VOS) -> None:
 
 @pytest.mark.parametrize(("memory", "expected"), [(1, [1] * 6), (2, [1, 2, 2, 2, 2, 2]), (4, [1, 2, 2, 3, 3, 4])])
 def test_memory_grows_to_its_bound(small: VOS, memory: int, expected: list[int]) -> None:
-    model = variant(small, memory=memory, every=2)
+    model = variant(small, memory=memory, memory_interval=2)
     pictures = frames(3) * 4
     state = model.start(pictures[0], prompt(1, 2))
     counts = []
@@ -256,7 +256,7 @@ def test_memory_grows_to_its_bound(small: VOS, memory: int, expected: list[int])
 
 
 def test_memory_of_a_video_is_flat(small: VOS) -> None:
-    model = variant(small, memory=3, every=2)
+    model = variant(small, memory=3, memory_interval=2)
     pictures = frames(2)
     state = model.start(pictures[0], prompt(1, 2))
     sizes = []
@@ -304,15 +304,15 @@ def test_positions_are_stretched_or_computed() -> None:
         {"size": "enormous"},
         {"preset": "none"},
         {"memory": 0},
-        {"every": 0},
-        {"limit": 3},
+        {"memory_interval": 0},
+        {"max_tokens": 3},
         {"short_side": 5},
         {"objects": 0},
         {"gap": 0},
         {"scale": (0.0, 1.0)},
         {"flip": 2.0},
-        {"turn": -1.0},
-        {"hard_from": (0.5, 0.1)},
+        {"rotation": -1.0},
+        {"bootstrap_progress": (0.5, 0.1)},
         {"drop_path": 1.0},
     ],
 )

@@ -98,7 +98,7 @@ def test_a_still_image_is_shown_twice(clips: list[Sequence]) -> None:
 def test_only_annotated_frames_are_used(clips: list[Sequence]) -> None:
     whole = clips[2]
     sparse = Sequence("sparse", whole.source, {t: whole.targets[t] for t in (0, 5, 10)})
-    model = training(turn=0.0, shear=0.0, scale=(1.0, 1.0), flip=0.0, gap=5)
+    model = training(rotation=0.0, shear=0.0, scale=(1.0, 1.0), flip=0.0, gap=5)
     for seed in range(5):
         assert model.sample(sparse, generator(seed))["masks"].any()
 
@@ -158,7 +158,7 @@ def test_every_parameter_learns(clips: list[Sequence]) -> None:
 
 
 def test_it_learns_to_follow_squares(clips: list[Sequence]) -> None:
-    model = training(turn=0.0, shear=0.0, scale=(1.0, 1.0), flip=0.0, gap=3, drop_path=0.0)
+    model = training(rotation=0.0, shear=0.0, scale=(1.0, 1.0), flip=0.0, gap=3, drop_path=0.0)
     batch = batch_of(model, clips, list(range(6)))
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
     before = model.probe(batch)

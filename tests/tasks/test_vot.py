@@ -17,7 +17,7 @@ from dropmae import registry, weights
 from dropmae.data.clips import Clips, Sequence, collate, generator
 from dropmae.target import Target
 from dropmae.tasks.vot import crops, head, samples
-from dropmae.tasks.vot.encoder import judges, keep_rate
+from dropmae.tasks.vot.encoder import deciding_tokens, keep_rate
 from dropmae.tasks.vot.speed import measure
 from dropmae.verbs.convert import convert
 from dropmae.weights import official
@@ -94,7 +94,7 @@ def module_of(tensors: Tensors, **fields: Any) -> Any:
 @pytest.fixture(scope="module")
 def golden() -> dict[str, Any]:
     """What the network says to the goldens' input, with elimination and without."""
-    module = module_of(tracker_recipe(tracker_shapes()), relics=True)
+    module = module_of(tracker_recipe(tracker_shapes()), keep_unused=True)
     z, x = (
         torch.from_numpy(np.random.RandomState(seed).standard_normal((1, 3, side, side)).astype(np.float32))
         for seed, side in ((21, 192), (22, 384))
@@ -182,9 +182,9 @@ def test_the_keep_rate_in_training(warm: int, rates: dict[int, float]) -> None:
 
 
 def test_the_middle_of_a_template() -> None:
-    assert [judges("point", (side, side)) for side in (12, 8, 7, 14)] == [[65], [27], [24], [90]]
-    assert judges("square", (12, 12)) == [65, 66, 77, 78]
-    assert judges("square", (1, 1)) == [0]
+    assert [deciding_tokens("point", (side, side)) for side in (12, 8, 7, 14)] == [[65], [27], [24], [90]]
+    assert deciding_tokens("square", (12, 12)) == [65, 66, 77, 78]
+    assert deciding_tokens("square", (1, 1)) == [0]
 
 
 @pytest.fixture
@@ -209,16 +209,16 @@ def test_presets() -> None:
         {"image": 65},
         {"image": 0},
         {"template": 30},
-        {"keep": 0},
-        {"eliminate": (12,)},
+        {"ce_keep_ratio": 0},
+        {"ce_layers": (12,)},
         {"flip": 1.5},
-        {"coarse": -0.5},
-        {"smear": 2},
+        {"downsample_prob": -0.5},
+        {"motion_blur_prob": 2},
         {"drop_path": 1.0},
         {"search_factor": 0},
         {"head_width": 12},
         {"lost_below": -0.1},
-        {"inertia": 1.5},
+        {"size_smoothing": 1.5},
         {"gap": 0},
     ],
 )
@@ -228,15 +228,15 @@ def test_impossible_settings_are_refused(wrong: dict[str, Any]) -> None:
         registry.load("tasks", "vot")(**{"size": "tiny", "image": 64, **wrong})
 
 
-@pytest.mark.parametrize("look", ["point", "square", "all", "box"])
-def test_who_decides_on_elimination(look: str) -> None:
+@pytest.mark.parametrize("tokens", ["point", "square", "all", "box"])
+def test_who_decides_on_elimination(tokens: str) -> None:
     torch.manual_seed(0)
-    made = registry.load("tasks", "vot")(size="tiny", image=128, look=look, keep=0.5).eval()
+    made = registry.load("tasks", "vot")(size="tiny", image=128, ce_template_range=tokens, ce_keep_ratio=0.5).eval()
     boxes = torch.tensor([[0.25, 0.25, 0.5, 0.5], [0.1, 0.3, 0.8, 0.2], [0.5, 0.5, 0.001, 0.001]])
     shares = made.weigh(boxes)
     assert shares.sum(1).tolist() == pytest.approx([1, 1, 1])
     assert len(made.rows(torch.device("cpu"))) == shares.shape[1]
-    if look == "box":
+    if tokens == "box":
         assert (shares > 0).sum(1).tolist() == [4, 4, 1]
     pictures = torch.randint(0, 256, (3, 3, 128, 128), dtype=torch.uint8)
     with torch.no_grad():
@@ -284,7 +284,7 @@ def test_official_files_in_both_directions(identity: bool, prefix: str, tmp_path
 
 def test_identities_folded_and_made_up(tmp_path: Path) -> None:
     """An OSTrack file computes what the DropTrack file did that it was made of, and the other way round."""
-    made = module_of(tiny_tracker(), size="tiny", image=96, template=48, head_width=64, relics=True)
+    made = module_of(tiny_tracker(), size="tiny", image=96, template=48, head_width=64, keep_unused=True)
     z, x = (torch.from_numpy(np.random.RandomState(s).randn(1, 3, s, s).astype(np.float32)) for s in (48, 96))
     with torch.no_grad():
         expected = made.respond(made.encoder.tokens(z, 1), made.weigh(torch.zeros(1, 4)), x, 0.7, None)
@@ -455,7 +455,7 @@ def test_frames_that_change_size(oracle: Any) -> None:
 def test_inertia_keeps_part_of_the_size(oracle: Any) -> None:
     before, after = (scene(0, (RED, (*box, 0, 0))) for box in ((40, 40, 20, 20), (32, 40, 40, 20)))
     for inertia, width in ((0.0, 40), (0.5, 30), (1.0, 20)):
-        oracle.inertia = inertia
+        oracle.size_smoothing = inertia
         state = oracle.start(before, target_of((40, 40, 20, 20)))
         state, found = oracle.step(state, after)
         np.testing.assert_allclose(found[1].boxes, [[52 - width / 2, 40, width, 20]], atol=1.5)
@@ -468,7 +468,7 @@ def test_a_box_around_part_of_a_thing_stays_around_that_part(oracle: Any) -> Non
     )
     others = target_of(part, (100, 80, 10, 10), ids=[7, 9])
     for calibrate, box in ((False, [52, 44, 40, 30]), (True, [58, 46, 20, 24])):
-        oracle.calibrate = calibrate
+        oracle.first_frame_bias = calibrate
         state = oracle.start(first, target_of(part, ids=[7]))
         assert state.errors.any() == calibrate
         state, found = oracle.step(state, second)
@@ -584,7 +584,8 @@ def test_samples_show_the_box_where_they_say(augment: str) -> None:
 def test_samples_lose_detail_but_not_the_box() -> None:
     fields = {"size": "tiny", "image": 128, "augment": "joint", "gray": 0, "scale_jitter": 0.2}
     plain, coarse, smear = (
-        registry.load("tasks", "vot")(**fields, **more) for more in ({}, {"coarse": 1.0}, {"smear": 1.0})
+        registry.load("tasks", "vot")(**fields, **more)
+        for more in ({}, {"downsample_prob": 1.0}, {"motion_blur_prob": 1.0})
     )
 
     def detail(picture: np.ndarray) -> float:
@@ -717,9 +718,9 @@ def test_graphs_that_cannot_be(module: Any, tmp_path: Path) -> None:
     for source, more, message in cases:
         with pytest.raises(ValueError, match=message):
             convert(tmp_path / f"{source}.safetensors", tmp_path / "x.pt2", **more)
-    module.look = "box"
+    module.ce_template_range = "box"
     weights.save(module, tmp_path / "b.safetensors")
-    with pytest.raises(ValueError, match="look=box"):
+    with pytest.raises(ValueError, match="ce_template_range=box"):
         convert(tmp_path / "b.safetensors", tmp_path / "x.pt2")
     assert not (tmp_path / "x.pt2").exists()
 

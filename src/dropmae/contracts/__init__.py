@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+from collections.abc import Mapping
 from functools import cache
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -24,6 +25,9 @@ Precision = Literal["auto", "bf16", "fp16", "fp32", "int8"]
 """In which a trained task is used. auto: bf16 where the hardware multiplies it, else fp16 on a GPU and fp32 on a CPU;
 int8: the transformer's linear layers in 8 bits, on a CPU."""
 
+PRESET: Any = None
+"""Default of a field whose value follows from other fields, a preset say, where it is not given (`settle`)."""
+
 __all__ = ["Benchmark", "Dataset", "Export", "Method", "Model", "Precision", "Taken", "Task", "conform"]
 
 _HOMES = {"Benchmark": "datasets", "Dataset": "datasets", "Export": "exports"}
@@ -35,6 +39,13 @@ def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module 'dropmae.contracts' has no attribute {name!r}")
     return getattr(importlib.import_module(f"dropmae.contracts.{_HOMES.get(name, 'models')}"), name)
+
+
+def settle(thing: Any, values: Mapping[str, Any]) -> None:
+    """Gives the fields of `thing` that were left at PRESET their values."""
+    for name, value in values.items():
+        if getattr(thing, name) is PRESET:
+            setattr(thing, name, value)
 
 
 @cache

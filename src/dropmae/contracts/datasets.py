@@ -20,6 +20,8 @@ class Dataset:
     """Sequences to train on. Its fields are settings; nothing is opened before `sequences` is called."""
 
     MUST: ClassVar[tuple[str, ...]] = ("sequences",)
+    RENAMED: ClassVar[Mapping[str, str]] = {}
+    """Names that its fields once had -> those of today."""
     train_split: ClassVar[str | None] = None
     """The split that training takes where none is named."""
 

@@ -25,6 +25,8 @@ class Model(nn.Module):
     """
 
     MUST: ClassVar[tuple[str, ...]] = ("sample", "forward")
+    RENAMED: ClassVar[Mapping[str, str]] = {}
+    """Names that its fields once had -> those of today: both are read in weights, run folders, flags and `--set`."""
     encoder: Any
     """A module with `features(frames [B, 3, H, W] uint8 or normalised) -> [B, D, h, w]`."""
 

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dropmae.contracts import PRESET, settle
 from dropmae.data.augment import crop_frames
 from dropmae.data.clips import Sequence
 from dropmae.methods._masked_autoencoder import PairAutoencoder
@@ -84,11 +85,11 @@ class Siamese(PairAutoencoder):
     """Future tokens attend to the past and to themselves, to the past alone, or one decoder attends to all tokens."""
     preset: Literal["siammae", "cropmae", "rsp", "croco"] = "siammae"
     """Whose decoder: sets the options below that are not given."""
-    order: Order | None = None
+    order: Order = PRESET
     """Order of the parts of a decoder block."""
-    norm: Literal["pre", "post"] | None = None
+    norm: Literal["pre", "post"] = PRESET
     """Whether a decoder block normalises what goes into its parts, or the sums after them."""
-    past_positions: bool | None = None
+    past_positions: bool = PRESET
     """Whether the decoder adds its positions to the past frame's tokens too."""
     decoder_width: int = 0
     """Width of the decoder; 0 takes that of the preset and size."""
@@ -104,11 +105,9 @@ class Siamese(PairAutoencoder):
         if self.preset not in PRESETS:
             raise ValueError(f"preset must be one of {', '.join(PRESETS)}, not {self.preset!r}")
         chosen = PRESETS[self.preset]
-        self.order = self.order or chosen["order"]
+        settle(self, {name: chosen[name] for name in ("order", "norm", "past_positions")})
         if self.order not in ORDERS:
             raise ValueError(f"order must be one of {', '.join(ORDERS)}, not {self.order!r}")
-        self.norm = self.norm or chosen["norm"]
-        self.past_positions = chosen["past_positions"] if self.past_positions is None else self.past_positions
         width, depth, heads = chosen["decoder"] or DECODERS[self.size]
         self.decoder_width = self.decoder_width or width
         self.decoder_depth = self.decoder_depth or depth

@@ -150,11 +150,11 @@ def evaluate(
     spec = named(weights, first_label(sequences))
     job = Evaluation(benchmark, fields, str(root), split, spec, rest, str(out), device, precision)
     engine = job.engine()
-    parts, before = ("benchmark", "task", "weights", "engine"), {"engine": {"precision": "fp32"}}  # had no choice once
-    with (
-        Stop(urgent=True),
-        opened(Path(out), job.describe(engine), begun, noun="evaluation", parts=parts, defaults=before) as record,
-    ):
+    config, before = job.describe(engine), {"engine": {"precision": "fp32"}}  # had no choice once
+    parts = ("benchmark", "task", "weights", "engine")
+    classes: dict[str, type] = {"benchmark": type(bench), "task": type(engine.task)}
+    held = opened(Path(out), config, begun, noun="evaluation", parts=parts, classes=classes, defaults=before)
+    with Stop(urgent=True), held as record:
         record.write()
         pending = [number for number, sequence in enumerate(sequences) if not job.done(sequence.name)]
         if len(pending) < len(sequences):
@@ -190,6 +190,7 @@ def build(benchmark: str, settings: dict[str, Any]) -> Any:
     """The benchmark with these settings; ValueError where one of them is unknown or none of its choices."""
     cls = registry.load("benchmarks", benchmark)
     kinds = {name: kind for name, kind, _ in registry.fields(cls)}
+    settings = registry.renamed(cls, settings, warn=True)
     for name, value in settings.items():
         if name not in kinds:
             raise ValueError(f"{name!r} is no setting of {benchmark}; there are: {', '.join(kinds) or 'none'}")

@@ -64,7 +64,7 @@ def finetune(task: str, data: Entries, *, init: Path | None = None, out: Path, *
         "init": None if init is None else str(init),
     }
     config = runs.describe("tasks", task, module, options, data_told, distributed.world())
-    defaults = {"fields": registry.defaults(cls), "options": registry.defaults(Tuning)}
+    classes: dict[str, type] = {"fields": cls, "options": Tuning}
     taken = None
     if init is not None and checkpoints.newest(out) is None:
         taken = take_over(module, Path(init))
@@ -77,7 +77,7 @@ def finetune(task: str, data: Entries, *, init: Path | None = None, out: Path, *
     main = distributed.is_main()
     try:
         with runs.opened(
-            out, config, runs.trained, defaults=defaults, free=FREE, extend=options.extend, main=main
+            out, config, runs.trained, classes=classes, free=FREE, extend=options.extend, main=main
         ) as record:
             summary = fit(module, clips, options, out, save=save, validate=probe, begin=record.write)
             if main:

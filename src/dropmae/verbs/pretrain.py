@@ -63,7 +63,7 @@ def pretrain(
     names = utf8("\n".join(sequence.name for sequence in sequences))
     data = {"videos": len(sequences), "names": hashlib.sha256(names).hexdigest()[:16], "short_side": short_side}
     config = runs.describe("methods", method, module, options, data, distributed.world())
-    defaults = {"fields": registry.defaults(cls), "options": registry.defaults(Options), "data": {"short_side": 0}}
+    classes, before = {"fields": cls, "options": Options}, {"data": {"short_side": 0}}  # had no choice once
     clips = Clips(sequences, module.sample, options.seed, options.repeats, resize_on=augment)
     training = {"options": config["options"], "data": config["data"]}
     save = partial(weights.save, extra={"training": training, **module.provenance()})
@@ -79,7 +79,14 @@ def pretrain(
     main = distributed.is_main()
     try:
         with runs.opened(
-            out, config, runs.trained, defaults=defaults, free=FREE, extend=options.extend, main=main
+            out,
+            config,
+            runs.trained,
+            classes=classes,
+            defaults=before,
+            free=FREE,
+            extend=options.extend,
+            main=main,
         ) as record:
             summary = fit(module, clips, options, out, save=save, validate=validate, begin=record.write)
             if main:

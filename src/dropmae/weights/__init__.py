@@ -280,6 +280,7 @@ def changed(header: Mapping[str, Any], settings: Mapping[str, Any], where: str) 
     """Fields of the task in `header` that are given; ValueError where one is unknown or fixed by the training."""
     cls: Any = registry.find(header["kind"], header["name"], where)
     free = tuple(cls.use) if header["kind"] == "tasks" else ()
+    settings = registry.renamed(cls, settings, warn=True)
     for name in settings:
         if name not in free:
             known = name in {field for field, _, _ in registry.fields(cls)}
@@ -292,15 +293,15 @@ def build(header: Mapping[str, Any], where: str) -> nn.Module:
     """A module with fresh weights of the class and fields in `header`; the global random state stays as it was."""
     name = header["name"]
     cls = registry.find(header["kind"], name, where)
-    known = {field for field, _, _ in registry.fields(cls)}
-    strange = sorted(set(header["fields"]) - known)
+    known, given = {field for field, _, _ in registry.fields(cls)}, registry.renamed(cls, header["fields"])
+    strange = sorted(given.keys() - known)
     if strange:
         raise ValueError(
             f"{where} was made by dropmae {header.get('version', '?')}; {name} of dropmae {dropmae.__version__} "
             f"has no field {', '.join(strange)}"
         )
     with torch.random.fork_rng(devices=[]):
-        return cls(**{field: _tuples(value) for field, value in header["fields"].items()})
+        return cls(**{field: _tuples(value) for field, value in given.items()})
 
 
 def outline(header: Mapping[str, Any], where: str) -> nn.Module:

@@ -234,7 +234,7 @@ def _task(found: Checkpoint, encoder_only: bool, image: Image | None) -> nn.Modu
     except (ValueError, KeyError, IndexError, TypeError) as error:
         raise ValueError(f"{found.path}: {error}") from error
     fields |= {"size": found.size, "patch": found.patch}
-    left = () if fields.get("relics") else cls.unused_official_tensors
+    left = () if fields.get("keep_unused") else cls.unused_official_tensors
     made: Any = _made(found, fields, {name: lazy for name, lazy in tensors.items() if name not in left})
     if image is not None:
         made.resize_image(image)

@@ -13,14 +13,14 @@ before any decision. `preset` names whose script is followed: what differs betwe
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from dropmae.contracts import Task
+from dropmae.contracts import PRESET, Task, settle
 from dropmae.nn import masking
 from dropmae.nn.vit import Positions
 from dropmae.ops.affinity import Context, Shape, Window, propagate
@@ -44,30 +44,30 @@ PRESETS: dict[str, dict[str, Any]] = {
     "dino": {
         "context": 7, "padding": "grow", "topk": 5, "ties": True, "temperature": 0.1,
         "radius": 12.0, "window": "square", "first_windowed": True,
-        "resize": "short480", "multiple": 64, "rounding": "floor", "interpolation": "bytes", "red_deviation": 0.228,
-        "labels": "nearest", "nearest": "centre", "upsample": "bilinear", "decide": "network", "stretch": True,
-        "joint_peaks": 5, "excess": 0.1,
+        "resize": "short480", "multiple": 64, "rounding": "floor", "interpolation": "bytes", "red_std": 0.228,
+        "label_resize": "nearest", "nearest": "centre", "upsample": "bilinear", "decide_at": "network",
+        "normalize_maps": True, "point_peaks": 5, "grid_excess": 0.1,
     },
     "crw": {
         "context": 20, "padding": "copies", "topk": 10, "ties": False, "temperature": 0.05,
         "radius": 12.0, "window": "circle", "first_windowed": False,
-        "resize": "native", "multiple": 0, "rounding": "nearest", "interpolation": "bilinear", "red_deviation": 0.229,
-        "labels": "bilinear", "nearest": "corner", "upsample": "bilinear", "decide": "network", "stretch": False,
-        "joint_peaks": 3, "excess": 0.0,
+        "resize": "native", "multiple": 0, "rounding": "nearest", "interpolation": "bilinear", "red_std": 0.229,
+        "label_resize": "bilinear", "nearest": "corner", "upsample": "bilinear", "decide_at": "network",
+        "normalize_maps": False, "point_peaks": 3, "grid_excess": 0.0,
     },
     "cropmae": {
         "context": 20, "padding": "copies", "topk": 7, "ties": False, "temperature": 0.7,
         "radius": 20.0, "window": "circle", "first_windowed": False,
-        "resize": "480x880", "multiple": 64, "rounding": "floor", "interpolation": "bilinear", "red_deviation": 0.229,
-        "labels": "bilinear", "nearest": "corner", "upsample": "bilinear", "decide": "network", "stretch": False,
-        "joint_peaks": 5, "excess": 0.1,
+        "resize": "480x880", "multiple": 64, "rounding": "floor", "interpolation": "bilinear", "red_std": 0.229,
+        "label_resize": "bilinear", "nearest": "corner", "upsample": "bilinear", "decide_at": "network",
+        "normalize_maps": False, "point_peaks": 5, "grid_excess": 0.1,
     },
     "dinov3": {
         "context": 7, "padding": "grow", "topk": 5, "ties": True, "temperature": 0.2,
         "radius": 12.0, "window": "disk", "first_windowed": True,
-        "resize": "short960", "multiple": 0, "rounding": "ceil", "interpolation": "bicubic", "red_deviation": 0.229,
-        "labels": "nearest", "nearest": "centre", "upsample": "nearest", "decide": "frame", "stretch": True,
-        "joint_peaks": 5, "excess": 0.0,
+        "resize": "short960", "multiple": 0, "rounding": "ceil", "interpolation": "bicubic", "red_std": 0.229,
+        "label_resize": "nearest", "nearest": "centre", "upsample": "nearest", "decide_at": "frame",
+        "normalize_maps": True, "point_peaks": 5, "grid_excess": 0.0,
     },
 }  # fmt: skip
 """What each script does on DAVIS."""
@@ -80,31 +80,6 @@ ELSEWHERE: dict[tuple[str, str], dict[str, Any]] = {
     ("crw", "jhmdb"): {"resize": "320x320", "context": 7},
 }
 """Where a script treats a benchmark in a way of its own: {(preset, benchmark): settings}."""
-
-
-class Rules(NamedTuple):
-    """The options of `Propagation`, filled in."""
-
-    context: int
-    padding: Literal["grow", "copies"]
-    topk: int
-    ties: bool
-    temperature: float
-    radius: float
-    window: Shape
-    first_windowed: bool
-    resize: str
-    multiple: int
-    rounding: Literal["floor", "nearest", "ceil"]
-    interpolation: Interpolation
-    red_deviation: float
-    labels: Literal["nearest", "bilinear"]
-    nearest: Nearest
-    upsample: Literal["bilinear", "nearest"]
-    decide: Literal["network", "frame"]
-    stretch: bool
-    joint_peaks: int
-    excess: float
 
 
 @dataclass(eq=False)
@@ -141,50 +116,51 @@ class State:
 class Propagation(Task):
     """Training-free propagation of masks, part labels and points; `encoder` is any with dense `features`.
 
-    Assign `encoder` before use: `task.encoder = dropmae.load("run").encoder`. An option that is None is the preset's.
+    Assign `encoder` before use: `task.encoder = dropmae.load("run").encoder`. Options that are not given are the
+    preset's.
     """
 
     preset: Literal["dino", "crw", "cropmae", "dinov3"] = "dino"
     """Whose script is followed; the options below that are given depart from it."""
-    context: int | None = None
+    context: int = PRESET
     """How many of the last frames are looked at, besides the first one."""
-    padding: Literal["grow", "copies"] | None = None
+    padding: Literal["grow", "copies"] = PRESET
     """At the start fewer frames are looked at, or copies of the first one fill their places."""
-    topk: int | None = None
+    topk: int = PRESET
     """How many of the most similar tokens of all those frames count."""
-    ties: bool | None = None
+    ties: bool = PRESET
     """Whether tokens as similar as the last of them count too."""
-    temperature: float | None = None
-    """Of the softmax over the similarities of those that count."""
-    radius: float | None = None
+    temperature: float = PRESET
+    """Softmax temperature over their similarities."""
+    radius: float = PRESET
     """How far from its own place a token looks, in tokens."""
-    window: Shape | None = None
+    window: Shape = PRESET
     """What is within the radius: both offsets (square), the distance being less (circle), or no more (disk)."""
-    first_windowed: bool | None = None
+    first_windowed: bool = PRESET
     """Whether the first frame too is looked at within the radius only."""
-    resize: str | None = None
+    resize: str = PRESET
     """Size of the network's input: short480, long880, 480x880 (height x width) or native."""
-    multiple: int | None = None
+    multiple: int = PRESET
     """What a side that is not given is rounded to a multiple of; 0 is the patch."""
-    rounding: Literal["floor", "nearest", "ceil"] | None = None
+    rounding: Literal["floor", "nearest", "ceil"] = PRESET
     """How sides are rounded."""
-    interpolation: Interpolation | None = None
+    interpolation: Interpolation = PRESET
     """Of frames; bicubic is antialiased, bilinear is not, and bytes is bilinear as OpenCV rounds pictures of bytes."""
-    red_deviation: float | None = None
+    red_std: float = PRESET
     """Deviation of red by which frames are normalised (DINO's script has 0.228 for 0.229)."""
-    labels: Literal["nearest", "bilinear"] | None = None
+    label_resize: Literal["nearest", "bilinear"] = PRESET
     """How masks are brought down to tokens."""
-    nearest: Nearest | None = None
+    nearest: Nearest = PRESET
     """Which pixel is nearest: to the middle of the new one (Pillow) or to its upper left corner (OpenCV)."""
-    upsample: Literal["bilinear", "nearest"] | None = None
+    upsample: Literal["bilinear", "nearest"] = PRESET
     """How soft labels are brought up to pixels."""
-    decide: Literal["network", "frame"] | None = None
+    decide_at: Literal["network", "frame"] = PRESET
     """Whether the label of a pixel is decided at the size of the network's input or of the frame."""
-    stretch: bool | None = None
+    normalize_maps: bool = PRESET
     """Whether each label's map is stretched to 0..1 before the decision."""
-    joint_peaks: int | None = None
+    point_peaks: int = PRESET
     """How many of its strongest tokens a point is the mean of."""
-    excess: float | None = None
+    grid_excess: float = PRESET
     """What is added to the grid's sides, in tokens, before the scale is computed by which positions are resized."""
     anchors: int = 4
     """Most frames with later prompts that are kept for good besides the first one."""
@@ -192,6 +168,14 @@ class Propagation(Task):
     """Sin-cos positions of another grid than the encoder was trained on: those of that grid, resized, as all these
     scripts have it, or ones computed for the grid at hand."""
 
+    RENAMED = {
+        "labels": "label_resize",
+        "stretch": "normalize_maps",
+        "excess": "grid_excess",
+        "joint_peaks": "point_peaks",
+        "red_deviation": "red_std",
+        "decide": "decide_at",
+    }
     takes = ("mask", "boxes", "points")
     gives = ("mask", "boxes", "scores", "points", "visible")
     training_free = True
@@ -205,20 +189,16 @@ class Propagation(Task):
         super().__init__()
         if self.preset not in PRESETS:
             raise ValueError(f"preset must be one of {', '.join(PRESETS)}, not {self.preset!r}")
-        for name, value in PRESETS[self.preset].items():
-            if getattr(self, name) is None:
-                setattr(self, name, value)
-        rules = Rules(**{name: getattr(self, name) for name in Rules._fields})
-        if rules.context < 0 or rules.topk < 1 or rules.joint_peaks < 1 or self.anchors < 0:
-            raise ValueError("context and anchors must not be negative, topk and joint-peaks at least 1")
+        settle(self, PRESETS[self.preset])
+        if self.context < 0 or self.topk < 1 or self.point_peaks < 1 or self.anchors < 0:
+            raise ValueError("context and anchors must not be negative, topk and point_peaks at least 1")
         if self.positions not in ("resized", "computed"):
             raise ValueError("positions must be resized or computed")
-        if rules.temperature <= 0 or rules.radius < 0 or not 0 <= rules.excess < 1:
+        if self.temperature <= 0 or self.radius < 0 or not 0 <= self.grid_excess < 1:
             raise ValueError(
                 "the temperature must be positive, the radius not negative and the excess from 0 to below 1"
             )
-        input_size((480, 854), rules.resize, 16, rules.multiple, rules.rounding)
-        self.rules = rules
+        input_size((480, 854), self.resize, 16, self.multiple, self.rounding)
         self.encoder: Any = None
 
     @torch.no_grad()
@@ -230,8 +210,8 @@ class Propagation(Task):
         """
         if self.encoder is None:
             raise ValueError("propagation needs an encoder: task.encoder = dropmae.load(weights).encoder")
-        size, patch, rules = picture_size(frame), self.encoder.patch, self.rules
-        sides = input_size(size, rules.resize, patch, rules.multiple, rules.rounding)
+        size, patch = picture_size(frame), self.encoder.patch
+        sides = input_size(size, self.resize, patch, self.multiple, self.rounding)
         features = self.features(frame, sides)
         points = 0 if target.points is None else len(target.points)
         masked = target.mask is not None or target.boxes is not None or not points
@@ -242,16 +222,16 @@ class Propagation(Task):
             masked=masked,
             points=points,
             owners=target.owners,
-            keys=features.repeat(rules.context, 1, 1),
-            soft=features.new_zeros(rules.context, len(features), masked + points),
+            keys=features.repeat(self.context, 1, 1),
+            soft=features.new_zeros(self.context, len(features), masked + points),
             anchors=[],
             ids=[],
         )
         labels = self.corrected(state, features.new_zeros(len(features), masked + points), target)
         state.anchors.append((features, labels))
-        if rules.padding == "copies":
+        if self.padding == "copies":
             state.soft[:] = labels
-            state.filled = rules.context
+            state.filled = self.context
         return state
 
     @torch.no_grad()
@@ -264,47 +244,46 @@ class Propagation(Task):
             (h, w), (height, width) = picture_size(frame), state.size
             raise ValueError(f"the frame has {w}x{h} pixels, but the first one has {width}x{height}")
         state.index += 1
-        rules = self.rules
         features = self.features(frame, state.sides)
         with torch.autocast(features.device.type, enabled=False):  # the comparison of features is always in float32
             soft = propagate(
                 features,
                 self.contexts(state),
                 state.grid,
-                topk=rules.topk,
-                temperature=rules.temperature,
-                ties=rules.ties,
+                topk=self.topk,
+                temperature=self.temperature,
+                ties=self.ties,
             )
         if prompt is not None:
             soft = self.corrected(state, soft, prompt)
             state.anchors.append((features, soft))
             if len(state.anchors) > 1 + self.anchors:
                 del state.anchors[1]
-        if rules.context:
-            place = (state.index - 1) % rules.context
+        if self.context:
+            place = (state.index - 1) % self.context
             state.keys[place], state.soft[place] = features, soft
-            state.filled = min(max(state.filled, place + 1), rules.context)
+            state.filled = min(max(state.filled, place + 1), self.context)
         return state, {state.index: self.decided(state, soft, prompt)}
 
     def features(self, frame: np.ndarray, sides: tuple[int, int]) -> Tensor:
         """Unit vectors float32 [N, C] of a frame uint8 [H, W, 3] that is resized to `sides`."""
         device = next(self.encoder.parameters()).device
-        if self.rules.interpolation == "bytes":
+        if self.interpolation == "bytes":
             frame = resize_bytes(frame, sides)
         picture = torch.from_numpy(np.ascontiguousarray(frame)).to(device).permute(2, 0, 1)[None].float() / 255
         mean = torch.tensor(masking.MEAN, device=device).view(3, 1, 1)
-        deviation = torch.tensor((self.rules.red_deviation, *masking.DEVIATION[1:]), device=device).view(3, 1, 1)
-        picture = (resize_frames(picture, sides, self.rules.interpolation) - mean) / deviation
+        deviation = torch.tensor((self.red_std, *masking.DEVIATION[1:]), device=device).view(3, 1, 1)
+        picture = (resize_frames(picture, sides, self.interpolation) - mean) / deviation
         known = isinstance(getattr(self.encoder, "positions", None), Positions)  # a user's own need not have any
-        places = {"resized": self.positions == "resized", "excess": self.rules.excess}
+        places = {"resized": self.positions == "resized", "excess": self.grid_excess}
         dense = self.encoder.features(picture, **(places if known else {}))[0]
         return functional.normalize(dense.flatten(1).T.float(), dim=1)
 
     def contexts(self, state: State) -> list[Context]:
         """What a new frame is compared with: the first frame, prompted ones, and the last ones."""
-        window = Window(self.rules.radius, self.rules.window)
+        window = Window(self.radius, self.window)
         (keys, labels), *later = state.anchors
-        found = [Context(keys[None], labels[None], window if self.rules.first_windowed else None)]
+        found = [Context(keys[None], labels[None], window if self.first_windowed else None)]
         found += [Context(keys[None], labels[None], window) for keys, labels in later]
         if state.filled:
             found.append(Context(state.keys[: state.filled], state.soft[: state.filled], window))
@@ -316,15 +295,15 @@ class Propagation(Task):
         Where a named object was and no longer is, what it leaves goes to the background.
         """
         where = f"frame {state.index}" if state.index else "the first frame"
-        named, rules = label_map(target, state.size, where), self.rules
+        named = label_map(target, state.size, where)
         soft = soft.clone()
         if named is not None:
             ids, labels = named
             if not state.masked:
                 raise ValueError(f"{where}: the video was started with points alone; start it with a mask or a box")
             soft = widened(state, soft, [number for number in ids if number not in state.ids])
-            size = state.sides if rules.labels == "bilinear" else None
-            own = soft_labels(torch.from_numpy(labels), 1 + len(ids), state.grid, size, rules.nearest).to(soft)
+            size = state.sides if self.label_resize == "bilinear" else None
+            own = soft_labels(torch.from_numpy(labels), 1 + len(ids), state.grid, size, self.nearest).to(soft)
             columns = [1 + state.ids.index(number) for number in ids]
             soft[:, 1 : 1 + len(state.ids)] *= own[:, :1]
             soft[:, columns] = own[:, 1:]
@@ -341,14 +320,14 @@ class Propagation(Task):
 
     def decided(self, state: State, soft: Tensor, prompt: Target | None) -> Target:
         """The Target of a frame with soft labels [N, K]; what a prompt said about it stays as it was said."""
-        rules, target = self.rules, Target(ids=np.array(state.ids, np.int64))
+        target = Target(ids=np.array(state.ids, np.int64))
         if state.masked:
             own = soft[:, : 1 + len(state.ids)]
-            at = state.sides if rules.decide == "network" else state.size
+            at = state.sides if self.decide_at == "network" else state.size
             maps = own.T.unflatten(1, state.grid)
-            hard = hard_labels(maps, at, upsample=rules.upsample, stretch=rules.stretch)
+            hard = hard_labels(maps, at, upsample=self.upsample, stretch=self.normalize_maps)
             numbers = np.array([0, *state.ids])
-            mask = numbers[nearest_labels(hard, state.size, rules.nearest).cpu().numpy()]
+            mask = numbers[nearest_labels(hard, state.size, self.nearest).cpu().numpy()]
             named = None if prompt is None else label_map(prompt, state.size, f"frame {state.index}")
             if named is not None:
                 told = np.array([0, *named[0]])[named[1]]
@@ -357,7 +336,7 @@ class Propagation(Task):
             target.boxes = mask_boxes(target.mask, target.ids)[1]
             target.scores = confidence(own)
         if state.points:
-            target.points = strongest(soft[:, -state.points :], state.grid, state.size, rules.joint_peaks)
+            target.points = strongest(soft[:, -state.points :], state.grid, state.size, self.point_peaks)
             if prompt is not None and prompt.points is not None:
                 told = known_points(prompt)
                 target.points[told] = prompt.points[told]

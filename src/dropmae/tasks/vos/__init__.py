@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from dropmae.contracts import Task
+from dropmae.contracts import PRESET, Task, settle
 from dropmae.data.clips import Sequence
 from dropmae.nn import masking
 from dropmae.nn.groups import decay_groups
@@ -30,12 +30,12 @@ from dropmae.target import Target, mask_boxes
 from dropmae.tasks.vos.frames import Canvas, canvas, decide, prompt_labels
 from dropmae.tasks.vos.layouts import LAYOUTS
 from dropmae.tasks.vos.memory import MemoryEncoder, drop_path, sincos
-from dropmae.tasks.vos.pyramid import MaskDecoder, aggregate, bootstrapped, hard_share
+from dropmae.tasks.vos.pyramid import MaskDecoder, aggregate, bootstrap_share, bootstrapped
 from dropmae.tasks.vos.samples import Changes, mask_sample
 
 PRESETS: dict[str, dict[str, Any]] = {
-    "dropseg": {"size": "base", "image": 384, "memory": 1, "tell_later": False, "short_side": 0, "limit": 0},
-    "light": {"size": "tiny", "image": 192, "memory": 2, "tell_later": True, "short_side": 224, "limit": 8192},
+    "dropseg": dict(size="base", image=384, memory=1, later_embedding=False, short_side=0, max_tokens=0),
+    "light": dict(size="tiny", image=192, memory=2, later_embedding=True, short_side=224, max_tokens=8192),
 }
 """The published model, and one for CPUs."""
 PRETRAINED = 224
@@ -47,7 +47,7 @@ CLASSES = 1000
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Remembered:
+class ObjectMemory:
     """What is remembered of one object: memory tokens [N, C] of a few frames, with places and marks."""
 
     object_id: int
@@ -73,7 +73,7 @@ class State:
 
     canvas: Canvas
     """How the video's frames are brought to the network."""
-    objects: tuple[Remembered, ...] = ()
+    objects: tuple[ObjectMemory, ...] = ()
     index: int = 0
     """Number of the last frame, counted from the one that was started with."""
 
@@ -82,9 +82,17 @@ class State:
 class VOS(Task):
     """Carries masks through a video: memory frames with a mask and the next frame go through one ViT together.
 
-    An option that is None is the preset's.
+    An option that is not given is the preset's.
     """
 
+    RENAMED = {
+        "tell_later": "later_embedding",
+        "every": "memory_interval",
+        "limit": "max_tokens",
+        "turn": "rotation",
+        "hard_from": "bootstrap_progress",
+        "hard_share": "bootstrap_share",
+    }
     takes = ("mask", "boxes")
     gives = ("mask", "boxes", "scores")
     layouts = LAYOUTS
@@ -92,25 +100,25 @@ class VOS(Task):
     # Model
     preset: Literal["dropseg", "light"] = "dropseg"
     """The published model, or a light one for CPUs: tiny, small pictures, with the previous frame as memory too."""
-    size: Size | None = None
+    size: Size = PRESET
     """Width, depth and heads of the encoder; the decoder's widths follow."""
-    image: int | tuple[int, int] | None = None
+    image: int | tuple[int, int] = PRESET
     """Side of the training pictures in pixels, or their height and width: multiples of the patch."""
     patch: int = 0
     """Side of a patch in pixels; 0 takes that of the size (16, for huge 14)."""
-    positions: int | tuple[int, int] | None = None
+    positions: int | tuple[int, int] = PRESET
     """Side in patches, or height and width, of the stored position table, which is stretched from the pre-training's
-    and to each video's grid; None is the grid of the training pictures, 0 computes sin-cos positions for each grid."""
-    memory: int | None = None
+    and to each video's grid: by default that of the training pictures; 0 computes sin-cos positions for each grid."""
+    memory: int = PRESET
     """Memory frames at most, in training and use: the first one; then the previous one; then later ones."""
-    tell_later: bool | None = None
+    later_embedding: bool = PRESET
     """Whether memory frames after the first carry an embedding of their own."""
-    every: int = 5
+    memory_interval: int = 5
     """Which later frames are remembered where `memory` is 3 or more: every so many, the last ones."""
-    short_side: int | None = None
+    short_side: int = PRESET
     """Frames whose shorter side has more pixels are scaled down to it in use: objects should be about as large as in
     training. 0 leaves them as they are."""
-    limit: int | None = None
+    max_tokens: int = PRESET
     """Most tokens of one pass in use, a bound on memory: more objects take turns, larger frames are scaled down. 0:
     all objects at once."""
     # Training samples
@@ -124,7 +132,7 @@ class VOS(Task):
     """Training: area of the random crop as a share of the frame: least and most."""
     flip: float = 0.5
     """Training: probability of a horizontal flip."""
-    turn: float = 15.0
+    rotation: float = 15.0
     """Training: greatest rotation of each frame in degrees."""
     shear: float = 10.0
     """Training: greatest shear of each frame in degrees."""
@@ -132,9 +140,9 @@ class VOS(Task):
     drop_path: float = 0.1
     """Training: probability that the last block leaves a row as it is; less in earlier ones, linearly."""
     # Loss
-    hard_from: tuple[float, float] = (20 / 210, 70 / 210)
-    """Training: progress at which only the hardest pixels begin to count, and at which `hard_share` is reached."""
-    hard_share: float = 0.15
+    bootstrap_progress: tuple[float, float] = (20 / 210, 70 / 210)
+    """Training: progress at which only the hardest pixels begin to count, and at which `bootstrap_share` is reached."""
+    bootstrap_share: float = 0.15
     """Training: share of the pixels that count in the end, those with the greatest loss."""
     # Optimisation
     encoder_rate: float = 1.0
@@ -144,20 +152,16 @@ class VOS(Task):
         super().__init__()
         if self.preset not in PRESETS:
             raise ValueError(f"preset must be one of {', '.join(PRESETS)}, not {self.preset!r}")
-        for name, value in PRESETS[self.preset].items():
-            if getattr(self, name) is None:
-                setattr(self, name, value)
+        settle(self, PRESETS[self.preset])
         if self.size not in SIZES:
             raise ValueError(f"size must be one of {', '.join(SIZES)}, not {self.size!r}")
         shape = SIZES[self.size]
         self.patch = self.patch or shape.patch
-        assert self.image is not None
         height, width = (self.image, self.image) if isinstance(self.image, int) else self.image
         if min(height, width) <= 0 or height % self.patch or width % self.patch:
             raise ValueError(f"image {height}x{width} is not a multiple of the {self.patch}-pixel patch")
         self.sides, self.grid = (height, width), (height // self.patch, width // self.patch)
-        if self.positions is None:
-            self.positions = self.grid[0] if height == width else self.grid
+        settle(self, {"positions": self.grid[0] if height == width else self.grid})
         self.check()
         table = (self.positions, self.positions) if isinstance(self.positions, int) else self.positions
         self.encoder = MemoryEncoder(
@@ -166,7 +170,7 @@ class VOS(Task):
             shape.heads,
             self.patch,
             table=(table[0], table[1]) if all(table) else None,
-            later=bool(self.tell_later),
+            later=self.later_embedding,
         )
         side = max(1, PRETRAINED // self.patch)
         self.encoder.stretch(sincos((side, side), shape.width), (side, side))
@@ -174,25 +178,24 @@ class VOS(Task):
 
     def check(self) -> None:
         """ValueError for a field that makes no sense."""
-        assert self.memory is not None
-        assert self.limit is not None
-        for name in ("memory", "every", "objects", "gap"):
+        for name in ("memory", "memory_interval", "objects", "gap"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
-        assert self.short_side is not None
         if self.short_side < 0 or 0 < self.short_side < self.patch:
             raise ValueError(f"short_side must be 0 or at least a patch of {self.patch} pixels, not {self.short_side}")
-        if self.limit and self.limit < 4 * (self.memory + 1):
-            raise ValueError(f"limit must be 0 or leave room for a few tokens of each frame, not {self.limit}")
-        for name in ("reverse", "flip", "hard_share"):
+        if self.max_tokens and self.max_tokens < 4 * (self.memory + 1):
+            raise ValueError(
+                f"max_tokens must be 0 or leave room for a few tokens of each frame, not {self.max_tokens}"
+            )
+        for name in ("reverse", "flip", "bootstrap_share"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must be in [0, 1], not {getattr(self, name)}")
         if not 0 < self.scale[0] <= self.scale[1] <= 1:
             raise ValueError(f"the crop scale must be 0 < least <= most <= 1, not {self.scale}")
-        if not (0 <= self.turn <= 180 and 0 <= self.shear < 90):
-            raise ValueError(f"turn and shear are degrees, not {self.turn} and {self.shear}")
-        if not 0 <= self.hard_from[0] < self.hard_from[1]:
-            raise ValueError(f"hard_from must be 0 <= begin < end, not {self.hard_from}")
+        if not (0 <= self.rotation <= 180 and 0 <= self.shear < 90):
+            raise ValueError(f"rotation and shear are degrees, not {self.rotation} and {self.shear}")
+        if not 0 <= self.bootstrap_progress[0] < self.bootstrap_progress[1]:
+            raise ValueError(f"bootstrap_progress must be 0 <= begin < end, not {self.bootstrap_progress}")
         if not 0 <= self.drop_path < 1 or not self.encoder_rate > 0:
             raise ValueError(f"drop_path {self.drop_path} must be in [0, 1), encoder_rate {self.encoder_rate} positive")
 
@@ -203,8 +206,7 @@ class VOS(Task):
 
         OSError for a sequence without masks, or whose masks do not fit its frames.
         """
-        assert self.memory is not None
-        changes = Changes(self.sides, self.scale, self.flip, self.turn, self.shear)
+        changes = Changes(self.sides, self.scale, self.flip, self.rotation, self.shear)
         reach = max(1, int(self.gap * sequence.video.fps / RATE))
         made = mask_sample(
             sequence,
@@ -220,24 +222,24 @@ class VOS(Task):
     def forward(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         """{"loss"}: bootstrapped cross-entropy of a batch as `sample` makes them, with `index`, `seed`, `progress`."""
         logits = self.predict(batch)
-        share = hard_share(batch["progress"], *self.hard_from, self.hard_share)
+        share = bootstrap_share(batch["progress"], *self.bootstrap_progress, self.bootstrap_share)
         loss = functional.cross_entropy(logits, batch["label"].long(), reduction="none")
         return {"loss": bootstrapped(loss, share).mean()}
 
     def predict(self, batch: dict[str, Any]) -> Tensor:
         """Logits [B, 1 + K, H, W] of background and objects in the asked frames; -inf for objects not present."""
         grid = masking.grid_of(batch["frames"], self.patch)
-        tokens = self.encoder.look(batch["frames"])
+        tokens = self.encoder.embed_frames(batch["frames"])
         places = [self.encoder.place(grid, True, number > 0) for number in range(tokens.shape[1] - 1)]
         memory = tokens[:, :-1] + torch.stack(places, 1)
         query = tokens[:, -1] + self.encoder.place(grid, False)
         sample, slot = batch["present"].nonzero(as_tuple=True)
-        memory = memory[sample] + self.encoder.marks(batch["masks"][sample, :, slot])
+        memory = memory[sample] + self.encoder.mask_tokens(batch["masks"][sample, :, slot])
         drop = None
         if self.training and self.drop_path:
             key = noise.fold(noise.keys(batch["seed"], batch["index"])[sample], slot)
             drop = drop_path(key, len(self.encoder.blocks), self.drop_path)
-        features = self.encoder.recall(memory.flatten(1, 2), query[sample], grid, drop)
+        features = self.encoder.read_memory(memory.flatten(1, 2), query[sample], grid, drop)
         sides = batch["frames"].shape[-2:]
         found = torch.sigmoid(self.decoder(features, (sides[0], sides[1])))
         absent = ~batch["present"]
@@ -275,12 +277,10 @@ class VOS(Task):
         refines within it. Puts the module into evaluation mode. ValueError where mask and frame differ in size.
         """
         self.eval()
-        assert self.memory is not None
-        assert self.limit is not None
         size = (frame.shape[0], frame.shape[1])
-        place = canvas(size, self.patch, self.limit // (self.memory + 1), self.short_side or 0)
+        place = canvas(size, self.patch, self.max_tokens // (self.memory + 1), self.short_side)
         state = State(canvas=place)
-        return self.learn(state, self.look(state, frame), target, "the first frame")[0]
+        return self.add_objects(state, self.embed_frame(state, frame), target, "the first frame")[0]
 
     @torch.no_grad()
     def step(self, state: State, frame: np.ndarray, prompt: Target | None = None) -> tuple[State, dict[int, Target]]:
@@ -290,39 +290,39 @@ class VOS(Task):
         differs in size from the first one.
         """
         state = dataclasses.replace(state, index=state.index + 1)
-        tokens = self.look(state, frame)
+        tokens = self.embed_frame(state, frame)
         ids, labels, scores = self.follow(state, tokens)
         fresh: list[int] = []
         if prompt is not None:
-            state, given = self.learn(state, tokens, prompt, f"frame {state.index}")
+            state, given = self.add_objects(state, tokens, prompt, f"frame {state.index}")
             fresh = list(given[0])
             labels[np.isin(labels, fresh)] = 0
             labels = np.where(given[1] > 0, given[1], labels)
             known = dict(zip(ids, scores))
             ids = [one.object_id for one in state.objects]
             scores = np.array([1.0 if number in fresh else known[number] for number in ids])
-        state = self.remember(state, tokens, labels, fresh)
+        state = self.update_memory(state, tokens, labels, fresh)
         labels = labels.astype(np.uint8 if max(ids, default=0) < 255 else np.int32)
         numbers = np.array(ids, np.int64)
         boxes = mask_boxes(labels, numbers)[1]
         return state, {state.index: Target(ids=numbers, mask=labels, boxes=boxes, scores=scores)}
 
-    def look(self, state: State, frame: np.ndarray) -> Tensor:
+    def embed_frame(self, state: State, frame: np.ndarray) -> Tensor:
         """Tokens [N, C] of a frame, without places."""
         place = state.canvas
         if frame.shape[:2] != place.size:
             (h, w), (height, width) = frame.shape[:2], place.size
             raise ValueError(f"the frame has {w}x{h} pixels, but the first one had {width}x{height}")
         picture = torch.from_numpy(np.ascontiguousarray(frame)).to(self.encoder.norm.weight.device).permute(2, 0, 1)
-        return self.encoder.look(place.fit(masking.normalize(picture)))
+        return self.encoder.embed_frames(place.fit(masking.normalize(picture)))
 
-    def learn(
+    def add_objects(
         self, state: State, tokens: Tensor, target: Target, where: str
     ) -> tuple[State, tuple[list[int], np.ndarray]]:
         """The state in which the objects of `target` are as this frame's tokens [N, C] show them; their ids and map."""
         ids, labels, rough = prompt_labels(target, state.canvas.size, where)
-        seen = self.marked(state, tokens, labels, ids)
-        made = [Remembered(object_id=number, first=seen[row], since=state.index) for row, number in enumerate(ids)]
+        seen = self.memory_tokens(state, tokens, labels, ids)
+        made = [ObjectMemory(object_id=number, first=seen[row], since=state.index) for row, number in enumerate(ids)]
         others = tuple(one for one in state.objects if one.object_id not in ids)
         if rough and ids:
             _, found, _ = self.follow(dataclasses.replace(state, objects=tuple(made)), tokens)
@@ -330,15 +330,17 @@ class VOS(Task):
                 inside = labels == number
                 if (found[inside] == number).mean() > 0.05:  # else the box itself is the better guess
                     labels[inside & (found != number)] = 0
-            seen = self.marked(state, tokens, labels, ids)
+            seen = self.memory_tokens(state, tokens, labels, ids)
             made = [dataclasses.replace(one, first=seen[row]) for row, one in enumerate(made)]
         return dataclasses.replace(state, objects=(*others, *made)), (ids, labels)
 
-    def marked(self, state: State, tokens: Tensor, labels: np.ndarray, ids: list[int], later: bool = False) -> Tensor:
+    def memory_tokens(
+        self, state: State, tokens: Tensor, labels: np.ndarray, ids: list[int], later: bool = False
+    ) -> Tensor:
         """Memory tokens [K, N, C] of the objects `ids` in a frame with label map [H, W], the first or a later one."""
         place = state.canvas
         masks = torch.from_numpy(np.stack([labels == number for number in ids]) if ids else np.zeros((0, *place.size)))
-        marks = self.encoder.marks(place.fit_labels(masks.to(tokens.device)))
+        marks = self.encoder.mask_tokens(place.fit_labels(masks.to(tokens.device)))
         return tokens + self.encoder.place(place.grid(self.patch), True, later) + marks
 
     def follow(self, state: State, tokens: Tensor) -> tuple[list[int], np.ndarray, np.ndarray]:
@@ -352,33 +354,32 @@ class VOS(Task):
     def logits(self, state: State, tokens: Tensor) -> Tensor:
         """Each object's own logits [K, h, w] at the size the frame was brought to.
 
-        Objects that remember as many frames go through the network as one batch, as far as `limit` allows.
+        Objects that remember as many frames go through the network as one batch, as far as `max_tokens` allows.
         """
         place, grid = state.canvas, state.canvas.grid(self.patch)
         query = tokens + self.encoder.place(grid, False)[0]
         found: dict[int, Tensor] = {}
         for count in sorted({len(one.frames) for one in state.objects}):
             rows = [row for row, one in enumerate(state.objects) if len(one.frames) == count]
-            at_once = max(1, self.limit // ((count + 1) * len(query))) if self.limit else len(rows)
+            at_once = max(1, self.max_tokens // ((count + 1) * len(query))) if self.max_tokens else len(rows)
             for first in range(0, len(rows), at_once):
                 part = rows[first : first + at_once]
                 memory = torch.stack([torch.cat(state.objects[row].frames) for row in part])
-                features = self.encoder.recall(memory, query.expand(len(part), -1, -1), grid)
+                features = self.encoder.read_memory(memory, query.expand(len(part), -1, -1), grid)
                 found.update(zip(part, place.cut(self.decoder(features, place.padded)).unbind(0)))
         return torch.stack([found[row] for row in range(len(found))])
 
-    def remember(self, state: State, tokens: Tensor, labels: np.ndarray, fresh: list[int]) -> State:
+    def update_memory(self, state: State, tokens: Tensor, labels: np.ndarray, fresh: list[int]) -> State:
         """The state after a frame with tokens [N, C] and label map [H, W]; `fresh` were just pointed out in it."""
-        assert self.memory is not None
         old = [one.object_id for one in state.objects if one.object_id not in fresh]
         if self.memory == 1 or not old:
             return state
-        seen = dict(zip(old, self.marked(state, tokens, labels, old, later=True)))
+        seen = dict(zip(old, self.memory_tokens(state, tokens, labels, old, later=True)))
         made = []
         for one in state.objects:
             if one.object_id in seen:
                 last, later = seen[one.object_id], one.later
-                if self.memory > 2 and (state.index - one.since) % self.every == 0:
+                if self.memory > 2 and (state.index - one.since) % self.memory_interval == 0:
                     later = (*later, last)[2 - self.memory :]
                 one = dataclasses.replace(one, previous=last, later=later)
             made.append(one)
@@ -410,7 +411,7 @@ class VOS(Task):
             own.frame_embed.z.zero_()
         if own.positions.table is None:
             if encoder.positions.table is not None:
-                raise ValueError("this encoder learned its positions, which have to be stored: leave positions at None")
+                raise ValueError("this encoder learned its positions, which have to be stored: leave positions out")
             return set()
         own.stretch(encoder.positions(grid, own.norm.weight.device).float(), grid)
         return {"encoder.positions.table"}

@@ -47,11 +47,11 @@ class MemoryEncoder(Encoder):
             own = self.positions.learned_grid
             self.positions.table.copy_(source if grid == own else resize_positions(source, grid, own))
 
-    def look(self, frames: Tensor) -> Tensor:
+    def embed_frames(self, frames: Tensor) -> Tensor:
         """Tokens [..., N, C] of frames [..., 3, H, W], uint8 RGB or normalised, without places."""
         return self.embed(masking.patchify(masking.normalize(frames), self.patch))
 
-    def marks(self, masks: Tensor) -> Tensor:
+    def mask_tokens(self, masks: Tensor) -> Tensor:
         """What masks [..., H, W], 1 in the object and 0 elsewhere, add to a memory frame's tokens: [..., N, C]."""
         patches = masking.patchify(masks.unsqueeze(-3).float(), self.patch)
         return functional.linear(patches, self.mask_embed.weight.flatten(1), self.mask_embed.bias)
@@ -62,7 +62,7 @@ class MemoryEncoder(Encoder):
         place = self.positions(grid, self.patch_embed.weight.device) + self.frame_embed(int(memory))
         return place if self.later is None or not later else place + self.later
 
-    def recall(self, memory: Tensor, query: Tensor, grid: Grid, drop: Tensor | None = None) -> Tensor:
+    def read_memory(self, memory: Tensor, query: Tensor, grid: Grid, drop: Tensor | None = None) -> Tensor:
         """Features [R, C, h, w] of the asked frames from memory tokens [R, M N, C] and theirs [R, N, C], with places.
 
         `drop` [depth, 2, R] scales what attention and MLP of each block add; None leaves it. Of the last block only

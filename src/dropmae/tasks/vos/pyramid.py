@@ -99,7 +99,7 @@ def bootstrapped(loss: Tensor, share: float) -> Tensor:
     return flat.topk(max(1, int(flat.shape[1] * share)), dim=1, sorted=False).values.mean(1)
 
 
-def hard_share(progress: float, start: float, end: float, least: float) -> float:
+def bootstrap_share(progress: float, start: float, end: float, least: float) -> float:
     """Share of the pixels that count at `progress`: all up to `start`, from `end` on `least`, linear between them."""
     if progress < start:
         return 1.0

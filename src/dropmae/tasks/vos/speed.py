@@ -72,7 +72,7 @@ def forms(size: Size, frame: tuple[int, int], objects: int, check: bool = False)
     if check:
         with torch.no_grad():
             state = model.start(frames.first, target)
-            ours = model.logits(state, model.look(state, frames.second))
+            ours = model.logits(state, model.embed_frame(state, frames.second))
             plain = textbook(model, frames.first, masks, frames.second, state.canvas)
             torch.testing.assert_close(ours, plain, atol=1e-3, rtol=1e-3)
     engine = Engine(copy.deepcopy(model), "cpu")

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dropmae.contracts import Task
+from dropmae.contracts import PRESET, Task, settle
 from dropmae.data.boxtracks import boxes_of, tracks_of
 from dropmae.data.clips import Sequence
 from dropmae.nn import masking
@@ -22,7 +22,15 @@ from dropmae.ops import noise
 from dropmae.target import Target
 from dropmae.tasks._prompts import check_frame, describe, prompted_boxes
 from dropmae.tasks.vot import crops, head
-from dropmae.tasks.vot.encoder import PRETRAINED_ROWS, Judges, Look, OneStreamEncoder, inside_shares, judges, keep_rate
+from dropmae.tasks.vot.encoder import (
+    PRETRAINED_ROWS,
+    DecidingTokens,
+    OneStreamEncoder,
+    TemplateRange,
+    deciding_tokens,
+    inside_shares,
+    keep_rate,
+)
 from dropmae.tasks.vot.head import CentreHead, Maps
 from dropmae.tasks.vot.layouts import LAYOUTS
 from dropmae.tasks.vot.samples import adjusted, causal_pair, coarsened, jittered, smeared
@@ -30,15 +38,17 @@ from dropmae.tasks.vot.samples import adjusted, causal_pair, coarsened, jittered
 TRIES = 20
 """Crops tried for one training sample before another video is taken."""
 ZOOMS = (0.85, 1.0, 1.18)
-"""Scales of the box around which an object is looked for in its first frame, see `VOT.calibrate`."""
+"""Scales of the box around which an object is looked for in its first frame, see `VOT.first_frame_bias`."""
 WORST = np.array([0.5, 0.5, 0.7, 0.7])
 """Largest error of each kind that is made up for, see `State.errors`."""
 COARSEST = 4.0
-"""Most by which the sides of a crop shrink and grow again, see `VOT.coarse`."""
+"""Most by which the sides of a crop shrink and grow again, see `VOT.downsample_prob`."""
 LONGEST = 0.1
-"""Longest line along which a crop is blurred, as a share of its side, see `VOT.smear`."""
+"""Longest line along which a crop is blurred, as a share of its side, see `VOT.motion_blur_prob`."""
 LARGE = 320
 """Side of a search crop from which on the official 384-pixel settings are the default, below it the 256-pixel ones."""
+LARGE_CROPS = {"search_factor": 5.0, "centre_jitter": 4.5, "scale_jitter": 0.5}
+SMALL_CROPS = {"search_factor": 4.0, "centre_jitter": 3.0, "scale_jitter": 0.25}
 
 
 @dataclass(kw_only=True, frozen=True, eq=False)
@@ -63,7 +73,7 @@ class State:
     """float32 [N, R]: which of them candidate elimination goes by."""
     errors: np.ndarray
     """float64 [N, 4]: how far what is found of each object lies from its box: of the centre, in sides of the box that
-    was searched around, and of the log of both sides. 0 but for `VOT.calibrate`."""
+    was searched around, and of the log of both sides. 0 but for `VOT.first_frame_bias`."""
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -73,10 +83,22 @@ class VOT(Task):
     `image` 384 and 256 have the official settings; smaller ones are for CPUs.
     """
 
+    RENAMED = {
+        "eliminate": "ce_layers",
+        "keep": "ce_keep_ratio",
+        "look": "ce_template_range",
+        "keep_start": "ce_start",
+        "keep_warm": "ce_warmup",
+        "inertia": "size_smoothing",
+        "calibrate": "first_frame_bias",
+        "coarse": "downsample_prob",
+        "smear": "motion_blur_prob",
+        "relics": "keep_unused",
+    }
     takes = ("boxes", "mask")
     gives = ("boxes", "scores")
     layouts = LAYOUTS
-    use = ("window", "inertia", "calibrate", "margin", "lost_below", "doubtful_below", "search_factor")
+    use = ("window", "size_smoothing", "first_frame_bias", "margin", "lost_below", "doubtful_below", "search_factor")
     unused_official_tensors = ("encoder.relic_token", "encoder.relic_positions")
 
     # Model
@@ -88,30 +110,30 @@ class VOT(Task):
     """Side of the template crop in pixels; 0 is half the search crop's."""
     patch: int = 0
     """Side of a patch in pixels; 0 takes that of the size (16, for huge 14)."""
-    search_factor: float | None = None
+    search_factor: float = PRESET
     """Side of the search region in units of the square root of the box's area; 5 from 320 pixels on, else 4."""
     template_factor: float = 2.0
     """The same of the template's region."""
     identity: bool = True
     """Whether frame identity embeddings are added, as in DropTrack; OSTrack has none."""
-    eliminate: tuple[int, ...] = (3, 6, 9)
-    """Blocks, from 0, in which search tokens that the template does not attend to are dropped."""
-    keep: float = 0.7
+    ce_layers: tuple[int, ...] = (3, 6, 9)
+    """Candidate elimination: blocks, from 0, that drop search tokens to which the template does not attend."""
+    ce_keep_ratio: float = 0.7
     """Share of the search tokens that is kept at each of them; 1 drops none."""
-    look: Judges = "point"
-    """Template tokens that decide: the middle one, the middle four, all, or those in the object's box."""
+    ce_template_range: TemplateRange = "point"
+    """Template tokens whose attention decides which search tokens are kept (OSTrack, section 3.2): the middle one, the
+    middle four, all, or those in the object's box."""
     head_width: int = 0
     """Channels of the head's first layer; 0 is a third of the encoder's width, at most 256."""
     # Tracking
     window: bool = True
     """Weigh the score map with a Hann window, so that small movements are preferred."""
-    inertia: float = 0.0
+    size_smoothing: float = 0.0
     """Share of an object's last width and height in its new ones, against boxes that flicker; the official code has
     none."""
-    calibrate: bool = False
-    """Look for each object once in the frame in which it is given, and take what is found there too large, too small or
-    to one side of the given box for a constant error: boxes need not end where a network sees things end. The
-    official code has nothing like it."""
+    first_frame_bias: bool = False
+    """Run the tracker once on the frame in which an object is given, compare its box with the given one, and subtract
+    that offset and scale from later predictions. The official code has nothing like it."""
     margin: int = 10
     """Pixels: least side of a box, and how much of one stays within the frame."""
     lost_below: float = 0.0
@@ -123,10 +145,10 @@ class VOT(Task):
     # Training samples
     gap: int = 200
     """Training: frames that the search frame may lie after the template, exclusive."""
-    centre_jitter: float | None = None
+    centre_jitter: float = PRESET
     """Training: width of the uniform shift of the search crop, in square roots of the area; 4.5 from 320 pixels on,
     else 3."""
-    scale_jitter: float | None = None
+    scale_jitter: float = PRESET
     """Training: deviation of the log of the search crop's scaling, per side; 0.5 from 320 pixels on, else 0.25."""
     augment: Literal["separate", "joint"] = "separate"
     """Training: whether template and search crop are flipped independently, or both or none."""
@@ -136,10 +158,10 @@ class VOT(Task):
     """Training: probability that both crops lose their colours."""
     brightness: float = 0.2
     """Training: each crop's brightness is scaled by 1 +- up to this."""
-    coarse: float = 0.0
+    downsample_prob: float = 0.0
     """Training: probability that both crops lose detail, down to a quarter of their pixels along each side: what small
-    objects in small pictures look like. Not in the paper, as `smear`."""
-    smear: float = 0.0
+    objects in small pictures look like. Not in the paper, as `motion_blur_prob`."""
+    motion_blur_prob: float = 0.0
     """Training: probability that the search crop is blurred along a line, as fast things are: up to a tenth of its
     side."""
     # Optimisation
@@ -147,9 +169,9 @@ class VOT(Task):
     """Training: probability that the last block leaves a sample as it is; less in earlier ones, linearly."""
     encoder_rate: float = 0.1
     """Training: learning rate of the encoder as a share of the head's."""
-    keep_start: float = 0.2
+    ce_start: float = 0.2
     """Training: progress at which elimination begins (the official 20 of 100 epochs)."""
-    keep_warm: float = 0.5
+    ce_warmup: float = 0.5
     """Training: share of the run over which it grows to its full rate (50 of 100 epochs)."""
     # Loss
     giou_weight: float = 2.0
@@ -159,7 +181,7 @@ class VOT(Task):
     focal_weight: float = 1.0
     """Weight of the focal loss of the score map."""
     # Model
-    relics: bool = False
+    keep_unused: bool = False
     """Carry the class token and first position table that official files hold and nothing uses, so that `convert` can
     give the whole file back."""
 
@@ -171,7 +193,7 @@ class VOT(Task):
         self.patch = self.patch or shape.patch
         self.preset()
         self.head_width = self.head_width or min(256, shape.width // 3)
-        self.eliminate = tuple(int(block) for block in self.eliminate)
+        self.ce_layers = tuple(int(block) for block in self.ce_layers)
         self.check(shape.depth)
         self.encoder = OneStreamEncoder(
             shape.width,
@@ -181,17 +203,14 @@ class VOT(Task):
             search_grid=self.grid,
             template_grid=self.template_grid,
             identity=self.identity,
-            relics=self.relics,
+            keep_unused=self.keep_unused,
         )
         self.head = CentreHead(shape.width, self.head_width)
 
     def preset(self) -> None:
         """Settles the fields that follow from `image`."""
-        large = self.image >= LARGE
         self.template = self.template or self.image // 2
-        self.search_factor = (5.0 if large else 4.0) if self.search_factor is None else self.search_factor
-        self.centre_jitter = (4.5 if large else 3.0) if self.centre_jitter is None else self.centre_jitter
-        self.scale_jitter = (0.5 if large else 0.25) if self.scale_jitter is None else self.scale_jitter
+        settle(self, LARGE_CROPS if self.image >= LARGE else SMALL_CROPS)
         for name in ("image", "template"):
             side = getattr(self, name)
             if side < self.patch or side % self.patch:
@@ -201,17 +220,17 @@ class VOT(Task):
 
     def check(self, depth: int) -> None:
         """ValueError for a field that makes no sense."""
-        if any(not 0 <= block < depth for block in self.eliminate):
-            raise ValueError(f"eliminate names blocks 0 to {depth - 1}, not {self.eliminate}")
-        if not 0 < self.keep <= 1:
-            raise ValueError(f"keep is a share in (0, 1], not {self.keep}")
-        for name in ("search_factor", "template_factor", "gap", "keep_warm", "encoder_rate"):
+        if any(not 0 <= block < depth for block in self.ce_layers):
+            raise ValueError(f"ce_layers names blocks 0 to {depth - 1}, not {self.ce_layers}")
+        if not 0 < self.ce_keep_ratio <= 1:
+            raise ValueError(f"ce_keep_ratio is a share in (0, 1], not {self.ce_keep_ratio}")
+        for name in ("search_factor", "template_factor", "gap", "ce_warmup", "encoder_rate"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be positive, not {getattr(self, name)}")
-        for name in ("centre_jitter", "scale_jitter", "brightness", "margin", "keep_start"):
+        for name in ("centre_jitter", "scale_jitter", "brightness", "margin", "ce_start"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} must not be negative, but is {getattr(self, name)}")
-        for name in ("flip", "gray", "coarse", "smear", "lost_below", "inertia"):
+        for name in ("flip", "gray", "downsample_prob", "motion_blur_prob", "lost_below", "size_smoothing"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must be in [0, 1], not {getattr(self, name)}")
         if not 0 <= self.drop_path < 1:
@@ -225,20 +244,21 @@ class VOT(Task):
         `weights` [B, R] as in `State`; `keep` and `drop` as in `OneStreamEncoder.joint`.
         """
         grid = masking.grid_of(search, self.patch)
-        look = Look(self.rows(template.device), weights)
+        deciding = DecidingTokens(self.rows(template.device), weights)
         tokens = self.encoder.tokens(search, 0)
-        found = self.encoder.joint(template, tokens, grid, stages=self.eliminate, keep=keep, look=look, drop=drop)
+        blocks = self.ce_layers
+        found = self.encoder.joint(template, tokens, grid, stages=blocks, keep=keep, deciding=deciding, drop=drop)
         return self.head(found.search)
 
     def rows(self, device: torch.device) -> Tensor:
         """int64 [R]: the template tokens that may decide on elimination."""
-        return torch.tensor(judges(self.look, self.template_grid), device=device)
+        return torch.tensor(deciding_tokens(self.ce_template_range, self.template_grid), device=device)
 
-    def weigh(self, boxes: Tensor) -> Tensor:
+    def token_weights(self, boxes: Tensor) -> Tensor:
         """float32 [B, R]: how much each of them counts, given the object's box x y w h [B, 4] in the template."""
-        if self.look == "box":
+        if self.ce_template_range == "box":
             return inside_shares(boxes, self.template, self.template_grid)
-        count = len(judges(self.look, self.template_grid))
+        count = len(deciding_tokens(self.ce_template_range, self.template_grid))
         return torch.full((len(boxes), count), 1 / count, device=boxes.device)
 
     # ---------------------------------------------------------------- training
@@ -252,9 +272,6 @@ class VOT(Task):
         tracks = tracks_of(sequence.targets)
         if not tracks:
             raise OSError("no box is known in any frame")
-        assert self.centre_jitter is not None
-        assert self.scale_jitter is not None
-        assert self.search_factor is not None
         frames, boxes = tracks[list(tracks)[int(rng.integers(len(tracks)))]]
         first, second = causal_pair(frames, self.gap, rng)
         pictures = sequence.video[[int(frames[first]), int(frames[second])]]
@@ -277,10 +294,10 @@ class VOT(Task):
                 raise OSError(f"frame {frames[row]}: no crop around {describe(boxes[row])} shows anything")
             inside = crops.into_crop(boxes[row], around, out / place.side, out)
             made.append((crops.cut(pictures[len(made)], place, out), inside))
-        if self.coarse and rng.random() < self.coarse:
+        if self.downsample_prob and rng.random() < self.downsample_prob:
             factor = COARSEST ** rng.random()
             made = [(coarsened(crop, factor), inside) for crop, inside in made]
-        if self.smear and rng.random() < self.smear:
+        if self.motion_blur_prob and rng.random() < self.motion_blur_prob:
             made[1] = smeared(made[1][0], LONGEST * rng.random(), 2 * math.pi * rng.random()), made[1][1]
         (template, inner), (search, box) = (
             adjusted(crop, inside, bool(flip), float(gain)) for (crop, inside), flip, gain in zip(made, flips, gains)
@@ -290,9 +307,9 @@ class VOT(Task):
     def forward(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         """{"loss", "giou", "l1", "focal", "iou"} of a batch as `sample` makes them, with index, seed and progress."""
         template = self.encoder.tokens(batch["template"], 1)
-        rate = keep_rate(batch["progress"], self.keep_start, self.keep_warm, self.keep)
+        rate = keep_rate(batch["progress"], self.ce_start, self.ce_warmup, self.ce_keep_ratio)
         drop = self.drops(noise.keys(batch["seed"], batch["index"])) if self.training and self.drop_path else None
-        maps = self.respond(template, self.weigh(batch["inner"]), batch["search"], rate, drop)
+        maps = self.respond(template, self.token_weights(batch["inner"]), batch["search"], rate, drop)
         parts = head.box_losses(maps, batch["box"])
         boxes = self.giou_weight * parts["giou"] + self.l1_weight * parts["l1"]
         return {"loss": boxes + self.focal_weight * parts["focal"], **parts}
@@ -348,9 +365,11 @@ class VOT(Task):
             return state
         places = [crops.region(box, self.template_factor) for box in boxes]
         inner = [crops.into_crop(b, b, self.template / p.side, self.template) for b, p in zip(boxes, places)]
-        template = self.encoder.tokens(self.pictures(frame, places, self.template), 1)
-        weights = self.weigh(torch.tensor(np.stack(inner), dtype=torch.float32, device=template.device))
-        errors = self.measure(template, weights, frame, boxes) if self.calibrate else np.zeros((len(ids), 4))
+        template = self.encoder.tokens(self.cut_crops(frame, places, self.template), 1)
+        weights = self.token_weights(torch.tensor(np.stack(inner), dtype=torch.float32, device=template.device))
+        errors = np.zeros((len(ids), 4))
+        if self.first_frame_bias:
+            errors = self.first_frame_errors(template, weights, frame, boxes)
         old = ~np.isin(state.ids, ids)
         stay = torch.from_numpy(np.flatnonzero(old))
         kept = len(stay) > 0
@@ -400,7 +419,7 @@ class VOT(Task):
         located, confidence = self.locate(state.template[chosen], state.weights[chosen], frame, boxes[rows])
         centre = located[:, :2] + located[:, 2:] / 2 - state.errors[rows, :2] * boxes[rows, 2:]
         size = located[:, 2:] * np.exp(-state.errors[rows, 2:])
-        size = self.inertia * boxes[rows, 2:] + (1 - self.inertia) * size
+        size = self.size_smoothing * boxes[rows, 2:] + (1 - self.size_smoothing) * size
         located = np.concatenate([centre - size / 2, size], 1)
         return crops.clip_boxes(located, (frame.shape[0], frame.shape[1]), self.margin), confidence
 
@@ -408,17 +427,16 @@ class VOT(Task):
         self, template: Tensor, weights: Tensor, frame: np.ndarray, boxes: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
         """Boxes [n, 4] and confidences [n] as the network has them, from crops around `boxes` [n, 4]."""
-        assert self.search_factor is not None
         places = [crops.region(box, self.search_factor) for box in boxes]
-        pictures = self.pictures(frame, places, self.image)
-        maps = self.respond(template, weights, pictures, self.keep, None)
+        pictures = self.cut_crops(frame, places, self.image)
+        maps = self.respond(template, weights, pictures, self.ce_keep_ratio, None)
         response = maps.score * head.hann(self.grid[0]).to(pictures.device) if self.window else None
         found, confidence = head.decode(maps, response)
         scale = self.image / np.array([place.side for place in places], np.float64)
         located = crops.from_crop(found.cpu().numpy().astype(np.float64), boxes, scale, self.image)
         return located, confidence.cpu().numpy()
 
-    def measure(self, template: Tensor, weights: Tensor, frame: np.ndarray, boxes: np.ndarray) -> np.ndarray:
+    def first_frame_errors(self, template: Tensor, weights: Tensor, frame: np.ndarray, boxes: np.ndarray) -> np.ndarray:
         """float64 [n, 4]: `State.errors` of the objects at `boxes` [n, 4] of this frame, means over ZOOMS."""
         found = []
         for zoom in ZOOMS:
@@ -429,7 +447,7 @@ class VOT(Task):
             found.append(np.concatenate([away / boxes[:, 2:], np.log(located[:, 2:] / boxes[:, 2:])], 1))
         return np.clip(np.mean(found, 0), -WORST, WORST)
 
-    def pictures(self, frame: np.ndarray, places: list[crops.Region], out: int) -> Tensor:
+    def cut_crops(self, frame: np.ndarray, places: list[crops.Region], out: int) -> Tensor:
         """uint8 [N, 3, out, out]: regions of a frame, on the module's device."""
         cuts = np.stack([crops.cut(frame, place, out) for place in places])
         return torch.from_numpy(cuts).permute(0, 3, 1, 2).to(self.encoder.norm.weight.device)
@@ -447,7 +465,7 @@ class VOT(Task):
             image = image[0]
         old = {"positions": self.grid, "template_positions": self.template_grid}
         self.image, self.template = image, 0
-        self.search_factor = self.centre_jitter = self.scale_jitter = None
+        self.search_factor = self.centre_jitter = self.scale_jitter = PRESET
         self.preset()
         for name, grid in (("positions", self.grid), ("template_positions", self.template_grid)):
             part = getattr(self.encoder, name)
@@ -488,8 +506,8 @@ class VOT(Task):
                 raise ValueError(f"the position table of the {field} has {shape[1]} rows, which is no square")
             sides[field] = side * patch
         head = shapes.get("head.score.0.0.weight")
-        relics = [shapes.get(name, (0, 0, 0))[1] for name in cls.unused_official_tensors] == [1, PRETRAINED_ROWS]
-        fields = {**sides, "identity": "encoder.frame_embed.x" in shapes, "relics": relics}
+        unused = [shapes.get(name, (0, 0, 0))[1] for name in cls.unused_official_tensors] == [1, PRETRAINED_ROWS]
+        fields = {**sides, "identity": "encoder.frame_embed.x" in shapes, "keep_unused": unused}
         return fields if head is None else {**fields, "head_width": head[0]}
 
     def official_state(self, identity: bool) -> dict[str, Tensor]:

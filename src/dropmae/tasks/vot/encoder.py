@@ -19,14 +19,14 @@ from dropmae.nn import masking
 from dropmae.nn.vit import Encoder, Positions
 from dropmae.ops.attention import attention
 
-Judges = Literal["point", "square", "all", "box"]
+TemplateRange = Literal["point", "square", "all", "box"]
 """Which template tokens decide on elimination: the middle one, the middle four, all, those in the object's box."""
 PRETRAINED_ROWS = 197
 """Rows of the position table, that of the class token included, that official tracker files carry along."""
 
 
-class Look(NamedTuple):
-    """Through which template tokens search tokens are judged."""
+class DecidingTokens(NamedTuple):
+    """The template tokens whose attention decides which search tokens are kept (OSTrack, section 3.2)."""
 
     rows: Tensor
     """int64 [R]: template tokens."""
@@ -49,8 +49,8 @@ class OneStreamEncoder(Encoder):
     """A ViT over template and search region with a learned position table for each.
 
     `features` of single frames are those of a search region: its positions (resized where the grid is another) and
-    identity embedding. With `relics` it carries the two tensors of official files that no computation uses, so that
-    such a file can be written again as it was.
+    identity embedding. With `keep_unused` it carries the two tensors of official files that no computation uses, so
+    that such a file can be written again as it was.
     """
 
     def __init__(
@@ -63,11 +63,11 @@ class OneStreamEncoder(Encoder):
         search_grid: tuple[int, int],
         template_grid: tuple[int, int],
         identity: bool,
-        relics: bool = False,
+        keep_unused: bool = False,
     ) -> None:
         super().__init__(width, depth, heads, patch, frames=2 if identity else 1, learned_grid=search_grid)
         self.template_positions = Positions(width, template_grid)
-        if relics:
+        if keep_unused:
             self.register_buffer("relic_token", torch.zeros(1, 1, width))
             self.register_buffer("relic_positions", torch.zeros(1, PRETRAINED_ROWS, width))
 
@@ -88,16 +88,15 @@ class OneStreamEncoder(Encoder):
         *,
         stages: tuple[int, ...] = (),
         keep: float = 1.0,
-        look: Look | None = None,
+        deciding: DecidingTokens | None = None,
         drop: Tensor | None = None,
     ) -> Joint:
         """Encodes template tokens [B, M, C] and search tokens [B, N, C] together.
 
         In the blocks `stages`, between attention and MLP, only the share `keep` of the search tokens that are left
-        stays: those to which the template, through `look`, attends most, averaged over the heads (section 3.2). `drop`
-        [depth, 2, B] scales what attention and MLP of each block add (drop path); None leaves it.
+        stays: those to which the template's tokens `deciding` attend most, averaged over the heads (section 3.2).
+        `drop` [depth, 2, B] scales what attention and MLP of each block add (drop path); None leaves it.
         """
-        assert look is not None or not stages or keep >= 1
         first = template.shape[1]
         tokens = torch.cat([template, search], dim=1)
         place = torch.arange(search.shape[1], device=search.device).expand(len(search), -1)
@@ -106,8 +105,9 @@ class OneStreamEncoder(Encoder):
         for number, block in enumerate(blocks):
             left = place.shape[1]
             kept = math.ceil(keep * left)
-            judge = number in stages and kept < left
-            seen = Glance(look, first) if judge else None
+            seen = None
+            if deciding is not None and number in stages and kept < left:
+                seen = ScoringAttention(deciding, first)
             added = block.attn(block.norm1(tokens), seen)
             tokens = tokens + (added if drop is None else added * drop[number, 0, :, None, None])
             if seen is not None:
@@ -125,27 +125,26 @@ class OneStreamEncoder(Encoder):
         return Joint(tokens[:, :first], found.transpose(1, 2).unflatten(2, grid), removed)
 
 
-class Glance:
+class ScoringAttention:
     """Attention that also notes how much the template looks at every search token.
 
     Only the rows of the attention matrix that are asked for are formed; the rest goes through the fused kernel.
     """
 
-    def __init__(self, look: Look | None, first: int) -> None:
-        assert look is not None
-        self.look, self.first = look, first
+    def __init__(self, deciding: DecidingTokens, first: int) -> None:
+        self.deciding, self.first = deciding, first
         self.score = torch.empty(0)
 
     def __call__(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """[B, H, L, D] each -> [B, H, L, D]; `score` becomes float32 [B, N]."""
-        rows = query.detach()[:, :, self.look.rows]  # [B, H, R, D]
+        rows = query.detach()[:, :, self.deciding.rows]  # [B, H, R, D]
         logits = (rows @ key.detach().transpose(-2, -1)).float() * query.shape[-1] ** -0.5
         share = torch.softmax(logits, dim=-1)[..., self.first :]
-        self.score = (share * self.look.weights[:, None, :, None]).sum(2).mean(1)
+        self.score = (share * self.deciding.weights[:, None, :, None]).sum(2).mean(1)
         return attention(query, key, value)
 
 
-def judges(which: Judges, grid: tuple[int, int]) -> list[int]:
+def deciding_tokens(which: TemplateRange, grid: tuple[int, int]) -> list[int]:
     """Template tokens that may decide: the middle one, that and three beside it, or all.
 
     The middle is row and column (side - 1) // 2.
@@ -168,7 +167,7 @@ def inside_shares(boxes: Tensor, side: int, grid: tuple[int, int]) -> Tensor:
     mask = (inside[:, 1, :, None] & inside[:, 0, None]).float()[:, None]
     cells = functional.interpolate(mask, grid, mode="bilinear", align_corners=False)
     chosen = (cells.flatten(1) > 0).float()
-    chosen[chosen.sum(1) == 0, judges("point", grid)[0]] = 1
+    chosen[chosen.sum(1) == 0, deciding_tokens("point", grid)[0]] = 1
     return chosen / chosen.sum(1, keepdim=True)
 
 

@@ -31,8 +31,8 @@ class Step(nn.Module):
 
     def __init__(self, tracker: Any) -> None:
         super().__init__()
-        if tracker.look == "box":
-            raise ValueError("a tracker that looks at its box (look=box) cannot be exported: the graph has no box")
+        if tracker.ce_template_range == "box":
+            raise ValueError("a tracker with ce_template_range=box cannot be exported: the graph has no box")
         self.tracker = tracker
         self.window = head.hann(tracker.grid[0])
 
@@ -40,7 +40,7 @@ class Step(nn.Module):
         tokens = self.tracker.encoder.tokens(template, 1)
         count = len(self.tracker.rows(tokens.device))
         weights = torch.full((template.shape[0], count), 1 / count, device=tokens.device)
-        maps = self.tracker.respond(tokens, weights, search, self.tracker.keep, None)
+        maps = self.tracker.respond(tokens, weights, search, self.tracker.ce_keep_ratio, None)
         return head.decode(maps, maps.score * self.window if self.tracker.window else None)
 
 

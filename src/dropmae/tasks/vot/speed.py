@@ -28,7 +28,6 @@ from dropmae.tasks.vot import VOT, crops, head
 @torch.no_grad()
 def textbook(model: VOT, template: np.ndarray, frame: np.ndarray, box: np.ndarray) -> Tensor:
     """Box [4] in shares of the crop, from a template crop [Z, Z, 3] and a frame [H, W, 3] with the last box."""
-    assert model.search_factor is not None
     search = crops.cut(frame, crops.region(box, model.search_factor), model.image)
     encoder: Any = model.encoder
     tokens = []
@@ -42,8 +41,12 @@ def textbook(model: VOT, template: np.ndarray, frame: np.ndarray, box: np.ndarra
     seen: list[Tensor] = []
     for number, block in enumerate(encoder.blocks):
         joined = joined + block.attn(block.norm1(joined), partial(explicit, seen=seen))
-        if number in model.eliminate:
-            left = seen[0][0, :, row, first:].mean(0).argsort(descending=True)[: math.ceil(model.keep * len(places))]
+        if number in model.ce_layers:
+            left = (
+                seen[0][0, :, row, first:]
+                .mean(0)
+                .argsort(descending=True)[: math.ceil(model.ce_keep_ratio * len(places))]
+            )
             places, joined = places[left], torch.cat([joined[:, :first], joined[:, first:][:, left]], 1)
         joined = joined + block.mlp(block.norm2(joined))
     found = joined.new_zeros(1, count, joined.shape[2])
