@@ -133,9 +133,28 @@ def page(verb: Verb, words: list[str], whole: bool) -> str:
         for title, flags in rest.items():
             text = f"{title}: {' '.join(map(shown, flags))}"
             lines += wrapped(text, width, "  ", "    ") if flags else []
+    if any(flag.name == "set" for flag in verb.flags):
+        lines += ["", *task_settings(width, whole)]
     if whole:
         lines += ["", "Always", *(row for left, text in ALWAYS.items() for row in columns(left, text, width))]
     return "\n".join(lines)
+
+
+def task_settings(width: int, whole: bool) -> list[str]:
+    """What `--set` takes, for each task that trained weights may hold; of one that works with any encoder, all."""
+    lines = ["Settings of the task, --set NAME=VALUE; the weights decide which task it is"]
+    for name in registry.names("tasks"):
+        cls = declarations.described("tasks", name)
+        free, use = cls.value("training_free", False), cls.value("use", ())
+        flags = [flag for flag in cls.flags("").values() if free or flag.name in use]
+        title = f"{name} ({'an encoder' if free else 'its own weights'})"
+        if whole and flags:
+            lines += [f"  {title}:"]
+            told = [(f"{flag.name}={kind(flag.hint)}", flag.text) for flag in flags]
+            lines += [row for left, text in told for row in columns(left, text, width)]
+        elif flags:
+            lines += wrapped(f"{title}: {' '.join(flag.name for flag in flags)}", width, "  ", "    ")
+    return lines
 
 
 def paragraphs(text: str, width: int) -> list[str]:

@@ -44,7 +44,7 @@ library = Library(
 
 @cache
 def _has_onednn() -> bool:
-    able = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+    able = torch.backends.mkldnn.is_available()
     return able and torch.ops.mkldnn._is_mkldnn_bf16_supported()  # it refuses where a CPU has no AVX512
 
 

@@ -128,7 +128,8 @@ def evaluate(
         table: print the table on stdout, as CSV (shares in [0, 1]), Markdown or LaTeX.
         beside: "published" adds the numbers of papers; what was scored by other rules is marked and not ranked.
         plots: folder for success.png, precision.png and norm_precision.png.
-        set: name=value of the task's settings: those that may change after training, or any of propagation.
+        set: name=value of the task's settings: those that may change after training, or any where the weights are an
+            encoder.
         workers: sequences followed side by side; 0 is one per core, and one on a GPU. The numbers do not depend on it.
         device: auto, cpu, cuda or cuda:N.
         precision: fp32 is what official numbers are made in; auto is what `track` takes.
