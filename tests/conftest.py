@@ -30,7 +30,7 @@ SLOW = {
     ),
     *("demo", "distill", "dropseg", "encoders", "engine", "evaluation", "finetune", "frame_numbers", "images"),
     *("inspection", "int8", "moved", "official", "opening", "prepare", "pretrain", "propagation", "public", "readme"),
-    *("recipes", "report", "resample", "resident", "sharding", "shards", "shipped_segmenter", "shipped_tracker"),
+    *("recipes", "report", "resample", "resident", "sharding", "shards", "shipped", "shipped_tracker"),
     *("show", "siammae", "simulation", "sot_benchmarks", "synth", "track", "users_files", "video", "vos"),
     *("interruption", "runs", "shipped_encoder", "siamese", "vos_training", "vot", "weights"),
 }

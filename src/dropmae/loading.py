@@ -20,8 +20,6 @@ SHIPPED = "shipped"
 """The weights of the package that fit what is known; shipped:NAME is a certain one."""
 ENCODER = "encoder"
 """Of the shipped files, the one that is no task."""
-CARRIED = ("mask",)
-"""What its features carry along better than a shipped task that was trained for it (docs/results.md)."""
 
 
 def load_task(
@@ -83,7 +81,7 @@ def shipped(prompt: Target | None, wanted: tuple[str, ...] = ()) -> str:
         known = () if contract is None else contract.takes or contract.gives
         found.setdefault(known[0] if known else "", path.stem)
     name = next((found[field] for field in asked if field in found), None)
-    if (weights.SHIPPED / f"{ENCODER}.safetensors").is_file() and (name is None or asked[0] in CARRIED) and asked:
+    if name is None and asked and (weights.SHIPPED / f"{ENCODER}.safetensors").is_file():
         name = ENCODER
     if name is None:
         what = " and ".join(n for n in asked if not FIELDS[n].told_with) or "no prompt"

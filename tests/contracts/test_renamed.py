@@ -44,14 +44,12 @@ def test_every_table_leads_from_no_field_to_a_field() -> None:
     assert told > 10
 
 
-@pytest.mark.parametrize("name", ["vot", "vos"])
-def test_shipped_weights_of_then_load(name: str) -> None:
-    path = f"shipped:{name}"
-    fields = weights.read_header(path)["fields"]
-    module = weights.load(path)
+def test_shipped_weights_of_then_load() -> None:
+    fields = weights.read_header("shipped:vot")["fields"]
+    module = weights.load("shipped:vot")
     renames = registry.renames(type(module))
     old = fields.keys() & renames.keys()
-    assert old, "written before the names changed"
+    assert len(old) > 5, "written before the names changed"
     for field in old:
         value = getattr(module, renames[field])
         assert (list(value) if isinstance(value, tuple) else value) == fields[field], field

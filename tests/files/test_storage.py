@@ -260,7 +260,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     Image.fromarray(np.pad(np.ones((20, 20), np.uint8), ((10, 18), (10, 34)))).save(root / "mask.png")
     torch.manual_seed(0)
     weights.save(registry.load("methods", "dropmae")(size="tiny", image=64), root / "w.safetensors")
-    weights.save(registry.load("tasks", "vot")(size="tiny", image=64, eliminate=()), root / "vot.safetensors")
+    weights.save(registry.load("tasks", "vot")(size="tiny", image=64, ce_layers=()), root / "vot.safetensors")
     return root
 
 

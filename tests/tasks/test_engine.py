@@ -356,8 +356,8 @@ def test_settings_of_trained_weights(tracker: Path) -> None:
     for word, message in (("inertia", "name=value"), ("image=64", "fixed by the training"), ("inerta=1", "no setting")):
         with pytest.raises(ValueError, match=message):
             dropmae.track(moving_square(8), **options, set=(word,))
-    with pytest.raises(ValueError, match="inertia takes float"):
-        dropmae.track(moving_square(8), **options, set=("inertia=much",))
+    with pytest.raises(ValueError, match="size_smoothing takes float"):
+        dropmae.track(moving_square(8), **options, set=("size_smoothing=much",))
 
 
 @dataclass
