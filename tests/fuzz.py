@@ -38,7 +38,7 @@ from dropmae.formats.labels import read_labels
 from dropmae.methods.mae import MAE
 from dropmae.target import Target, read_targets, write_targets
 from dropmae.video import Video, write, write_store
-from dropmae.weights import official
+from dropmae.weights import foreign, official
 
 SECONDS, MEGABYTES = 20, 1500
 WAIT = 60
@@ -164,8 +164,8 @@ def use(path: Path) -> None:
         if weights.is_ours(path):
             weights.load(path)
         else:
-            official.contents(path)
-            official.to_module(official.examine(path))
+            foreign.contents(path)
+            official.to_module(foreign.examine(path))
     elif path.name == "targets.jsonl":
         for targets in read_targets(path).values():
             list(targets.values())

@@ -38,6 +38,7 @@ MOVED = {
     "dropmae.networks.onestream": "dropmae.tasks.vot.encoder",
     "dropmae.networks.pyramid": "dropmae.tasks.vos.pyramid",
     "dropmae.networks.vit": "dropmae.nn.vit",
+    "dropmae.processes": "dropmae.machine",
     "dropmae.metrics.plots": "dropmae.visualize.plots",
     "dropmae.speed.propagationspeed": "dropmae.tasks.propagation.speed",
     "dropmae.speed.segmentspeed": "dropmae.tasks.vos.speed",

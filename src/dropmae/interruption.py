@@ -21,7 +21,7 @@ from multiprocessing import connection
 from types import FrameType
 from typing import Any
 
-from dropmae import processes
+from dropmae import machine
 
 SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)]
 AGAIN = 2.0
@@ -131,7 +131,7 @@ def serve() -> None:
     """Makes this process one that works for another: it ignores the signals, and ends when the other is gone."""
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
-    processes.die_with_parent()
+    machine.die_with_parent()
     parent = multiprocessing.parent_process()
     if parent is not None:
         threading.Thread(target=_watch, args=(parent.sentinel,), daemon=True).start()
@@ -142,13 +142,13 @@ def serve_data(_: int = 0) -> None:
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, _leave_later)
-    processes.die_with_parent()
+    machine.die_with_parent()
 
 
 def _leave_later(number: int, _: FrameType | None) -> None:
     """The first SIGTERM may have gone to all of a job's processes; a second one is meant."""
     signal.signal(number, signal.SIG_DFL)
-    processes.end_in(PATIENCE)
+    machine.end_in(PATIENCE)
 
 
 def _watch(sentinel: int) -> None:

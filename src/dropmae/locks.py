@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from dropmae import processes, storage
+from dropmae import machine, storage
 from dropmae.progress import say
 
 NAME = ".lock"
@@ -52,10 +52,10 @@ def held(place: str | Path, *, file: bool = False) -> Iterator[None]:
 
 def _own() -> dict[str, Any]:
     return {
-        "host": processes.HOST,
+        "host": machine.HOST,
         "name": platform.node(),
         "pid": os.getpid(),
-        "born": processes.born(os.getpid()),
+        "born": machine.born(os.getpid()),
         "since": time.strftime("%Y-%m-%d %H:%M:%S"),
     }
 
@@ -80,9 +80,9 @@ def _take(path: Path, place: Path, own: dict[str, Any]) -> None:
 
 def _alive(path: Path, place: Path, holder: dict[str, Any]) -> bool:
     """Whether the process that holds a lock is there."""
-    if holder.get("host") == processes.HOST:
+    if holder.get("host") == machine.HOST:
         pid = int(holder.get("pid") or 0)
-        return processes.alive(pid) and processes.born(pid) == holder.get("born")
+        return machine.alive(pid) and machine.born(pid) == holder.get("born")
     before, started = _beaten(path), time.monotonic()
     say(f"{place}: is process {holder.get('pid')} on {holder.get('name')}, which held it, still there?")
     while time.monotonic() - started < SILENCE:

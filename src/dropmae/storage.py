@@ -24,7 +24,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
-from dropmae import processes
+from dropmae import machine
 from dropmae.names import utf8
 
 SUFFIX = ".partial"
@@ -292,7 +292,7 @@ def scratch(folder: Path) -> BinaryIO:
 def partial_name(path: Path) -> Path:
     """Where this process writes what will be `path`; another name each time, and not too long for a file system."""
     stem = utf8(path.name)[:150].decode(errors="ignore")
-    return path.with_name(f".{stem}.{processes.HOST}-{os.getpid()}-{secrets.token_hex(4)}{SUFFIX}")
+    return path.with_name(f".{stem}.{machine.HOST}-{os.getpid()}-{secrets.token_hex(4)}{SUFFIX}")
 
 
 def unwritable(path: Path, error: BaseException) -> OSError:
@@ -324,9 +324,9 @@ def flush_folder(folder: Path) -> None:
 def _remove_dead(partial: Path) -> None:
     """Removes a partial file or folder, if the process that made it is gone."""
     owner = partial.name.removesuffix(SUFFIX).rpartition(".")[2].split("-")
-    ours = len(owner) == 3 and owner[0] == processes.HOST and owner[1].isdecimal()
+    ours = len(owner) == 3 and owner[0] == machine.HOST and owner[1].isdecimal()
     old = len(owner) == 1  # .NAME.partial, as versions until 0.1.0 wrote them
-    if (ours and not processes.alive(int(owner[1]))) or old:
+    if (ours and not machine.alive(int(owner[1]))) or old:
         if partial.is_dir() and not partial.is_symlink():
             shutil.rmtree(partial, ignore_errors=True)
         else:

@@ -18,7 +18,7 @@ from dropmae.target import FIELDS
 SOURCE = Path(dropmae.__file__).parent
 
 LAYERS = [
-    {"_moved", "machine", "names", "pickles", "processes"},
+    {"_moved", "machine", "names", "pickles"},
     {"opening", "storage"},
     {"ops"},
     {"interruption", "nn", "progress", "target"},

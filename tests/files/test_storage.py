@@ -20,7 +20,7 @@ import torch
 from PIL import Image
 
 import dropmae
-from dropmae import processes, registry, storage, weights
+from dropmae import machine, registry, storage, weights
 from dropmae.cli import main
 from dropmae.video import Writer, write
 
@@ -162,8 +162,8 @@ def test_no_two_writers_share_a_partial_file(tmp_path: Path) -> None:
 
 def test_leftovers_of_dead_processes_alone_are_removed(tmp_path: Path) -> None:
     dead = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True)
-    left = tmp_path / "sub" / f".a.{processes.HOST}-{dead.stdout.strip()}-0a.partial"
-    own = tmp_path / f".a.{processes.HOST}-{os.getpid()}-0b.partial"
+    left = tmp_path / "sub" / f".a.{machine.HOST}-{dead.stdout.strip()}-0a.partial"
+    own = tmp_path / f".a.{machine.HOST}-{os.getpid()}-0b.partial"
     elsewhere = tmp_path / ".a.0badcafe-1-0c.partial"
     old = tmp_path / ".a.partial"
     left.parent.mkdir()

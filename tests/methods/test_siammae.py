@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from dropmae.data.clips import Sequence, generator
 from dropmae.methods.siammae import PRESETS, SiamMAE, spaced_pair
 from dropmae.nn import masking
-from dropmae.nn.vit import CrossBlock
+from dropmae.nn.decoders import CrossBlock
 from dropmae.ops import noise
 
 

@@ -176,7 +176,7 @@ def test_an_absent_object_takes_no_part(model: Any, features: torch.Tensor, batc
         rows.append(len(memory))
         return features[: len(memory)]
 
-    monkeypatch.setattr(model.encoder, "recall", recall)
+    monkeypatch.setattr(model.encoder, "read_memory", recall)
     with torch.no_grad():
         both = model.predict(batch)
         first = model.predict({**batch, "present": torch.tensor([[True, False]])})

@@ -102,7 +102,7 @@ def golden() -> dict[str, Any]:
     found: dict[str, Any] = {"module": module}
     with torch.no_grad():
         template = module.encoder.tokens(z, 1)
-        weights_ = module.weigh(torch.zeros(1, 4))
+        weights_ = module.token_weights(torch.zeros(1, 4))
         for name, keep in (("eliminating", 0.7), ("all", 1.0)):
             caught: list[Any] = []
             joint = module.encoder.joint
@@ -233,7 +233,7 @@ def test_who_decides_on_elimination(tokens: str) -> None:
     torch.manual_seed(0)
     made = registry.load("tasks", "vot")(size="tiny", image=128, ce_template_range=tokens, ce_keep_ratio=0.5).eval()
     boxes = torch.tensor([[0.25, 0.25, 0.5, 0.5], [0.1, 0.3, 0.8, 0.2], [0.5, 0.5, 0.001, 0.001]])
-    shares = made.weigh(boxes)
+    shares = made.token_weights(boxes)
     assert shares.sum(1).tolist() == pytest.approx([1, 1, 1])
     assert len(made.rows(torch.device("cpu"))) == shares.shape[1]
     if tokens == "box":
@@ -287,7 +287,7 @@ def test_identities_folded_and_made_up(tmp_path: Path) -> None:
     made = module_of(tiny_tracker(), size="tiny", image=96, template=48, head_width=64, keep_unused=True)
     z, x = (torch.from_numpy(np.random.RandomState(s).randn(1, 3, s, s).astype(np.float32)) for s in (48, 96))
     with torch.no_grad():
-        expected = made.respond(made.encoder.tokens(z, 1), made.weigh(torch.zeros(1, 4)), x, 0.7, None)
+        expected = made.respond(made.encoder.tokens(z, 1), made.token_weights(torch.zeros(1, 4)), x, 0.7, None)
     weights.save(made, tmp_path / "d.safetensors")
     convert(tmp_path / "d.safetensors", tmp_path / "o.pth", to="ostrack")
     assert len(torch.load(tmp_path / "o.pth", weights_only=True)["net"]) == 242
@@ -298,7 +298,7 @@ def test_identities_folded_and_made_up(tmp_path: Path) -> None:
     for name in ("o", "again"):
         other: Any = dropmae.load(tmp_path / f"{name}.safetensors")
         with torch.no_grad():
-            found = other.respond(other.encoder.tokens(z, 1), other.weigh(torch.zeros(1, 4)), x, 0.7, None)
+            found = other.respond(other.encoder.tokens(z, 1), other.token_weights(torch.zeros(1, 4)), x, 0.7, None)
         assert other.identity == (name == "again")
         torch.testing.assert_close(found.score, expected.score, atol=1e-5, rtol=1e-4)
         torch.testing.assert_close(found.size, expected.size, atol=1e-5, rtol=1e-4)

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dropmae import processes
+from dropmae import machine
 from dropmae.interruption import Interrupted, Stop, serve, working
 from dropmae.training.fit import explained
 from dropmae.video import Video, write
@@ -59,7 +59,7 @@ def living(group: int) -> list[str]:
     """Processes of a group that are there and are not just waiting to be forgotten."""
     found = []
     for path in Path("/proc").glob("[0-9]*"):
-        words = processes._stat(int(path.name))
+        words = machine._stat(int(path.name))
         if len(words) > 2 and int(words[2]) == group and words[0] != "Z":
             found.append(path.name)
     return found

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import dropmae
-from dropmae import locks, processes, runs, storage
+from dropmae import locks, machine, runs, storage
 from dropmae.cli import main
 from dropmae.nn import vit
 from dropmae.video import write
@@ -115,7 +115,7 @@ def test_a_second_process_is_told_and_changes_nothing(videos: Path, tmp_path: Pa
     assert main(words(videos, out)) == 0
     before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
     other = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
-    own = {**locks._own(), "pid": other.pid, "born": processes.born(other.pid)}
+    own = {**locks._own(), "pid": other.pid, "born": machine.born(other.pid)}
     (out / locks.NAME).write_text(json.dumps(own))
     try:
         assert main(words(videos, out)) == 1

@@ -33,7 +33,7 @@ from dropmae import pickles, weights
 from dropmae.cli import main
 from dropmae.methods.mae import MAE
 from dropmae.verbs.convert import convert
-from dropmae.weights import official, unpickle
+from dropmae.weights import foreign, official, unpickle
 from official_files import tiny_classifier
 
 
@@ -103,7 +103,7 @@ def test_weights_are_found_wherever_tensors_can_be_had(form: str, tmp_path: Path
         },
     }[form]
     torch.save(tree, tmp_path / "x.pth")
-    made = official.to_module(official.examine(tmp_path / "x.pth"))
+    made = official.to_module(foreign.examine(tmp_path / "x.pth"))
     assert torch.equal(made.state_dict()["encoder.norm.weight"], state["norm.weight"])
 
 
@@ -125,18 +125,18 @@ def test_position_tables_of_other_shapes(tmp_path: Path) -> None:
     state = tiny_classifier()
     table = state["pos_embed"]
     torch.save({**state, "pos_embed": table[0]}, tmp_path / "flat.pth")
-    flat = official.to_module(official.examine(tmp_path / "flat.pth")).state_dict()
+    flat = official.to_module(foreign.examine(tmp_path / "flat.pth")).state_dict()
     torch.save(state, tmp_path / "plain.pth")
-    plain = official.to_module(official.examine(tmp_path / "plain.pth")).state_dict()
+    plain = official.to_module(foreign.examine(tmp_path / "plain.pth")).state_dict()
     assert flat.keys() == plain.keys()
     assert all(torch.equal(flat[name], plain[name]) for name in plain)
     torch.save({**state, "pos_embed": table[:, 1:] + 1}, tmp_path / "patches.pth")  # timm's no_embed_class
-    patches = official.to_module(official.examine(tmp_path / "patches.pth")).state_dict()
+    patches = official.to_module(foreign.examine(tmp_path / "patches.pth")).state_dict()
     assert not patches["encoder.cls_position"].any()
     assert torch.equal(patches["encoder.positions.table"], table[:, 1:] + 1)
     torch.save({**state, "pos_embed": table[0, 0]}, tmp_path / "row.pth")
     with pytest.raises(ValueError, match="pos_embed is 192, which is no table of positions"):
-        official.examine(tmp_path / "row.pth")
+        foreign.examine(tmp_path / "row.pth")
     torch.save({**state, "norm.bias": state["norm.bias"] * float("nan")}, tmp_path / "nan.pth")
     with pytest.raises(OSError, match=r"nan\.pth: norm\.bias holds numbers that are not finite"):
         convert(tmp_path / "nan.pth", tmp_path / "x.safetensors")
@@ -240,7 +240,7 @@ def test_mappings_that_share_mappings_are_walked_once(tmp_path: Path) -> None:
     for _ in range(8):
         inner = {str(i): inner for i in range(100)}
     torch.save(inner, tmp_path / "x.pth")
-    assert sum(official.contents(tmp_path / "x.pth").values()) == 1
+    assert sum(foreign.contents(tmp_path / "x.pth").values()) == 1
 
 
 WRONG = [

@@ -19,7 +19,7 @@ import dropmae
 from dropmae import registry, weights
 from dropmae.nn import masking
 from dropmae.verbs.convert import convert
-from dropmae.weights import official
+from dropmae.weights import foreign, official
 from dropmae.weights.layouts import LAYOUTS, named
 from official_files import (
     Tensors,
@@ -155,7 +155,7 @@ def test_a_bare_mae_encoder_is_told_by_its_positions(tmp_path: Path) -> None:
     plain = with_sincos(tiny_classifier((3, 5)), (3, 5))
     for kind in (torch.float32, torch.float16, torch.bfloat16):
         stored = {name: tensor.to(kind) for name, tensor in plain.items()}
-        found = official.examine(put({"model": stored}, tmp_path / "x.pth"))
+        found = foreign.examine(put({"model": stored}, tmp_path / "x.pth"))
         assert (found.layout.name, found.grid, found.learned) == ("mae", (3, 5), False)
     made: Any = official.to_module(found)
     assert made.image == (48, 80)

@@ -17,7 +17,8 @@ from dropmae.data.augment import crop_frames
 from dropmae.data.clips import Sequence, frame_pair
 from dropmae.methods._images import PictureMethod
 from dropmae.nn import masking
-from dropmae.nn.vit import Attend, Decoder, Shape
+from dropmae.nn.decoders import Decoder
+from dropmae.nn.vit import Attend, Shape
 from dropmae.ops import noise
 
 

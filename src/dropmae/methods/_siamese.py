@@ -19,7 +19,8 @@ from dropmae.data.augment import crop_frames
 from dropmae.data.clips import Sequence
 from dropmae.methods._masked_autoencoder import PairAutoencoder
 from dropmae.nn import masking
-from dropmae.nn.vit import SIZES, Attend, CrossDecoder, Decoder, Encoder, Shape, Step
+from dropmae.nn.decoders import CrossDecoder, Decoder, Step
+from dropmae.nn.vit import SIZES, Attend, Encoder, Shape
 from dropmae.ops import noise
 
 Order = Literal["cross-self-mlp", "cross-mlp-self", "self-cross-mlp"]

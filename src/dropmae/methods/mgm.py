@@ -25,7 +25,8 @@ from dropmae.data.augment import crop_clip
 from dropmae.data.clips import Sequence
 from dropmae.methods._masked_autoencoder import MaskedAutoencoder
 from dropmae.nn import masking
-from dropmae.nn.vit import Attend, ClipDecoder, ClipEncoder, Shape
+from dropmae.nn.decoders import ClipDecoder
+from dropmae.nn.vit import Attend, ClipEncoder, Shape
 from dropmae.ops import noise
 from dropmae.ops.motion import clip_motion
 from dropmae.video import BLOCK

@@ -18,7 +18,7 @@ from dropmae.data.augment import crop_frames
 from dropmae.data.clips import Sequence
 from dropmae.methods._siamese import Siamese
 from dropmae.nn import masking
-from dropmae.nn.vit import CrossDecoder
+from dropmae.nn.decoders import CrossDecoder
 from dropmae.ops import noise
 
 

@@ -15,7 +15,8 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
-from dropmae.nn.vit import Block, CrossBlock
+from dropmae.nn.decoders import CrossBlock
+from dropmae.nn.vit import Block
 from dropmae.training import distributed
 
 

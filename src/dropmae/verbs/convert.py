@@ -12,7 +12,7 @@ from dropmae import registry, weights
 from dropmae.contracts import Task
 from dropmae.progress import say
 from dropmae.storage import check_output, mark, mark_zip, replacing
-from dropmae.weights import official
+from dropmae.weights import foreign, official
 from dropmae.weights.layouts import layouts, named
 from dropmae.weights.official import Image
 
@@ -93,7 +93,7 @@ def _read(
         header = weights.read_header(source)
         module: Any = weights.load(source)
         if image is not None:
-            official.grid_of(image, module.patch)
+            foreign.grid_of(image, module.patch)
             if isinstance(module, Task):  # a task, whose position tables are learned
                 module.resize_image(image)
             else:
@@ -101,7 +101,7 @@ def _read(
         extra = {name: value for name, value in header.items() if name not in weights.OWN}
         report |= {"layout": OURS, "class": header["name"], "unexpected": [], "notes": []}
     else:
-        found = official.examine(source, layout, entry, image)
+        found = foreign.examine(source, layout, entry, image)
         module = official.to_module(found, encoder_only=encoder_only, image=image)
         extra = {
             "licence": found.layout.licence,

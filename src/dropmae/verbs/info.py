@@ -14,7 +14,7 @@ from dropmae.opening import open_file
 from dropmae.progress import say
 from dropmae.video import Video, find
 from dropmae.video.scans import scan_files
-from dropmae.weights import official
+from dropmae.weights import foreign
 
 PROBED = 8
 """Videos of a folder that are opened; the others are counted."""
@@ -72,9 +72,9 @@ def _weights(path: Path) -> dict[str, Any]:
 
 def _checkpoint(path: Path) -> dict[str, Any]:
     """A public checkpoint; where it is of no known layout, what it holds and why it cannot be converted."""
-    entries = official.contents(path)
+    entries = foreign.contents(path)
     try:
-        found = official.examine(path)
+        found = foreign.examine(path)
     except ValueError as error:
         return {"kind": "checkpoint", "layout": None, "entries": entries, "obstacle": str(error)}
     described = {

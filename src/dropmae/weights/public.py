@@ -82,8 +82,9 @@ def fetch(name: str) -> Path:
 def convert(original: Path, ours: Path, entry: Entry) -> None:
     """Writes our file of the encoder in a public one."""
     # By name, since whoever asks for the file is what these build upon.
-    weights, official = (importlib.import_module(f"dropmae.weights{part}") for part in ("", ".official"))
-    found = official.examine(original)
+    names = ("weights", "weights.foreign", "weights.official")
+    weights, foreign, official = (importlib.import_module(f"dropmae.{name}") for name in names)
+    found = foreign.examine(original)
     extra = {
         "licence": entry.licence,
         "source": {"file": original.name, "address": entry.address, "sha256": entry.sha256},
