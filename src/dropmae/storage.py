@@ -276,7 +276,7 @@ def workspace(kind: str) -> Iterator[Path]:
     for left in home.glob(f"{start}*{SUFFIX}"):
         if left.stat().st_uid == _user():
             _remove_dead(left)
-    folder = home / f"{start}{processes.HOST}-{os.getpid()}-{secrets.token_hex(4)}{SUFFIX}"
+    folder = home / f"{start}{machine.HOST}-{os.getpid()}-{secrets.token_hex(4)}{SUFFIX}"
     folder.mkdir(mode=0o700)
     try:
         yield folder
