@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from dropmae.nn.refine import Refiner, around, centres, convex_upsample, correlation, sample
+from dropmae.nn.refine import Refiner, alike, centres, convex_upsample, correlation, sample
 
 
 def smooth(channels: int, side: int) -> torch.Tensor:
@@ -16,7 +16,7 @@ def test_windows_and_shifts_see_the_same() -> None:
     other, own, places = smooth(5, 24), smooth(5, 24), centres(24, 24)
     warped = sample(other, places)
     torch.testing.assert_close(warped, other)
-    by_window = (own[:, :, None] * around(other, places, 2)).sum(1) * 5**-0.5
+    by_window = alike(own[:, None], other, places, 2)[:, 0]
     inner = (slice(None), slice(None), slice(2, -2), slice(2, -2))
     torch.testing.assert_close(by_window[inner], correlation(own, warped, 2)[inner], atol=1e-5, rtol=1e-5)
 
