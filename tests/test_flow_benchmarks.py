@@ -14,7 +14,7 @@ from dropmae.benchmarks.flyingthings import FlyingThings
 from dropmae.benchmarks.kittiflow import KittiFlow
 from dropmae.benchmarks.middlebury import Middlebury
 from dropmae.benchmarks.sintel import Sintel
-from dropmae.formats.flow import read_flow, write_flo, write_kitti, write_pfm
+from dropmae.formats.flow import write_flo, write_kitti, write_pfm
 from dropmae.metrics import flow as metrics
 from dropmae.target import Target
 
@@ -23,6 +23,12 @@ RNG = np.random.default_rng(5)
 
 def true_flow(scale: float, size: tuple[int, int] = (6, 8)) -> np.ndarray:
     return (RNG.integers(-64, 65, (*size, 2)) / 64 * scale).astype(np.float32)
+
+
+def flow_of(pair: FlowPair) -> np.ndarray:
+    flow = pair[0].flow
+    assert flow is not None
+    return flow
 
 
 def picture(path: Path, values: np.ndarray | None = None) -> None:
@@ -97,16 +103,16 @@ def test_perfect_and_still(kind: type[FlowBenchmark], made: object, tmp_path: Pa
     truth = bench.annotations(tmp_path / "data", "test" if kind is FlyingThings else None)
     for name, pair in truth.items():
         bench.write(name, {0: pair[0], 1: Target(ids=np.zeros(0, np.int64))}, tmp_path / "perfect")
-        still = np.zeros_like(pair[0].flow)
+        still = np.zeros_like(flow_of(pair))
         bench.write(name, {0: Target(ids=np.zeros(0, np.int64), flow=still)}, tmp_path / "still")
     perfect, still = (bench.score(bench.read(tmp_path / name, truth), truth) for name in ("perfect", "still"))
     assert perfect["epe"] == 0
     assert perfect["outliers"] == 0
     assert perfect["missing"] == []
-    lengths = [np.linalg.norm(pair[0].flow.astype(float), axis=-1) for pair in truth.values()]
+    lengths = [np.linalg.norm(flow_of(pair).astype(float), axis=-1) for pair in truth.values()]
     if kind is FlyingThings:
         lengths = [
-            np.where((np.abs(pair[0].flow) < 400).all(-1), size, np.nan) for pair, size in zip(truth.values(), lengths)
+            np.where((np.abs(flow_of(pair)) < 400).all(-1), size, np.nan) for pair, size in zip(truth.values(), lengths)
         ]
     by_pair, pooled = (
         np.mean([np.nanmean(size) for size in lengths]),
@@ -213,8 +219,8 @@ def test_data_of_others(kind: type[FlowBenchmark], folder: str, count: int) -> N
     bench = kind()
     truth = bench.annotations(Path(root) / "data" / folder)
     assert len(truth) == count
-    assert bench.score({name: read_flow(pair.flow) for name, pair in truth.items()}, truth)["epe"] == 0
-    still = bench.score({name: np.zeros_like(pair[0].flow) for name, pair in truth.items()}, truth)
+    assert bench.score({name: flow_of(pair) for name, pair in truth.items()}, truth)["epe"] == 0
+    still = bench.score({name: np.zeros_like(flow_of(pair)) for name, pair in truth.items()}, truth)
     for name, pair in truth.items():
-        length = np.nanmean(np.linalg.norm(pair[0].flow.astype(float), axis=-1))
+        length = np.nanmean(np.linalg.norm(flow_of(pair).astype(float), axis=-1))
         assert still["sequences"][name]["epe"] == pytest.approx(length)

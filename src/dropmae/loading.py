@@ -81,7 +81,7 @@ def shipped(prompt: Target | None, wanted: tuple[str, ...] = ()) -> str:
         known = () if contract is None else contract.takes or contract.gives
         found.setdefault(known[0] if known else "", path.stem)
     name = next((found[field] for field in asked if field in found), None)
-    if name is None and asked and (weights.SHIPPED / f"{ENCODER}.safetensors").is_file():
+    if name is None and asked and not wanted and (weights.SHIPPED / f"{ENCODER}.safetensors").is_file():
         name = ENCODER
     if name is None:
         what = " and ".join(n for n in asked if not FIELDS[n].told_with) or "no prompt"

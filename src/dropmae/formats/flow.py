@@ -6,6 +6,7 @@ Flow is float32 [H, W, 2], x and y in pixels, NaN where it is not known; which v
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -43,12 +44,12 @@ def read_flo(path: str | Path) -> np.ndarray:
     if len(data) != 12 + 8 * width * height:
         raise OSError(f"{path}: a damaged .flo ({len(data):,} bytes, not the {12 + 8 * width * height:,} of its size)")
     flow = np.frombuffer(data, "<f4", offset=12).reshape(height, width, 2).astype(np.float32)
-    return unknown(flow, ~(np.abs(flow) <= UNKNOWN).all(-1))
+    return unless((np.abs(flow) <= UNKNOWN).all(-1), flow)
 
 
-def unknown(flow: np.ndarray, where: np.ndarray) -> np.ndarray:
-    """Flow with NaN where it is not known."""
-    flow[where] = np.nan
+def unless(known: Any, flow: np.ndarray) -> np.ndarray:
+    """Flow with NaN where it is not `known`, bool [H, W]."""
+    flow[~known] = np.nan
     return flow
 
 
@@ -92,7 +93,7 @@ def read_pfm_flow(path: str | Path) -> np.ndarray:
     if values.shape[2] != 3:
         raise OSError(f"{path}: a .pfm of one channel, where flow has two and a spare one")
     flow = values[..., :2].copy()
-    return unknown(flow, ~np.isfinite(flow).all(-1))
+    return unless(np.isfinite(flow).all(-1), flow)
 
 
 def write_pfm(path: str | Path, values: np.ndarray) -> None:
@@ -110,7 +111,7 @@ def read_kitti(path: str | Path) -> np.ndarray:
     if values.shape[2] != 3:
         raise OSError(f"{path}: a PNG of {values.shape[2]} channels, where KITTI's flow has three")
     flow = (values[..., :2].astype(np.float32) - KITTI_ZERO) * KITTI_STEP
-    return unknown(flow, values[..., 2] == 0)
+    return unless(values[..., 2] > 0, flow)
 
 
 def kitti(flow: np.ndarray) -> bytes:

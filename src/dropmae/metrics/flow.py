@@ -7,6 +7,7 @@ of one picture, `numbers` shares and means of sums; who adds is up to the benchm
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import numpy as np
 
@@ -17,7 +18,7 @@ SPEEDS = {"s0-10": (0, 10), "s10-40": (10, 40), "s40+": (40, np.inf)}
 
 
 def errors(
-    true: np.ndarray, found: np.ndarray, where: np.ndarray | None = None, limits: tuple[float, ...] = THRESHOLDS
+    true: np.ndarray, found: np.ndarray, where: Any = None, limits: tuple[float, ...] = THRESHOLDS
 ) -> np.ndarray:
     """float64 [3 + limits] of flow [H, W, 2]: pixels of which the truth is known, the sum of their errors, outliers,
     and pixels whose error is beyond each of `limits`.

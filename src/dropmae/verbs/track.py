@@ -154,6 +154,8 @@ def track(
     for path, form in exports.items():
         form.check(path, [*paths, mask, prompts, weights], overwrite=overwrite)
     source = Video(paths[0] if len(paths) == 1 else paths)
+    for number in range(len(source) if len(paths) > 1 else 0):
+        source[number]  # of pictures that are named one by one none is passed over
     if find is not None:
         prompts = moving.prompts_of(moving.find_moving(source))
         if not prompts:
@@ -174,14 +176,14 @@ def track(
     if out is not None:
         say(f"{source.name}: loading {spec}")
     engine = Engine(load_task(spec, first, settings=settings), device, precision)
+    if flow and "flow" not in engine.task.gives:
+        raise ValueError(f"{spec} gives {' and '.join(engine.task.gives)}, not flow: name weights of flow, or none")
     if engine.task.takes and not known:
         name, takes = type(engine.task).__name__.lower(), " or ".join(engine.task.takes)
         raise ValueError(
             f"say what to follow ({name} takes {takes}): --box x y w h, --box3d x y z w l h yaw, --mask PNG, "
             "--points t,x,y, --grid 32 or --prompts FILE"
         )
-    if flow and "flow" not in engine.task.gives:
-        raise ValueError(f"{spec} gives {' and '.join(engine.task.gives)}, not flow: name weights of flow, or none")
     live = is_live(source.source)
     if live and (start or backwards or both or pick):
         raise ValueError("a live stream starts where it is: start, backwards, both and pick are for files")
@@ -317,7 +319,7 @@ class Tracking(Iterator[tuple[int, Target]]):
         kept = [line for number, target in self if not self.exports for line in target_lines(name, number, target)]
         number, target = self.last or (None, None)
         report: dict[str, Any] = {
-            "video": str(self.video.source),
+            "video": self.video.name if isinstance(self.video.source, list) else str(self.video.source),
             "task": type(self.task).__name__.lower(),
             "weights": self.weights,
             "precision": self.session.engine.precision,

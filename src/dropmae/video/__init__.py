@@ -93,8 +93,11 @@ class Video:
 
     @property
     def name(self) -> str:
-        """The file's name without its suffix, or the folder's name."""
+        """The file's name without its suffix, or the folder's name; of a list of images that of the first."""
         if self.path is None:
+            first = self.source[0] if isinstance(self.source, (list, tuple)) else None
+            if isinstance(first, (str, Path)):
+                return Path(first).stem
             return f"camera {self.source}" if is_live(self.source) else "array"
         inner = Path(str(self.path).split("::")[-1])
         return inner.name if inner.is_dir() else inner.stem
