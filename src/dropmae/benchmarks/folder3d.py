@@ -35,7 +35,7 @@ class Folder3D(OnePass3D):
                     share = 1.0 if target.scores is None else target.scores[row]
                     if np.isfinite(target.boxes3d[row]).all() and (number in rows or share >= self.least_seen):
                         rows.setdefault(number, []).append((frame, target.boxes3d[row]))
-                        kinds.setdefault(number, (target.names and target.names[row]) or "object")
+                        kinds.setdefault(number, str((target.names and target.names[row]) or "object"))
             place = folder / name
             files = scan_files(str(place)) if place.is_dir() else []
             for number, known in rows.items():

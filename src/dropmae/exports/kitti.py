@@ -37,9 +37,9 @@ class KITTI(Export):
 
             def add(answer: Answer) -> None:
                 target = answer.target
-                known = [] if target.boxes3d is None else np.flatnonzero(np.isfinite(target.boxes3d).all(1)).tolist()
-                for row in known:
-                    numbers = calibration.to_labels(target.boxes3d[row : row + 1])[0]
+                boxes = np.zeros((0, 7)) if target.boxes3d is None else target.boxes3d
+                for row in np.flatnonzero(np.isfinite(boxes).all(1)).tolist():
+                    numbers = calibration.to_labels(boxes[row : row + 1])[0]
                     kind = (target.names and target.names[row]) or self.category
                     score = 1.0 if target.scores is None else target.scores[row]
                     values = " ".join(f"{value:.4f}" for value in (*numbers, score))

@@ -23,7 +23,7 @@ def local(points: np.ndarray, box: np.ndarray) -> np.ndarray:
 
 def inside(points: np.ndarray, box: np.ndarray, margin: float = 0.0) -> np.ndarray:
     """bool [P]: which points, in the axes of a box [7], it holds, or would if each side were so much further out."""
-    return (np.abs(points) <= box[[4, 3, 5]] / 2 + margin).all(1)
+    return np.asarray((np.abs(points) <= box[[4, 3, 5]] / 2 + margin).all(1))
 
 
 def moved(box: np.ndarray, offset: np.ndarray) -> np.ndarray:
@@ -99,7 +99,7 @@ def iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     What is 1 but for rounding is 1, as 1 is one of the thresholds; evaluators leave that to chance.
     """
     a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
-    known = np.isfinite(a).all(1) & np.isfinite(b).all(1)
+    known = np.asarray(np.isfinite(a).all(1) & np.isfinite(b).all(1))
     a, b = np.where(known[:, None], a, 1.0), np.where(known[:, None], b, 1.0)
     top, bottom = (
         pick(a[:, 2] + way * a[:, 5] / 2, b[:, 2] + way * b[:, 5] / 2)

@@ -6,7 +6,7 @@ them through another; the sensor drives past. Boxes are exact.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -81,7 +81,7 @@ class Thing(NamedTuple):
     """float64 [T, 3]: x, y and heading in the world."""
 
 
-def solids(parts: list[tuple[int, tuple[float, ...], tuple[float, float, float], float, float]]) -> Solids:
+def solids(parts: Sequence[tuple[int, tuple[float, ...], tuple[float, ...], float, float]]) -> Solids:
     """From (kind, centre x y z, half sides, albedo, swing) of each part."""
     rows = np.array([[*centre, *half, 0.0] for _, centre, half, _, _ in parts])
     kinds, albedo, swings = (np.array([part[place] for part in parts]) for place in (0, 3, 4))

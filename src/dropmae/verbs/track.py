@@ -413,7 +413,7 @@ def gather(
     if prompts is not None:
         found = dict(prompts.items()) if isinstance(prompts, Mapping) else read_prompts(prompts, video)
     if video.kind == "scan":
-        return gather_scans(video, box3d, found, start, len(box) or mask is not None or len(points))
+        return gather_scans(video, box3d, found, start, bool(len(box) or mask is not None or len(points)))
     if len(box3d):
         raise ValueError("box3d is of scans (.bin .npy .pcd), and this is a video of pictures: give --box x y w h")
     numbers = np.asarray(box, np.float64).ravel()
@@ -477,10 +477,10 @@ def gather_scans(video: Video, box3d: Any, found: dict[int, Target], start: int,
         boxes = numbers.reshape(-1, 7)
         found[start] = Target(ids=np.arange(1, len(boxes) + 1), boxes3d=boxes)
     for frame, target in sorted(found.items())[:1]:  # later ones may be where nothing is seen
-        known = [] if target.boxes3d is None else np.flatnonzero(np.isfinite(target.boxes3d).all(1)).tolist()
-        scan = video[frame] if known and 0 <= frame < len(video) else None
-        for row in known if scan is not None else ():
-            number, one = target.ids[row], target.boxes3d[row]
+        boxes = np.zeros((0, 7)) if target.boxes3d is None else target.boxes3d
+        scan = video[frame] if 0 <= frame < len(video) else np.zeros((0, 3))
+        for row in np.flatnonzero(np.isfinite(boxes).all(1)).tolist():
+            number, one = target.ids[row], boxes[row]
             if not (one[3:6] > 0).all():
                 raise ValueError(f"frame {frame}: the box of object {number} needs a positive w, l and h")
             if not inside(local(scan, one), one).any():

@@ -60,13 +60,13 @@ def draw_scan(
             if np.isfinite(box).all():
                 x, y = place(box[:2])
                 draw.ellipse([x - 1, y - 1, x + 1, y + 1], fill=colour(number))
-    for row in np.flatnonzero(known):
+    for row in np.flatnonzero(known).tolist():
         tone = colour(int(target.ids[row]))
         outline(draw, place, boxes[row], tone)
         draw.text(tuple(place(boxes[row, :2]) + 9), caption(target, row, doubtful_below), fill=tone, font=font(13))
     sheet = Image.new("RGB", (SIDE + CLOSE, SIDE), GROUND)
     sheet.paste(picture, (0, 0))
-    for slot, row in enumerate(np.flatnonzero(known)[: SIDE // CLOSE]):
+    for slot, row in enumerate(np.flatnonzero(known)[: SIDE // CLOSE].tolist()):
         sheet.paste(close_up(points, boxes[row], colour(int(target.ids[row]))), (SIDE, slot * CLOSE))
     return np.array(sheet)
 

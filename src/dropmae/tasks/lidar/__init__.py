@@ -96,7 +96,7 @@ class Lidar(Task):
     mean_weight: float = 2.0
     """Of what the votes come to."""
     # In use
-    follow: Literal["votes", "points", "both"] = "both"
+    follow: Literal["votes", "points", "both"] = "points"
     """What moves a box: the votes; the fit of the object's remembered points to the scan; or the fit near where the
     votes say, as far as they are to be trusted."""
     coast_below: float = 0.15
@@ -125,14 +125,14 @@ class Lidar(Task):
         self.encoder.patch_embed.requires_grad_(self.stem == "image")
         width = shape.width
         stem = Pillars(width) if self.stem == "pillar" else Picture(self.encoder)
+        last = nn.Linear(width, 6)
+        nn.init.zeros_(last.weight)  # so that learning begins with boxes where they are expected
+        nn.init.zeros_(last.bias)
         self.head = nn.ModuleDict({
             "stem": stem,
             "size": nn.Sequential(nn.Linear(4, 64), nn.GELU(), nn.Linear(64, width)),
-            "votes": nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, 6)),
+            "votes": nn.Sequential(nn.Linear(width, width), nn.GELU(), last),
         })  # fmt: skip
-        last = self.head["votes"][2]
-        nn.init.zeros_(last.weight)  # so that learning begins with boxes where they are expected
-        nn.init.zeros_(last.bias)
 
     def take_over(self, source: Any, kind: str, where: str | Path) -> Taken:
         """As every task does it; of a deeper encoder the first blocks are taken."""

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from dropmae.nn import masking
+from dropmae.nn.vit import Encoder
 
 FEATURES = 10
 """Numbers that a pillar's network is told of a point."""
@@ -54,7 +55,7 @@ class Picture(nn.Module):
     It goes through the patch embedding of a pre-trained encoder as it is.
     """
 
-    def __init__(self, encoder: nn.Module) -> None:
+    def __init__(self, encoder: Encoder) -> None:
         super().__init__()
         self._encoder = [encoder]  # which is not a part of it
 
