@@ -126,11 +126,11 @@ def test_array_dumps_are_read_and_nothing_is_run(tmp_path: Path, capsys: pytest.
         stored.dump(file)
         assert np.array_equal(read_dump(file), stored)
     np.array([Hostile(), None]).dump(file)
-    with pytest.raises(OSError, match="not a NumPy array dump"):
+    with pytest.raises(OSError, match=r"not a (NumPy array dump|readable pickle of data)"):
         read_dump(file)
     for content in (pickle.dumps(Hostile()), pickle.dumps([1, 2]), b"", b"text"):
         file.write_bytes(content)
-        with pytest.raises(OSError, match="not a NumPy array dump"):
+        with pytest.raises(OSError, match=r"not a (NumPy array dump|readable pickle of data)"):
             read_dump(file)
     np.save(tmp_path / "a.npy", np.array([Hostile()], object), allow_pickle=True)
     with pytest.raises(OSError, match="not a readable"):
@@ -267,9 +267,11 @@ def test_badja_by_hand() -> None:
     tracks[10][0] += 50  # not seen in the first frame
     report = BADJA().score({"cat": tracks}, {"cat": truth})
     joints = 36 + 36 - 1  # two frames, without joint 0, and joint 1 in one of them
-    assert report["sequences"]["cat"] == {"PCK@0.2": (joints - 2) / joints, "joints": joints}
+    cat = report["sequences"]["cat"]
+    assert (cat["PCK@0.2"], cat["joints"]) == ((joints - 2) / joints, joints)
+    assert (joints - 2) / joints <= cat["delta"] < 1, "those that are right are so to the pixel"
     pips = BADJA(protocol="pips").score({"cat": tracks}, {"cat": truth})["sequences"]["cat"]
-    assert pips == {"PCK@0.2": (36 + 36 + 37 - 2 - 2) / (36 + 36 + 37), "joints": 36 + 36 + 37}
+    assert (pips["PCK@0.2"], pips["joints"]) == ((36 + 36 + 37 - 2 - 2) / (36 + 36 + 37), 36 + 36 + 37)
 
 
 def test_badja_on_real_animals(test_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -246,7 +246,6 @@ LOADERS = {
 HOMES = {
     "registry.py": {"exec_module", "spec_from_file_location", "SourceFileLoader"},
     "weights/unpickle.py": {"Unpickler"},  # a subclass that imports no name
-    "formats/arrays.py": {"Unpickler"},
     "formats/pickled.py": {"Unpickler"},
 }
 

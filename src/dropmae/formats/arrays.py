@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import io
 import struct
 import zlib
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from dropmae.names import printable
+from dropmae.formats.pickled import read_pickled
 from dropmae.opening import read_bytes
-from dropmae.pickles import Refused, Unpickler
 
 MAT_TYPES = {1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 7: "f4", 9: "f8", 12: "i8", 13: "u8"}
 MAT_MATRIX, MAT_COMPRESSED = 14, 15
@@ -84,62 +80,7 @@ def read_dump(file: Path) -> np.ndarray:
 
     OSError where it is anything else than an array of plain numbers.
     """
-    try:
-        value = ArrayUnpickler(io.BytesIO(read_bytes(file, MAT_LIMIT))).load()
-        if not isinstance(value, ArrayRecord):
-            raise ValueError("it holds no array")
-        return value.array()
-    except FileNotFoundError:
-        raise
-    except Exception as error:
-        # Whatever a damaged pickle makes the unpickler stumble over means the same to the reader of this line.
-        raise OSError(f"{file}: not a NumPy array dump ({printable(error)[:120]})") from None
-
-
-class ArrayRecord:
-    """What a pickled array says about itself."""
-
-    def __init__(self) -> None:
-        self.state: Any = None
-
-    def __setstate__(self, state: Any) -> None:
-        self.state = state
-
-    def array(self) -> np.ndarray:
-        """The array; ValueError where it is not one of plain numbers."""
-        _, shape, kind, fortran, content = self.state
-        if not isinstance(kind, DtypeRecord) or not isinstance(content, bytes):
-            raise ValueError("it holds objects, not numbers")
-        return np.frombuffer(content, kind.dtype()).reshape(shape, order="F" if fortran else "C")
-
-
-class DtypeRecord:
-    """What a pickled dtype says about itself: a letter and a width, and the byte order in its state."""
-
-    def __init__(self, code: Any) -> None:
-        self.code, self.order = code, "="
-
-    def __setstate__(self, state: Any) -> None:
-        self.order = state[1]
-
-    def dtype(self) -> np.dtype:
-        if self.code not in ("f4", "f8", "i4", "i8", "i2", "u1"):
-            raise ValueError(f"it holds {self.code}, not plain numbers")
-        return np.dtype(f"{self.order}{self.code}" if self.order in ("<", ">") else self.code)
-
-
-class ArrayUnpickler(Unpickler):
-    """Answers the names that a pickled array mentions with stand-ins that take notes, and refuses all others."""
-
-    def find_class(self, module_name: str, global_name: str) -> Callable[..., Any]:
-        # A function made anew each time: what a hostile file may attach to it is gone with it.
-        if module_name.split(".")[0] == "numpy" and global_name in ("_reconstruct", "ndarray"):
-            return lambda *arguments: ArrayRecord()
-        if module_name == "numpy" and global_name == "dtype":
-            return lambda code, *flags: DtypeRecord(code)
-        if (module_name, global_name) == ("_codecs", "encode"):
-            return lambda text, encoding: text.encode("latin1")
-        raise Refused(f"asks for {module_name}.{global_name}")
-
-    def call(self, function: Any, arguments: tuple[Any, ...]) -> Any:
-        return function(*arguments)
+    value = read_pickled(file)
+    if not isinstance(value, np.ndarray):
+        raise OSError(f"{file}: not a NumPy array dump (it holds no array)")
+    return value
