@@ -239,7 +239,7 @@ def test_a_grid_of_points_and_their_arrays(tmp_path: Path) -> None:
         start=1,
         points=[(4, 8.0, 9.0)],
         out=tmp_path / "out.npz",
-        also=[tmp_path / "out.csv"],
+        also=(tmp_path / "out.csv",),
     )
     rows = (tmp_path / "out.csv").read_text().splitlines()
     assert rows[1] == "frame,time,point,id,x,y,visible,uncertainty"
