@@ -21,8 +21,6 @@ from dropmae.storage import mark_zip, replacing
 class NPZ(Export):
     """NumPy arrays: `frames` [T], `points` [T, M, 2] (x, y in pixels, NaN where unknown), `visible` [T, M] and, where
     the task tells, `uncertainty` [T, M] in pixels.
-
-    ValueError at the end where no answer held points.
     """
 
     suffixes = (".npz",)
@@ -42,10 +40,9 @@ class NPZ(Export):
 
         with replacing(out) as partial:
             yield add
-            if not rows:
-                raise ValueError(f"{out}: .npz holds points, and none were followed; write OUT.jsonl instead")
-            arrays = {"frames": np.array([row[0] for row in rows])}
-            arrays |= {"points": np.stack([row[1] for row in rows]), "visible": np.stack([row[2] for row in rows])}
+            arrays = {"frames": np.array([row[0] for row in rows], np.int64)}
+            arrays["points"] = np.stack([row[1] for row in rows]) if rows else np.zeros((0, 0, 2), np.float32)
+            arrays["visible"] = np.stack([row[2] for row in rows]) if rows else np.zeros((0, 0), bool)
             if any(row[3] is not None for row in rows):
                 blank = np.zeros(len(rows[0][1]), np.float32)  # what was told is certain
                 arrays["uncertainty"] = np.stack([blank if row[3] is None else row[3] for row in rows])

@@ -208,7 +208,7 @@ class TAP(Task):
         scale = np.array(state.size[::-1]) / np.array(state.sides[::-1])
         places = found.points.places[0].double().cpu().numpy() * scale
         spread = found.spread[0].clamp(-3, 5).exp().double().cpu().numpy() * math.sqrt(2) * float(scale.mean())
-        seen = torch.sigmoid(found.points.seen[0]).cpu().numpy() > self.visible_above
+        seen = torch.sigmoid(found.points.seen[0].float()).cpu().numpy() > self.visible_above
         inside = ((places >= 0) & (places <= np.array(state.size[::-1]))).all(1)
         places[~state.told], spread[~state.told] = np.nan, np.nan
         return Target(
