@@ -40,7 +40,7 @@ class NPZ(Export):
 
         with replacing(out) as partial:
             yield add
-            arrays = {"frames": np.array([row[0] for row in rows], np.int64)}
+            arrays: dict[str, np.ndarray] = {"frames": np.array([row[0] for row in rows], np.int64)}
             arrays["points"] = np.stack([row[1] for row in rows]) if rows else np.zeros((0, 0, 2), np.float32)
             arrays["visible"] = np.stack([row[2] for row in rows]) if rows else np.zeros((0, 0), bool)
             if any(row[3] is not None for row in rows):
