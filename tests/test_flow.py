@@ -236,4 +236,4 @@ def test_track_writes_flow_in_every_form(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="leave box, mask, points"):
         track(pictures, **say, box=(1, 2, 30, 20))
     with pytest.raises(ValueError, match="not flow"):
-        track(pictures, **{**say, "weights": "shipped:vot"})
+        track(pictures, flow=True, weights="shipped:vot", out=tmp_path / "a.mp4")

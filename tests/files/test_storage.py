@@ -231,6 +231,7 @@ def test_no_benchmark_writes_elsewhere(benchmark: str, tmp_path: Path) -> None:
     bench = registry.load("benchmarks", benchmark)()
     mask = np.ones((8, 8), np.uint8)
     target = Target(ids=np.array([1]), boxes=np.array([[1.0, 1, 4, 4]]), mask=mask, points=np.ones((15, 2)))
+    target.flow = np.ones((8, 8, 2), np.float32)
     for name in ("..", "../up", "/tmp/dropmae-elsewhere", "finished/.."):
         for points in (15, 20, 17):
             target.points = np.ones((points, 2))

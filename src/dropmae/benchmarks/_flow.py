@@ -98,10 +98,10 @@ class FlowBenchmark(Benchmark):
     def write(
         self, name: str, targets: Mapping[int, Target], out: Path, seconds: Iterable[float] | None = None
     ) -> None:
-        """The flow of a pair, in the official form. OSError where there is none."""
+        """The flow of a pair, in the official form. ValueError where there is none."""
         flow = targets[0].flow if 0 in targets else None
         if flow is None:
-            raise OSError(f"{name}: there is no flow to write")
+            raise ValueError(f"{name}: there is no flow to write")
         self.write_flow(below(Path(out), self.files(name)[0]), flow)
 
     write_flow = staticmethod(write_flo)
