@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dropmae.verbs.prepare import Form, Job, prepare, run
+from dropmae.verbs.prepare import Form, Job, convert, prepare, run
 from dropmae.video import Video, find, write
 
 
@@ -203,7 +203,7 @@ def test_a_file_that_crashes_the_decoder_is_a_bad_file(videos: Path, tmp_path: P
     form = Form(32, False, 23, 16)
     jobs = [Job(f"{i}.mp4", str(videos / "small.mp4"), str(tmp_path / f"{i}.mp4"), form) for i in range(4)]
     jobs.insert(2, Job("bomb.mp4", Bomb("bomb.mp4"), str(tmp_path / "bomb.mp4"), form))
-    outcomes = {job.name: outcome for job, outcome in run(jobs, 2)}
+    outcomes = {job.name: outcome for job, outcome in run(jobs, 2, convert)}
     assert outcomes.pop("bomb.mp4") == {"error": "the decoder crashes on it"}
     assert len(outcomes) == 4
     assert all(outcome["frames"] == 20 for outcome in outcomes.values())

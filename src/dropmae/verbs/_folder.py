@@ -164,7 +164,10 @@ def wall_clock(video: Video) -> datetime | None:
             pass
     match = NAMED.search(video.name)
     try:
-        return None if match is None else datetime(*(int(part or 0) for part in match.groups()))
+        if match is None:
+            return None
+        year, month, day, hour, minute, second = (int(part or 0) for part in match.groups())
+        return datetime(year, month, day, hour, minute, second)
     except ValueError:
         return None
 
