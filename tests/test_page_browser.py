@@ -39,6 +39,7 @@ class Screen:
         scheme = "dark" if dark else "light"
         self.context = browser.new_context(viewport={"width": size[0], "height": size[1]}, color_scheme=scheme)
         self.page, self.served, self.faults = self.context.new_page(), served, list[str]()
+        self.rounds = 0
         self.page.on("pageerror", lambda error: self.faults.append(str(error)))
         self.page.on("console", lambda message: self.faults.append(message.text) if message.type == "error" else None)
         self.page.on("request", self.asked)
@@ -93,7 +94,8 @@ class Screen:
         return self.js("s.store.work")
 
     def followed(self) -> None:
-        self.until("!s.store.running")
+        self.rounds += 1
+        self.until(f"s.store.rounds >= {self.rounds}")
 
     def go(self, frame: int) -> None:
         self.page.fill("#number", str(frame))
@@ -239,6 +241,7 @@ def test_reload_in_the_middle_loses_nothing(screen: Screen, monkeypatch: pytest.
     screen.press("f")
     screen.until("Object.keys(s.store.scores).length > 4")
     screen.page.reload()
+    screen.rounds = 0
     screen.until("s.store.work && Object.keys(s.store.scores).length > 4")
     count = slow.count
     time.sleep(0.3)

@@ -233,6 +233,9 @@ def target_lines(
     if target.mask is not None:
         for object_id in mask_boxes(target.mask)[0].tolist():
             rows.setdefault(object_id, {"id": object_id})
+    for object_id in () if target.owners is None else np.unique(target.owners).tolist():
+        if object_id:  # points may be all that is known of an object
+            rows.setdefault(object_id, {"id": object_id})
     for object_id, line in rows.items():
         row, mine = row_of.get(object_id), _points_of(target, object_id)
         for name, kind in FIELDS.items():

@@ -85,7 +85,8 @@ def scores(target: Target) -> dict[int, float | None]:
     """{object: its score, None where the task gave none}"""
     values = [None] * len(target.ids) if target.scores is None else target.scores.tolist()
     known = [None if value is None or not math.isfinite(value) else round(value, 4) for value in values]
-    return dict(zip(target.ids.tolist(), known))
+    points = () if target.owners is None else np.unique(target.owners).tolist()
+    return {**dict.fromkeys((number for number in points if number), None), **dict(zip(target.ids.tolist(), known))}
 
 
 def packed(kept: Kept) -> bytes:

@@ -215,20 +215,24 @@ class Work:
 
     # ------------------------------------------------------------ taking along
 
-    def exports(self) -> dict[str, str]:
-        """{usual ending of a file's name: what it is} of the forms that what is found can be written in."""
-        gives = self.engines.task_of(self.spec).gives if self.spec is not None else ()
-        able = [cls for cls in dict.fromkeys(endings().values()) if not cls.needs or {*cls.needs} & {*gives}]
-        usual = {next(suffix for suffix in cls.suffixes if suffix not in cls.folders): cls for cls in able}
-        return {suffix: (cls.__doc__ or "").splitlines()[0] for suffix, cls in usual.items()}
+    def exports(self) -> dict[str, dict[str, str]]:
+        """{usual ending of a file's name: {"text": what it is, "why": why what is found cannot be written so}}"""
+        gives, found = self.engines.task_of(self.spec).gives if self.spec is not None else (), {}
+        for cls in dict.fromkeys(endings().values()):
+            suffix = next(suffix for suffix in cls.suffixes if suffix not in cls.folders)
+            able = not cls.needs or {*cls.needs} & {*gives}
+            hint = ": paint the thing (M)" if "mask" in cls.needs else ""
+            why = "" if able else f"made of {' or '.join(cls.needs)}, which {self.spec} does not give{hint}"
+            found[suffix] = {"text": (cls.__doc__ or "").splitlines()[0], "why": why}
+        return found
 
     def export(self, suffix: str, out: Path) -> None:
         """Writes what was found to `out` as `track` would; ValueError where nothing was found."""
         numbers = self.frames_found()
         if not numbers or self.spec is None:
             raise ValueError("nothing was followed yet")
-        if suffix not in self.exports():
-            raise ValueError(f"there is no form {suffix[:40]}, or not of what is found here")
+        if (known := self.exports().get(suffix)) is None or known["why"]:
+            raise ValueError(f"{suffix[:40]}: {'there is no such form' if known is None else known['why']}")
         form = endings()[suffix]()
         finder = CutFinder()
         doubtful_below = self.engines.get(self.spec).task.doubtful_below

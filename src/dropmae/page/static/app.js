@@ -89,12 +89,13 @@ async function take(form, button) {
 async function save() {
   if (!store.work) return;
   await s.stop();
-  const rows = Object.entries(store.work.exports).map(([form, text]) => [form, text]);
-  rows.push([".prompts.jsonl", "What you showed, for dropmae track --prompts"], [".dropmae", "All of this work, to go on with later: open it here"]);
+  const rows = Object.entries(store.work.exports).map(([form, { text, why }]) => [form, text, why]);
+  rows.push([".prompts.jsonl", "What you showed, for dropmae track --prompts", ""], [".dropmae", "All of this work, to go on with later: open it here", ""]);
+  rows.sort((one, other) => !!one[2] - !!other[2]);
   const table = element("table");
-  for (const [form, text] of rows) {
-    const button = element("button", { text: `Save ${form}`, onclick: () => take(form, button) });
-    table.append(element("tr", {}, element("td", {}, button), element("td", { text })));
+  for (const [form, text, why] of rows) {
+    const button = element("button", { text: `Save ${form}`, disabled: !!why, onclick: () => take(form, button) });
+    table.append(element("tr", {}, element("td", {}, button), element("td", { text }, ...(why ? [element("div", { className: "why", text: why })] : []))));
   }
   const note = store.work.stale.length ? [element("p", { className: "wrong", text: "Some frames are out of date: they were found before your last correction. Follow (F) finds them anew." })] : [];
   dialog("Save as", element("p", { text: `${Object.keys(store.scores).length} of ${store.work.frames} frames have an answer.` }), ...note, table);
@@ -103,11 +104,12 @@ async function save() {
 function dialog(title, ...content) {
   $("content").replaceChildren(element("h2", { text: title }), ...content);
   if (!$("dialog").open) $("dialog").showModal();
+  $("dialog").scrollTop = 0;
 }
 
 function help() {
   const list = element("div", { className: "keys" });
-  for (const { names, text } of KEYS) list.append(element("div", {}, element("span", {}, element("kbd", { text: label(names) })), element("span", { text })));
+  for (const { names, text } of KEYS) list.append(element("div", {}, element("span", {}, ...label(names).map((name) => element("kbd", { text: name }))), element("span", { text })));
   dialog("Keys", list, element("p", { text: "On the frame: the wheel zooms, Space and a drag or the middle button moves it." }));
 }
 
@@ -201,7 +203,7 @@ function hint() {
   if (work.question !== null) return "Show more objects (N), or press Enter: the terminal goes on.";
   if (!Object.keys(store.scores).length) return "3. Press Follow (F). More things to follow: New (N).";
   if (work.stale.length) return `Frames ${work.stale.map(([a, b]) => `${a}–${b}`).join(", ")} were found before your last correction: Follow (F) finds them anew.`;
-  return "Wrong somewhere? Go there (W: least sure), put it right and press F. All right? Save as… (S).";
+  return "Wrong somewhere? Go there (W: where it is least sure), put it right, press F. All right? Save as… (S).";
 }
 
 function objects() {

@@ -4,8 +4,8 @@ export const KEYS = [];
 
 export function key(names, text, run) { KEYS.push({ names: names.split(" "), text, run }); }
 
-const SHOWN = { ArrowLeft: "←", ArrowRight: "→", " ": "Space", Escape: "Esc", Delete: "Del" };
-export const label = (names) => names.map((name) => name.replace(/Space/, "Space").split("+").map((part) => SHOWN[part] ?? part).join("+")).join("  ");
+const SHOWN = { ArrowLeft: "←", ArrowRight: "→", ArrowUp: "↑", ArrowDown: "↓", " ": "Space", Escape: "Esc", Delete: "Del" };
+export const label = (names) => (names.length === 9 ? ["1", "…", "9"] : names).map((name) => (name.length > 1 ? name.split("+").map((part) => SHOWN[part] ?? part).join("+") : name));
 
 function pressed(event) {
   const name = event.key === " " ? "Space" : event.key.length === 1 ? event.key.toUpperCase() : event.key;

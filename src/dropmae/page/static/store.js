@@ -13,7 +13,7 @@ export const css = (id) => `rgb(${colour(id).join(" ")})`;
 
 export const store = {
   work: null, frame: 0, object: null, tool: "box", hidden: false, opacity: 0.45, radius: 12, spacing: 24, outline: false,
-  answers: new Map(), scores: {}, frames: null, unseen: new Set(), skipped: {},
+  rounds: 0, answers: new Map(), scores: {}, frames: null, unseen: new Set(), skipped: {},
   hidden_ids: new Set(), running: null, progress: null, error: "", message: "", point: null, playing: false,
 };
 const listeners = [];
@@ -230,6 +230,7 @@ export async function follow(way, options = {}) {
   store.progress = null;
   end();
   await refresh();
+  store.rounds++;
 }
 
 export async function stop() {
