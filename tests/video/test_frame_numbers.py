@@ -17,6 +17,7 @@ import torch
 
 import dropmae
 from dropmae.video import DamagedFrame, Video
+from dropmae.video.table import gaps
 
 X264 = "x264-params"
 
@@ -221,6 +222,48 @@ def test_a_packet_that_does_not_decode_keeps_its_number(name: str, tmp_path: Pat
                 played.extend(video)
             assert all(np.array_equal(frame, frames[i]) for i, frame in enumerate(played))
             assert len(played) == next((i for i in range(30) if i not in frames), 30)
+
+
+def without(path: Path, lost: range) -> Path:
+    """The file with some of its packets left out, as a container loses them."""
+    out = path.with_name(f"lost-{path.name}")
+    with av.open(str(path)) as source, av.open(str(out), "w") as output:
+        stream = output.add_stream_from_template(source.streams.video[0])
+        for i, packet in enumerate(packet for packet in source.demux(video=0) if packet.size):
+            if i not in lost:
+                packet.stream = stream
+                output.mux(packet)
+    return out
+
+
+@pytest.mark.parametrize("name", ["v.ts", "v.mkv", "v.flv"])
+def test_packets_that_a_container_lost_are_told(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Nothing is left of them but the time that passes."""
+    path = encode(tmp_path / name, g="60", bf="0")
+    assert gaps(Video(path).times) == []
+    assert "gaps" not in dropmae.info(path)
+    out = without(path, range(16, 18))
+    assert gaps(Video(out).times) == [(16, 2)]
+    assert "2 before frame 16; numbers count those that are there" in dropmae.info(out)["gaps"]
+    capsys.readouterr()
+    summary = dropmae.track(out, box=(10, 10, 30, 30), out=tmp_path / "out.jsonl", stop=3)
+    assert summary["gaps"] == [(16, 2)]
+    assert "frames seem to be missing: 2 before frame 16" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("steps", "expected"),
+    [
+        ([], []),
+        ([1] * 40, []),
+        ([1] * 40 + [2] + [1] * 20 + [4], [(41, 1), (62, 3)]),
+        ([17, 16, 17, 17] * 10 + [50], [(41, 2)]),  # milliseconds, rounded
+        ([1] * 40 + [1.5] + [1] * 9, []),  # no whole number of frames: the rate varies
+        ([1, 2] * 20, []),
+    ],
+)
+def test_gaps_are_those_of_a_steady_stream(steps: list[float], expected: list[tuple[int, int]]) -> None:
+    assert gaps(np.cumsum([0.0, *steps])) == expected
 
 
 def test_which_codecs_notice_damage_is_said(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from dropmae.opening import open_file
 from dropmae.progress import say
 from dropmae.video import Video, find
 from dropmae.video.scans import scan_files
+from dropmae.video.table import gaps, told
 from dropmae.weights import foreign
 
 PROBED = 8
@@ -166,6 +167,7 @@ def _measures(path: Path) -> dict[str, Any]:
         frames, height, width, _ = video.shape
         fps, details = float(video.fps), video.details()
         last = float(video.times[-1]) + (1 / fps if fps else 0)
+        details |= {"gaps": words} if video.stamped and (words := told(gaps(video.times))) else {}
     return {"frames": frames, "width": width, "height": height, "fps": fps, "seconds": last, **details}
 
 

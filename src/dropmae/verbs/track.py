@@ -38,6 +38,7 @@ from dropmae.video import Video, is_live
 from dropmae.video import find as videos_below
 from dropmae.video.cuts import CutFinder
 from dropmae.video.scans import scan_files
+from dropmae.video.table import gaps, told
 from dropmae.visualize.confidence import Confidence
 
 if TYPE_CHECKING:
@@ -164,8 +165,8 @@ def track(
         raise ValueError("pick asks what to follow, and box, mask, points, grid and prompts say it: give one of them")
     if pick and len(paths) > 1:
         raise ValueError("pick shows one video: give one file or folder")
-    told = [*points, *grid_points(source, grid, start)]
-    known = serving().pick(str(paths[0]), start) if pick else gather(source, box, mask, told, prompts, start, box3d)
+    spots = [*points, *grid_points(source, grid, start)]
+    known = serving().pick(str(paths[0]), start) if pick else gather(source, box, mask, spots, prompts, start, box3d)
     if names:
         known = called_by(known, names, start)
     settings = registry.assignments(set) | ({} if lost_below is None else {"lost_below": lost_below})
@@ -329,6 +330,7 @@ class Tracking(Iterator[tuple[int, Target]]):
             "confidence": self.confidence.summary(),
             "spans": {str(number): dict(own) for number, own in self.spans.items()},
             "cuts": self.cuts,
+            "gaps": gaps(self.video.times) if self.video.stamped and self.numbers is not None else [],
             "frames_lost": {str(object_id): count for object_id, count in self.lost.items()},
             "frames_missed": self.session.missed,
             "frames_skipped": {str(number): reason for number, reason in self.session.skipped.items()},
@@ -350,6 +352,7 @@ class Tracking(Iterator[tuple[int, Target]]):
         lines = [head]
         lines += [f"  {line}" for line in self.confidence.lines()]
         lines += [f"  {cut_line(self.cuts)}"] if self.cuts else []
+        lines += [f"  {words}"] if (words := told(report["gaps"])) else []
         lines += [f"  object {name} was lost in {count} frames" for name, count in self.lost.items() if count]
         missed, skipped = self.session.missed, self.session.skipped
         lines += [f"  {report['task']} did not answer {len(missed)} frames, {missed[0]} first"] if missed else []

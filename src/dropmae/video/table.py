@@ -23,7 +23,8 @@ ENTERED = frozenset(
 SINGLE = (ENTERED - {"theora"}) | {"cinepak"}
 """Codecs in which a packet that shows nothing, without being made to, has lost its picture ..."""
 FEW = 3
-"""... if it is the exception: at most one in so many. (Where fields are packets of their own it is every other one.)"""
+"""... if it is the exception: at most one in so many. (Where fields are packets of their own it is every other one.)
+Several in a row are what a decoder does not show after a loss, until the next key frame."""
 JOINT = 3
 """Packets between one that a container suspects, because its counter jumped, and a key frame, with which a segment
 begins that was joined on: nothing is missing there."""
@@ -149,8 +150,13 @@ def tabulate(decoder: Decoder, found: Scan, trust: bool = True) -> Table:
 def missing(decoder: Decoder, found: Scan, labels: list[int]) -> list[int]:
     """Packets whose picture did not come out of the decoder, though it should have."""
     silent = set(range(len(found.stamps))) - {*labels, *found.dropped, *decoder.bad, *decoder.hidden}
-    if decoder.context.codec.name not in SINGLE or len(silent) * FEW > len(labels):
+    if decoder.context.codec.name not in SINGLE:
         silent = set()
+    elif len(silent) * FEW > len(
+        labels
+    ):  # fields, pictures that refer to what was cut off before the first, and waiting
+        begun = sorted(labels)[1] if len(labels) > 1 else len(found.stamps)
+        silent = {packet for packet in silent if packet > begun and {packet - 1, packet + 1} & silent}
     return sorted((silent | set(decoder.bad)) - {*labels, *found.dropped})
 
 
@@ -227,3 +233,29 @@ def frame_times(known: np.ndarray, rate: float) -> np.ndarray:
     times[: places[0]] = (np.arange(places[0]) - places[0]) * usual
     times[places[-1] + 1 :] = seconds[-1] + np.arange(1, len(known) - places[-1]) * usual
     return times - times[0]
+
+
+RARE = 20
+"""At most one in so many steps of a steady stream is a gap; with more of them its rate varies."""
+
+
+def gaps(times: np.ndarray) -> list[tuple[int, int]]:
+    """(frame, n) where time for n more frames passes before a frame, in a stream whose steps are else the same.
+
+    Packets that a container lost leave such gaps; numbers count the frames that are there. Nothing where rates vary.
+    """
+    steps = np.diff(times)
+    usual = float(np.median(steps)) if len(steps) else 0.0
+    if usual <= 0:
+        return []
+    counts = np.round(steps / usual).astype(np.int64)
+    places = np.flatnonzero(counts > 1)
+    steady = np.abs(steps / usual - counts).max() < 0.25 and len(places) * RARE <= len(steps)
+    return [(int(place) + 1, int(counts[place]) - 1) for place in places] if steady else []
+
+
+def told(found: list[tuple[int, int]], most: int = 3) -> str:
+    """Words on gaps; empty where there are none."""
+    rest = f", and at {len(found) - most} more places" if len(found) > most else ""
+    parts = [f"{count} before frame {frame}" for frame, count in found[:most]]
+    return f"frames seem to be missing: {', '.join(parts)}{rest}; numbers count those that are there" if found else ""
