@@ -152,9 +152,7 @@ def missing(decoder: Decoder, found: Scan, labels: list[int]) -> list[int]:
     silent = set(range(len(found.stamps))) - {*labels, *found.dropped, *decoder.bad, *decoder.hidden}
     if decoder.context.codec.name not in SINGLE:
         silent = set()
-    elif len(silent) * FEW > len(
-        labels
-    ):  # fields, pictures that refer to what was cut off before the first, and waiting
+    elif len(silent) * FEW > len(labels):  # fields, what refers to what was cut off, and waiting
         begun = sorted(labels)[1] if len(labels) > 1 else len(found.stamps)
         silent = {packet for packet in silent if packet > begun and {packet - 1, packet + 1} & silent}
     return sorted((silent | set(decoder.bad)) - {*labels, *found.dropped})
