@@ -93,6 +93,12 @@ class Class:
                     return cls.module.value(node.value)  # type: ignore[attr-defined]
         return default
 
+    def names(self) -> list[str]:
+        """Of its own public fields, with nothing that they stand for looked up."""
+        own = [node for node in self.node.body if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)]
+        named = [(node.target.id, ast.unparse(node.annotation)) for node in own if isinstance(node.target, ast.Name)]
+        return [name for name, hint in named if not name.startswith("_") and not hint.startswith("ClassVar")]
+
     def flags(self, group: str) -> dict[str, Flag]:
         """Its public fields by name, inherited ones first, as `dataclasses` orders them."""
         found: dict[str, Flag] = {}

@@ -133,7 +133,7 @@ def page(verb: Verb, words: list[str], whole: bool) -> str:
         for title, flags in rest.items():
             text = f"{title}: {' '.join(map(shown, flags))}"
             lines += wrapped(text, width, "  ", "    ") if flags else []
-    if any(flag.name == "set" for flag in verb.flags):
+    if any(flag.name == "set" for flag in verb.flags) and (verb.folder is None or name is not None):
         lines += ["", *task_settings(width, whole)]
     if whole:
         lines += ["", "Always", *(row for left, text in ALWAYS.items() for row in columns(left, text, width))]
@@ -146,14 +146,14 @@ def task_settings(width: int, whole: bool) -> list[str]:
     for name in registry.names("tasks"):
         cls = declarations.described("tasks", name)
         free, use = cls.value("training_free", False), cls.value("use", ())
-        flags = [flag for flag in cls.flags("").values() if free or flag.name in use]
+        names = [own for own in cls.names() if free or own in use]
         title = f"{name} ({'an encoder' if free else 'its own weights'})"
-        if whole and flags:
-            lines += [f"  {title}:"]
-            told = [(f"{flag.name}={kind(flag.hint)}", flag.text) for flag in flags]
-            lines += [row for left, text in told for row in columns(left, text, width)]
-        elif flags:
-            lines += wrapped(f"{title}: {' '.join(flag.name for flag in flags)}", width, "  ", "    ")
+        if whole and names:
+            flags = cls.flags("")
+            told = [(f"{own}={kind(flags[own].hint)}", flags[own].text) for own in names]
+            lines += [f"  {title}:", *(row for left, text in told for row in columns(left, text, width))]
+        elif names:
+            lines += wrapped(f"{title}: {' '.join(names)}", width, "  ", "    ")
     return lines
 
 

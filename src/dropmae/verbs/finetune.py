@@ -31,14 +31,13 @@ OPTIONS = Tuning
 
 
 def finetune(task: str, data: Entries, *, init: Path | None = None, out: Path, **settings: Any) -> dict[str, Any]:
-    """Trains TASK on labelled data, from the encoder of a pre-trained run or from nothing.
+    """Trains TASK on labelled data, from a pre-trained encoder or from nothing.
 
-    DATA entries are [NAME[:SPLIT]=]PATH[*RATIO]: a folder of videos with a targets.jsonl, or an annotations.xml
-    (CVAT), annotations.json (COCO) or gt/gt.txt (MOT), or such a file itself; a data set in its own layout (got10k=DIR
-    lasot=DIR trackingnet=DIR coco=DIR; with masks davis=DIR youtubevos=DIR); images with masks
-    (image_masks=DIR); unlabelled videos of which labels are made (pseudo_labels=DIR, or its parts
-    pseudo_labels:paste=DIR, the only one with masks, :warp, :cycle); or a data set or benchmark in a .py file of your
-    own (my.py=DIR). Samples are drawn by the ratios. The same command on the same run folder continues it.
+    DATA entries are [NAME[:SPLIT]=]PATH[*RATIO]: a folder of videos with a targets.jsonl, annotations.xml (CVAT),
+    annotations.json (COCO) or gt/gt.txt (MOT), or that file itself; a data set in its own layout (got10k=DIR lasot=DIR
+    trackingnet=DIR coco=DIR; with masks davis=DIR youtubevos=DIR); images with masks (image_masks=DIR); unlabelled
+    videos of which labels are made (pseudo_labels=DIR, or a part of it, :paste, which alone has masks, :warp, :cycle);
+    or a data set or benchmark in a .py file (my.py=DIR). The same command on the same run folder continues it.
 
     Args:
         task: name of a task, or the path of a .py file that holds one.
