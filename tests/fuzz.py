@@ -238,6 +238,7 @@ def tried(path: Path) -> dict[str, Any]:
         out: dict[str, Any] = {"said": "", "kind": "read", "forbidden": []}
         sys.addaudithook(lambda event, _: out["forbidden"].append(event) if event in FORBIDDEN else None)
         resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS + 2))
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
         signal.alarm(WAIT)
         os.chdir(path.parent)
         try:
@@ -304,8 +305,10 @@ def main() -> int:
     given = options.parse_args()
     torch.set_num_threads(1)
     wrong = 0
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("fuzz: ended by a SIGTERM from outside; what is above is all"))
     for kind in MADE:
         started = time.monotonic()
+        print(f"{kind}: {getattr(given, kind)} inputs", file=sys.stderr, flush=True)
         found = fuzz(kind, getattr(given, kind), given.seed, lambda line: print(line, file=sys.stderr, flush=True))
         wrong += len(found.pop("bad"))
         print(kind, json.dumps({**found, "seconds": round(time.monotonic() - started)}), flush=True)
