@@ -25,9 +25,9 @@ from torch.nn import functional
 
 from dropmae import weights
 from dropmae.ops import allocator
-from dropmae.tasks.dcf import DCF, ridge
-from dropmae.tasks.dcf.head import tokens
-from dropmae.tasks.vot.head import giou
+from dropmae.tasks.dcf import DCF, fine, ridge
+from dropmae.tasks.dcf.head import peaks, tokens
+from dropmae.tasks.vot.head import overlaps
 
 ALIEN, LATELY, BATCH, WARM, KEEP = 0.05, 0.6, 24, 60, 0.997
 """Share of samples whose search view is of another object; of those with a later template of its own; sizes."""
@@ -46,12 +46,27 @@ class Shard(NamedTuple):
     """bool [E, V]: seen well enough to be a template."""
     present: np.ndarray
     """int [E, V]"""
+    small: Tensor
+    """float16 [E, V, V + 1, m, m]: the answer of a view's fine filter in each view, and in one of another thing."""
+
+
+def half() -> Any:
+    """bfloat16 where the CPU multiplies it."""
+    return torch.autocast("cpu", torch.bfloat16, enabled=torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+def pictures(task: DCF, crops: np.ndarray) -> Tensor:
+    """uint8 [B, 3, side, side]: crops uint8 [B, n, n, 3] as large as the tracker takes them."""
+    made = torch.from_numpy(crops).permute(0, 3, 1, 2)
+    if task.image != made.shape[-1]:
+        made = functional.interpolate(made, (task.image, task.image), mode="bilinear", antialias=True)
+    return made
 
 
 def components(task: DCF, crops: np.ndarray) -> None:
     """Sets the fixed projections of the head to the principal components of these crops' features."""
-    pictures = torch.from_numpy(crops).permute(0, 3, 1, 2).split(8)
-    features = torch.cat([task.encoder.layers(part, task.taps).flatten(2) for part in pictures])
+    parts = pictures(task, crops).split(8)
+    features = torch.cat([task.encoder.layers(part, task.taps).flatten(2) for part in parts])
     parts = features.transpose(1, 2).flatten(0, 1).split([part.in_features for part in task.head.reduce], 1)
     for number, (reduce, rows) in enumerate(zip(task.head.reduce, parts)):
         mean = rows.mean(0)
@@ -62,6 +77,16 @@ def components(task: DCF, crops: np.ndarray) -> None:
         start = sum(len(part.weight) for part in task.head.reduce[:number])
         for part in (task.head.cells, task.head.tokens):  # so that small components count too
             part.weight[:, start : start + len(scale)] *= scale / scale.mean()
+
+
+def begin(task: DCF, file: Path) -> None:
+    """Copies trained heads; what they were not told of counts for nothing at first."""
+    own = task.head.state_dict()
+    for name, value in weights.read_tensors(file).items():
+        mine = own[name.removeprefix("head.")]
+        if mine.ndim == 2:
+            mine[:, value.shape[1] :] = 0
+        mine[tuple(slice(0, length) for length in value.shape)] = value.to(mine.dtype)
 
 
 def filters(task: DCF, features: Tensor, boxes: Tensor) -> Tensor:
@@ -77,6 +102,30 @@ def filters(task: DCF, features: Tensor, boxes: Tensor) -> Tensor:
 
 
 @torch.no_grad()
+def answers(task: DCF, crops: np.ndarray, boxes: Tensor) -> Tensor:
+    """`Shard.small` of crops uint8 [E, V, n, n, 3]: the other object's view is the next of the next episode."""
+    found, device = [], torch.device("cpu")
+
+    def seen(crops: np.ndarray) -> Tensor:
+        made = torch.from_numpy(crops).permute(0, 3, 1, 2)
+        made = functional.interpolate(made, (task.fine_image,) * 2, mode="bilinear", antialias=True)
+        return fine.spectra(made.permute(0, 2, 3, 1).numpy(), device)
+
+    here = seen(crops[0])
+    first = here
+    for e in range(len(crops)):
+        following = seen(crops[e + 1]) if e + 1 < len(crops) else first
+        n, rows = here.shape[-2], []
+        filters_ = task.sharpen(here, boxes[e], fine.supports(boxes[e, :, 2:] * n, n), None)
+        for v, one in enumerate(filters_):
+            shown = torch.cat([here, following[None, (v + 1) % len(here)]])
+            rows.append(fine.respond(one.expand_as(shown), shown))
+        found.append(torch.stack(rows).half())
+        here = following
+    return torch.stack(found)
+
+
+@torch.no_grad()
 def shard(task: DCF, file: Path, cache: Path) -> Shard:
     """The views of a file with their features, made once."""
     views = np.load(file)
@@ -84,15 +133,21 @@ def shard(task: DCF, file: Path, cache: Path) -> Shard:
     if not store.is_file():
         kept = []
         for crops in views["crops"]:
-            with torch.autocast("cpu", torch.bfloat16):
-                found = task.encoder.layers(torch.from_numpy(crops).permute(0, 3, 1, 2), task.taps)
+            with half():
+                found = task.encoder.layers(pictures(task, crops), task.taps)
             kept.append(task.head.reduced(found.float()).half())
         features = torch.stack(kept)
         torch.save((features, torch.stack([filters(task, one, box) for one, box in zip(features, boxes)])), store)
     low, high = boxes[..., :2].clamp(0, 1), (boxes[..., :2] + boxes[..., 2:]).clamp(0, 1)
     whole = ((high - low).prod(-1) / boxes[..., 2:].prod(-1)).numpy() > 0.97
     usable = (views["present"] == 1) & (views["visible"] > 0.75) & whole
-    return Shard(*torch.load(store), boxes, usable, views["present"])
+    small = torch.zeros(len(boxes), boxes.shape[1], boxes.shape[1] + 1, 0, 0)
+    if task.fine_image:
+        store_of_small = cache / f"{file.stem}-fine-{task.fine_image}.pt"
+        if not store_of_small.is_file():
+            torch.save(answers(task, views["crops"], boxes), store_of_small)
+        small = torch.load(store_of_small)
+    return Shard(*torch.load(store), boxes, usable, views["present"], small)
 
 
 def draw(task: DCF, shards: list[Shard], rng: np.random.Generator) -> tuple[Any, ...] | None:
@@ -108,10 +163,9 @@ def draw(task: DCF, shards: list[Shard], rng: np.random.Generator) -> tuple[Any,
     later = [v for v in good if v not in (first, search)]
     last = int(rng.choice(later)) if later and rng.random() < LATELY else first
     alien = rng.random() < ALIEN
-    other = shards[rng.integers(len(shards))] if alien else own
-    o = int(rng.integers(len(other.boxes))) if alien else e
-    if alien and other is own and o == e:
-        return None
+    o = (e + 1) % len(own.boxes) if alien else e
+    small = own.small[e, first, own.boxes.shape[1] if alien else search]
+    search = (first + 1) % own.boxes.shape[1] if alien else search
     box, lately = own.boxes[e, first], own.boxes[e, last].clone()
     if last != first:  # as the tracker finds it
         lately[:2] += lately[2:] * torch.from_numpy(rng.normal(0, 0.04, 2)).float()
@@ -119,31 +173,33 @@ def draw(task: DCF, shards: list[Shard], rng: np.random.Generator) -> tuple[Any,
     wrong = torch.from_numpy(np.exp(rng.normal(0, 0.12) + rng.normal(0, 0.06, 2))).float()
     present = torch.tensor(own.present[e, search] == 1 and not alien)
     templates = own.features[e, first], box, own.features[e, last], lately
-    return *templates, other.features[o, search], own.boxes[e, search], present, own.filters[e, first], box[2:] * wrong
+    found = own.features[o, search], own.boxes[e, search], present, own.filters[e, first], box[2:] * wrong
+    return *templates, *found, small
 
 
 def losses(task: DCF, batch: list[Tensor]) -> dict[str, Tensor]:
     """{"loss", "focal", "box", "presence", "overlap", "hit", "filter_hit"} of stacked samples."""
-    first, box1, last, box2, search, box, present, filter_, size = batch
+    first, box1, last, box2, search, box, present, filter_, size, small = batch
     head, n, here = task.head, search.shape[1], present.float()[:, None, None]
     response = (task.cells(search.float()) @ filter_[:, :, None])[..., 0].view(-1, n, n)
-    with torch.autocast("cpu", torch.bfloat16):
+    high = peaks(small.float(), n) if task.fine_image else None
+    with half():
         known = [head.template(tokens(f.float(), b), kind) for kind, (f, b) in enumerate(((first, box1), (last, box2)))]
-        logits, boxes, cells = head(search.float(), torch.cat(known, 1), response, size)
+        logits, boxes, cells = head(search.float(), torch.cat(known, 1), response, size, high)
     scores, wanted = logits.sigmoid(), ridge.gaussian(box, n, 0.14, 0.55) * here
     hot = wanted > 0.6
     right = wanted * (1 - scores).detach() ** 2 * functional.logsigmoid(logits)
     wrong = (1 - wanted) ** 4 * scores.detach() ** 2 * functional.logsigmoid(-logits)
     focal = -torch.where(hot, right, wrong).sum() / hot.sum().clamp_min(1)
     truth = torch.cat([box[:, :2], box[:, :2] + box[:, 2:]], 1)[:, None, None].expand_as(boxes)
-    general, overlap = giou(boxes, truth)
+    overlap, general = (part.view(scores.shape) for part in overlaps(boxes.flatten(0, 2), truth.flatten(0, 2)))
     far = ((boxes - truth).abs() / size.repeat(1, 2)[:, None, None]).mean(-1)
     near = ridge.gaussian(box, n, 0.2, 0.6) * here
     near = near * (near > 0.25)
     sides = ((1 - general + 0.5 * far) * near).sum() / near.sum().clamp_min(1)
     peak = scores.flatten(1).argmax(1)
     found = overlap.flatten(1)[torch.arange(len(peak)), peak].detach() * present
-    logit = head.present(cells.detach(), scores.detach(), response, peak)
+    logit = head.present(cells.detach(), scores.detach(), response, peak, high)
     presence = functional.binary_cross_entropy_with_logits(logit, (found > 0.5).float())
     rest = {"overlap": found[present].mean(), "hit": (found[present] > 0.5).float().mean()}
     return {"loss": focal + 2 * sides + 0.5 * presence, "focal": focal, "box": sides, "presence": presence, **rest}
@@ -151,10 +207,15 @@ def losses(task: DCF, batch: list[Tensor]) -> dict[str, Tensor]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("encoder", type=Path)
+    parser.add_argument("encoder")
     parser.add_argument("out", type=Path)
     parser.add_argument("--views", type=Path, nargs="+", required=True)
     parser.add_argument("--cache", type=Path, default=Path("dcf-cache"))
+    parser.add_argument("--image", type=int, default=252, help="side of the crops that the encoder sees")
+    parser.add_argument("--fine", type=int, default=0, help="side of the crops for a filter on small cells")
+    parser.add_argument("--taps", type=int, nargs="+", default=[8, 12], help="its blocks that are looked at")
+    parser.add_argument("--trunk", default="", help="where the tracker is to find the encoder, for the header")
+    parser.add_argument("--init", type=Path, help="heads to go on from")
     parser.add_argument("--steps", type=int, default=1500)
     parser.add_argument("--rate", type=float, default=1.2e-3)
     parser.add_argument("--seed", type=int, default=0)
@@ -164,10 +225,13 @@ def main() -> None:
     torch.manual_seed(given.seed)
     rng = np.random.default_rng(given.seed)
     given.cache.mkdir(parents=True, exist_ok=True)
-    task = DCF()
-    task.encoder = weights.load(given.encoder).encoder
+    encoder = weights.load(str(given.encoder)).encoder
+    task = DCF(image=given.image, fine_image=given.fine, taps=tuple(given.taps), trunk=given.trunk)
+    task.encoder = encoder
     with torch.no_grad():
         components(task, np.load(given.views[0])["crops"][:, 0])
+    if given.init:
+        begin(task, given.init)
     task.head.reduce.requires_grad_(False)
     shards = [shard(task, file, given.cache) for file in given.views]
     learning = {name: p for name, p in task.head.named_parameters() if p.requires_grad}

@@ -154,11 +154,13 @@ def piece(picture: np.ndarray, target: float, rng: np.random.Generator) -> Piece
     return Piece(picture, box, math.sqrt(box[2] * box[3]) / target) if box[2] else None
 
 
-def show_piece(one: Piece, first: bool, target: float, place: np.ndarray, zoom: float, hard: float, rng: Any) -> Any:
+def show_piece(
+    one: Piece, first: bool, target: float, place: np.ndarray, zoom: float, hard: float, spin: float, rng: Any
+) -> Any:
     """Canvas, box, mask, and whether the piece is in it."""
     x, y, w, h = one.box
     moved = [0.0, 1.0, 0.0] if first else [
-        rng.normal(0, 0.07 * hard), math.exp(rng.normal(0, 0.08 * hard)), rng.normal(0, 0.05 * hard)
+        rng.normal(0, 0.8 * spin), math.exp(rng.normal(0, 0.08 * hard)), rng.normal(0, 0.05 * hard)
     ]  # fmt: skip
     a = affine(zoom / one.step, *moved, (x + w / 2, y + h / 2), tuple(place))
     source = one.picture if one.step < 1.6 else cv2.GaussianBlur(one.picture, (0, 0), one.step * 0.4)
@@ -183,6 +185,7 @@ def episode(all_: Sources, rng: np.random.Generator) -> tuple[list[View], float]
     pasted = rng.random() < 0.65
     factor = math.exp(rng.uniform(math.log(2.3), math.log(4.6)))
     target, hard = OUT / factor, rng.uniform(0.4, 1.3)
+    spin = rng.uniform(0.3, 1.2) if rng.random() < 0.15 else 0.09 * hard
     clip = all_.clips[rng.integers(len(all_.clips))] if rng.random() < 0.65 else None
     still = None if clip is not None else all_.photos[rng.integers(len(all_.photos))]
     begin, step = (int(rng.integers(len(clip))) if clip is not None else 0), int(rng.integers(0, 6))
@@ -213,7 +216,7 @@ def episode(all_: Sources, rng: np.random.Generator) -> tuple[list[View], float]
         blur = (rng.uniform(1.5, 8), rng.uniform(0, 3.14)) if k and rng.random() < 0.15 else None
         visible = 1.0
         if one is not None:
-            canvas, box, mask, present = show_piece(one, k == 0, target, place, zoom, hard, rng)
+            canvas, box, mask, present = show_piece(one, k == 0, target, place, zoom, hard, spin, rng)
             canvas = lit(canvas, how)
         else:
             at = spot + drift * k + rng.normal(0, 3, 2)
@@ -238,7 +241,7 @@ def episode(all_: Sources, rng: np.random.Generator) -> tuple[list[View], float]
                 shape = bent(thing, rng, bend) if bend * max(thing.shape[:2]) > 0.5 else thing
                 size = zoom * target / math.sqrt(thing.shape[0] * thing.shape[1] * 0.85)
                 own = affine(
-                    size, turn + rng.normal(0, 0.09 * hard), aspect * math.exp(rng.normal(0, 0.08 * hard)),
+                    size, turn + rng.normal(0, spin), aspect * math.exp(rng.normal(0, 0.08 * hard)),
                     rng.normal(0, 0.06 * hard), (shape.shape[1] / 2, shape.shape[0] / 2), tuple(place),
                 )  # fmt: skip
                 box, mask = paste(canvas, shape, own, 0.5 * (light(rng, 0.3) + how))

@@ -75,9 +75,10 @@ def shipped(prompt: Target | None, wanted: tuple[str, ...] = ()) -> str:
     found: dict[str, str] = {}
     for path in sorted(weights.SHIPPED.glob("*.safetensors")):
         header = weights.read_header(path)
-        if "encoder" not in header["parts"]:
-            continue  # heads alone, which work on an encoder that has to be named
         contract = contract_of(header) if header["kind"] == "tasks" else None
+        trunk = "" if contract is None else contract.works_on(header["fields"])
+        if trunk and not trunk.startswith(f"{SHIPPED}:"):
+            continue  # heads on an encoder that has to be fetched
         known = () if contract is None else contract.takes or contract.gives
         found.setdefault(known[0] if known else "", path.stem)
     name = next((found[field] for field in asked if field in found), None)

@@ -173,6 +173,11 @@ class Task(Model):
         """The task with what a benchmark's usual script sets, but for the fields given."""
         return cls(**fields)
 
+    @classmethod
+    def works_on(cls, fields: Mapping[str, Any]) -> str:
+        """The weights of an encoder that a task with these fields needs besides its own; "" where there are none."""
+        return ""
+
     def resize_image(self, image: int | tuple[int, int]) -> None:
         """Changes the side of the pictures that it works on; ValueError where they have none."""
         raise ValueError(f"{name_of(self)} has no picture size that could change")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Self
 
@@ -21,14 +22,16 @@ from dropmae.data.boxtracks import boxes_of
 from dropmae.nn.vit import SIZES, Encoder, Size
 from dropmae.target import Target
 from dropmae.tasks._prompts import check_frame, prompted_boxes
-from dropmae.tasks.dcf import crops, ridge
+from dropmae.tasks.dcf import crops, fine, ridge
 from dropmae.tasks.dcf.crops import Region
-from dropmae.tasks.dcf.head import Head, tokens
+from dropmae.tasks.dcf.head import Head, peaks, tokens
 
 WORST = np.array([0.3, 0.3, 0.5, 0.5])
 """Largest error of each kind that is made up for, see `State.errors`."""
-FITTED = ("templates", "grams", "crosses", "filters")
+FITTED = ("templates", "grams", "crosses", "filters", "fine", "supports")
 """Fields of a state that are tensors, a row for each object."""
+FINE_LEAST, FINE_SURE = 0.03, 0.3
+"""The fine filter's response counts from here on, and from there on its place is fully believed."""
 SHIFTS = ((0.0, 0.0, 1.0), (0.125, 0.0, 1.0), (-0.125, 0.0, 1.0), (0.0, 0.125, 1.0), (0.0, -0.125, 1.0))
 """Crops that the filter is first fitted to: shift in shares of the side, and scale."""
 
@@ -64,6 +67,10 @@ class State:
     """float32 [N, 2, F]"""
     filters: Tensor
     """float32 [N, F]"""
+    fine: Tensor
+    """complex64 [N, C, m, m // 2 + 1]: filters on small cells (`fine`); C = 0 where there are none."""
+    supports: Tensor
+    """float32 [N, m, m]: where they may be other than zero."""
 
 
 class Found(NamedTuple):
@@ -74,6 +81,8 @@ class Found(NamedTuple):
     score: float
     features: Tensor
     """[n, n, C]"""
+    spectrum: Tensor
+    """complex64 [C, m, m // 2 + 1]: of small cells."""
     place: Region
 
 
@@ -98,7 +107,8 @@ class DCF(Task):
     use = (
         "trunk", "search_factor", "search_cap", "search_floor", "size_limit", "window", "penalty", "response_share",
         "size_rate", "calibrate", "ridge", "first_share", "update_rate", "update_every", "update_above",
-        "template_every", "template_above", "search_below", "tiles", "again_above", "patience", "calibration",
+        "template_every", "template_above", "fine_share", "fine_centre", "fine_steady",
+        "search_below", "tiles", "again_above", "patience", "calibration",
         "lost_below",
     )  # fmt: skip
 
@@ -161,6 +171,14 @@ class DCF(Task):
     """Frames between renewals of the second template."""
     template_above: float = 0.85
     """Score from which on the second template is renewed."""
+    fine_image: int = 0
+    """Side in pixels of the crop for a filter on gradients and colours of small cells; 0: no such filter."""
+    fine_share: float = 0.0
+    """Exponent of its response in the score map, beside the head's, which knows of it."""
+    fine_centre: float = 0.5
+    """Its share in the centre of the box, where it answers."""
+    fine_steady: float = 0.3
+    """How much it stays as it was from frame to frame."""
     search_below: float = 0.25
     """Score below which an object counts as lost from sight, and is looked for elsewhere too."""
     tiles: int = 1
@@ -184,7 +202,13 @@ class DCF(Task):
             self.encoder = Encoder(shape.width, self.depth, shape.heads, self.patch, learned_grid=table)
         self.widths = self.widths or (SIZES[self.size or "small"].width,) * len(self.taps)
         self.check()
-        self.head = Head(self.widths, self.channels, self.head_width, self.head_depth, self.head_heads)
+        self.head = Head(
+            self.widths, self.channels, self.head_width, self.head_depth, self.head_heads, bool(self.fine_image)
+        )
+
+    @classmethod
+    def works_on(cls, fields: Mapping[str, Any]) -> str:
+        return fields.get("trunk", "")
 
     def check(self) -> None:
         """ValueError for a field that makes no sense."""
@@ -222,6 +246,13 @@ class DCF(Task):
         batch = torch.from_numpy(pictures).permute(0, 3, 1, 2).to(self.head.places.device)
         return self.head.reduced(self.encoder.layers(batch, self.taps))
 
+    def spectra(self, frame: np.ndarray, places: list[Region]) -> Tensor:
+        """complex64 [K, C, m, m // 2 + 1]: small cells of regions of a frame."""
+        device = self.head.places.device
+        if not self.fine_image:
+            return torch.zeros(len(places), 0, 0, 0, device=device)
+        return fine.spectra(np.stack([crops.cut(frame, place, self.fine_image) for place in places]), device)
+
     def cells(self, features: Tensor) -> Tensor:
         """[B, n n, F]: what the filter sees of features [B, n, n, C]."""
         return ridge.neighbourhoods(features[..., -self.channels[-1] :])
@@ -239,7 +270,7 @@ class DCF(Task):
     # ---------------------------------------------------------------- the object
 
     def fit(self, frame: np.ndarray, box: np.ndarray, factor: float) -> dict[str, Any]:
-        """{"templates", "grams", "crosses", "filters", "errors"} of an object that is given in a frame."""
+        """The fields of `FITTED` and "errors", of an object that is given in a frame."""
         side, centre = factor * float(np.sqrt(box[2:].prod())), box[:2] + box[2:] / 2
         places = [crops.region(centre + np.array([dx, dy]) * side, side * scale) for dx, dy, scale in SHIFTS]
         features = self.embed(frame, places)
@@ -249,19 +280,36 @@ class DCF(Task):
         templates = torch.stack([self.head.template(found, kind)[0] for kind in (0, 1)])
         with torch.autocast(features.device.type, enabled=False):
             filter_ = ridge.solve(gram, cross, self.ridge)
+        spectrum, small = self.spectra(frame, places), None
+        sharp, support = spectrum[:1], torch.zeros(1, 0, 0)
+        if self.fine_image:
+            support = fine.supports(inside[:1, 2:].to(features.device) * spectrum.shape[-2], spectrum.shape[-2])
+            sharp = self.sharpen(spectrum[:1], inside[:1], support, None)
+            small = fine.respond(sharp, spectrum)
         return {
+            "fine": sharp[0],
+            "supports": support[0],
             "templates": templates,
             "grams": gram.expand(2, -1, -1).clone(),
             "crosses": cross.expand(2, -1).clone(),
             "filters": filter_,
-            "errors": self.measure(features, templates, filter_, inside) if self.calibrate else np.zeros(4),
+            "errors": self.measure(features, templates, filter_, small, inside) if self.calibrate else np.zeros(4),
         }
 
-    def measure(self, features: Tensor, templates: Tensor, filter_: Tensor, inside: Tensor) -> np.ndarray:
+    def sharpen(self, seen: Tensor, inside: Tensor, support: Tensor, before: Tensor | None) -> Tensor:
+        """complex64 [B, C, m, m // 2 + 1]: the filters on small cells after objects were seen at boxes `inside`."""
+        n = seen.shape[-2]
+        boxes = inside.to(seen.device) * n
+        answer = fine.wanted(boxes[:, :2] + boxes[:, 2:] / 2, boxes[:, 2:].prod(1).sqrt() * fine.SHARPNESS, n)
+        return fine.fit(seen, answer, support, before, self.fine_steady)
+
+    def measure(
+        self, features: Tensor, templates: Tensor, filter_: Tensor, small: Tensor | None, inside: Tensor
+    ) -> np.ndarray:
         """float64 [4]: `State.errors` of an object, the mean over crops in which its box is known."""
         count = len(features)
         found = self.read(
-            features, templates.expand(count, -1, -1, -1), filter_.expand(count, -1), inside[:, 2:].numpy()
+            features, templates.expand(count, -1, -1, -1), filter_.expand(count, -1), small, inside[:, 2:].numpy()
         )
         true = inside.double().numpy()
         away = (found.boxes[:, :2] + found.boxes[:, 2:] / 2 - true[:, :2] - true[:, 2:] / 2) / true[:, 2:]
@@ -278,33 +326,56 @@ class DCF(Task):
         self, state: State, frame: np.ndarray, rows: list[int], places: list[Region], steady: list[bool]
     ) -> list[Found]:
         """What is found of object `rows[k]` in region `places[k]`; `steady`: near where it was, as large as it was."""
-        features = self.embed(frame, places)
+        features, seen = self.embed(frame, places), self.spectra(frame, places)
+        response = fine.respond(state.fine[rows], seen) if self.fine_image else None
         last = np.maximum(state.boxes[rows, 2:], self.search_floor / 2 * state.sides[rows])
         shares = last / np.array([[place.side] for place in places])
-        read = self.read(features, state.templates[rows], state.filters[rows], shares, np.array(steady))
+        read = self.read(features, state.templates[rows], state.filters[rows], response, shares, np.array(steady))
         found = []
         for k, (row, place) in enumerate(zip(rows, places)):
             box = place.outside(read.boxes[k])
             size = box[2:] * np.exp(-state.errors[row, 2:])
             centre = box[:2] + box[2:] / 2 - state.errors[row, :2] * size
-            found.append(Found(np.concatenate([centre - size / 2, size]), float(read.scores[k]), features[k], place))
+            if response is not None:
+                centre = self.settled(response[k], place, centre, size)
+            box = np.concatenate([centre - size / 2, size])
+            found.append(Found(box, float(read.scores[k]), features[k], seen[k], place))
         return found
 
+    def settled(self, response: Tensor, place: Region, centre: np.ndarray, size: np.ndarray) -> np.ndarray:
+        """float64 [2]: a centre on its way to the peak of the fine filter's response near it."""
+        n = len(response)
+        reach = max(2, round(0.25 * float(np.sqrt(size.prod())) / place.side * n))
+        at = np.clip((centre - [place.left, place.top]) / place.side * n, 0, n - 1).astype(int)
+        low, high = np.maximum(at - reach, 0), np.minimum(at + reach + 1, n)
+        spot, height = fine.peak(response, slice(int(low[1]), int(high[1])), slice(int(low[0]), int(high[0])))
+        share = self.fine_centre * min(1.0, max(0.0, height) / FINE_SURE)
+        return centre + share * (spot * place.side + [place.left, place.top] - centre)
+
     def read(
-        self, features: Tensor, templates: Tensor, filters: Tensor, shares: np.ndarray, steady: np.ndarray | None = None
+        self,
+        features: Tensor,
+        templates: Tensor,
+        filters: Tensor,
+        small: Tensor | None,
+        shares: np.ndarray,
+        steady: np.ndarray | None = None,
     ) -> Reading:
-        """What filter and head make of crops [B, n, n, C], each with its object [B, ...], whose width and height are
-        thought to be `shares` [B, 2] of the crop's side."""
+        """What filters and head make of crops [B, n, n, C], each with its object [B, ...], whose width and height are
+        thought to be `shares` [B, 2] of the crop's side; `small` is the fine filter's response [B, m, m]."""
         n = features.shape[1]
         with torch.autocast(features.device.type, enabled=False):
             response = (self.cells(features) @ filters[:, :, None])[..., 0].view(-1, n, n)
         size = torch.tensor(shares, dtype=torch.float32, device=features.device)
-        logits, boxes, cells = self.head(features, templates.flatten(1, 2), response, size)
+        high = peaks(small, n) if small is not None else None
+        logits, boxes, cells = self.head(features, templates.flatten(1, 2), response, size, high)
         scores = logits.sigmoid()
         calm = np.zeros(len(features), bool) if steady is None else steady
         chance = self.weigh(scores, response, boxes, size, torch.tensor(calm, device=size.device))
+        if high is not None:
+            chance = chance * high[:, 0].clamp(FINE_LEAST, 1) ** self.fine_share
         peak = chance.flatten(1).argmax(1)
-        logit = self.head.present(cells, scores, response, peak).double().cpu().numpy()
+        logit = self.head.present(cells, scores, response, peak, high).double().cpu().numpy()
         factor, offset = self.calibration
         corners = np.stack([around(*one) for one in zip(boxes, chance, peak.tolist())])
         found = np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], 1)
@@ -443,11 +514,16 @@ class DCF(Task):
             if state.index % self.template_every == 0
             else []
         )
-        if not learned and not seen:
+        sharp = [r for r, f in best.items() if f.score >= self.update_above] if self.fine_image else []
+        if not learned and not seen and not sharp:
             return state
-        templates, grams, crosses, filters = (
-            tensor.clone() for tensor in (state.templates, state.grams, state.crosses, state.filters)
-        )
+        known = {name: getattr(state, name).clone() for name in FITTED if name != "supports"}
+        templates, grams, crosses, filters = (known[name] for name in ("templates", "grams", "crosses", "filters"))
+        for row in sharp:
+            found = best[row]
+            inside = torch.tensor(found.place.inside(state.boxes[row])[None], dtype=torch.float32)
+            one = slice(row, row + 1)
+            known["fine"][one] = self.sharpen(found.spectrum[None], inside, state.supports[one], state.fine[one])
         for row in learned:
             found = best[row]
             inside = torch.tensor(found.place.inside(state.boxes[row])[None], dtype=torch.float32)
@@ -462,7 +538,7 @@ class DCF(Task):
             found = best[row]
             inside = torch.tensor(found.place.inside(state.boxes[row])[None], dtype=torch.float32)
             templates[row, 1] = self.head.template(tokens(found.features[None], inside.to(found.features.device)), 1)[0]
-        return dataclasses.replace(state, templates=templates, grams=grams, crosses=crosses, filters=filters)
+        return dataclasses.replace(state, **known)
 
 
 def centred(box: np.ndarray, size: np.ndarray) -> np.ndarray:

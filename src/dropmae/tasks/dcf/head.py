@@ -56,24 +56,40 @@ class Layer(nn.Module):
         return x + self.mix(functional.gelu(around))
 
 
-class Head(nn.Module):
-    """See above. `taps` are the encoder's widths, `channels` what each is reduced to by fixed principal components."""
+def peaks(small: Tensor, n: int) -> Tensor:
+    """[B, 4, n, n]: the highest answer of a fine filter [B, m, m] in each of n x n cells, the same less the highest of
+    all, and where in its cell it lies, x and y from -0.5 to 0.5. ValueError where m is no multiple of n."""
+    m = small.shape[-1]
+    if m % n:
+        raise ValueError(f"{m} small cells a side cannot be shared out among {n}: set fine_image")
+    step = m // n
+    high, at = functional.max_pool2d(small[:, None], step, return_indices=True)
+    row, column = at // m, at % m
+    within = [((place % step) + 0.5) / step - 0.5 for place in (column, row)]
+    return torch.cat([high, high - high.amax((2, 3), keepdim=True), *within], 1)
 
-    def __init__(self, taps: tuple[int, ...], channels: tuple[int, ...], width: int, depth: int, heads: int) -> None:
+
+class Head(nn.Module):
+    """See above. `taps` are the encoder's widths, `channels` what each is reduced to by fixed principal components;
+    `fine`: it is told what a fine filter answers, too."""
+
+    def __init__(
+        self, taps: tuple[int, ...], channels: tuple[int, ...], width: int, depth: int, heads: int, fine: bool = False
+    ) -> None:
         super().__init__()
         self.reduce = nn.ModuleList(Linear(tap, count) for tap, count in zip(taps, channels))
         self.cells = Linear(sum(channels), width)
         self.tokens = Linear(sum(channels), width)
         self.norm_tokens = nn.LayerNorm(width)
         self.places = nn.Parameter(0.02 * torch.randn(2, GRID * GRID, width))
-        self.response = Linear(2, width)
+        self.response = Linear(6 if fine else 2, width)
         self.size = Linear(2, width)
         self.layers = nn.ModuleList(Layer(width, heads) for _ in range(depth))
         self.norm = nn.LayerNorm(width)
         self.conv = nn.Conv2d(width, width, 3, padding=1)
         self.score = Linear(width, 1)
         self.sides = Linear(width, 4)
-        self.presence = nn.Sequential(Linear(width + 4, 64), nn.GELU(), Linear(64, 1))
+        self.presence = nn.Sequential(Linear(width + (6 if fine else 4), 64), nn.GELU(), Linear(64, 1))
 
     def reduced(self, features: Tensor) -> Tensor:
         """float32 [B, n, n, C]: the principal components of an encoder's features [B, sum of widths, n, n]."""
@@ -85,16 +101,18 @@ class Head(nn.Module):
         return self.norm_tokens(self.tokens(found) + self.places[kind])
 
     def forward(
-        self, features: Tensor, context: Tensor, response: Tensor, size: Tensor
+        self, features: Tensor, context: Tensor, response: Tensor, size: Tensor, small: Tensor | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Scores [B, n, n] before the sigmoid, boxes x1 y1 x2 y2 [B, n, n, 4] in shares of the crop, and what the cells
         hold [B, n, n, D].
 
         Of features [B, n, n, C], templates [B, M, D], the filter's response [B, n, n], and the width and height that
-        are expected [B, 2], in shares of the crop.
+        are expected [B, 2], in shares of the crop; and the `peaks` of the fine filter.
         """
         n = features.shape[1]
         relative = torch.stack([response, response - response.amax((1, 2), keepdim=True)], -1)
+        if small is not None:
+            relative = torch.cat([relative, small.permute(0, 2, 3, 1)], -1)
         x = self.cells(features) + self.response(relative) + self.size(size.log())[:, None, None]
         for layer in self.layers:
             x = layer(x, context)
@@ -105,10 +123,12 @@ class Head(nn.Module):
         boxes = torch.cat([centres - reach[..., :2], centres + reach[..., 2:]], -1)
         return self.score(x)[..., 0].float(), boxes, x
 
-    def present(self, cells: Tensor, scores: Tensor, response: Tensor, peak: Tensor) -> Tensor:
+    def present(
+        self, cells: Tensor, scores: Tensor, response: Tensor, peak: Tensor, small: Tensor | None = None
+    ) -> Tensor:
         """[B]: logit of the probability that the box at cell number `peak` [B] overlaps the object by half.
 
-        Of the third output, the scores after the sigmoid, and the filter's response.
+        Of the third output, the scores after the sigmoid, the filter's response, and the `peaks` of the fine one.
         """
         n, rows = scores.shape[1], torch.arange(len(scores), device=scores.device)
         place = torch.arange(n, device=scores.device)
@@ -116,5 +136,8 @@ class Head(nn.Module):
         second = scores.masked_fill(down[:, :, None] & across[:, None], 0).flatten(1).amax(1)
         scores, response = scores.flatten(1), response.flatten(1)
         facts = [scores[rows, peak], second, response.amax(1), response[rows, peak]]
+        if small is not None:
+            high = small[:, 0].flatten(1)
+            facts += [high.amax(1), high[rows, peak]]
         found = torch.cat([cells.flatten(1, 2)[rows, peak].float(), torch.stack(facts, 1)], 1)
         return self.presence(found)[:, 0].float()
