@@ -226,7 +226,7 @@ def main() -> None:
     rng = np.random.default_rng(given.seed)
     given.cache.mkdir(parents=True, exist_ok=True)
     encoder = weights.load(str(given.encoder)).encoder
-    task = DCF(image=given.image, fine_image=given.fine, taps=tuple(given.taps), trunk=given.trunk)
+    task = DCF(image=given.image, fine_image=given.fine, fine_told=given.fine > 0, taps=tuple(given.taps), trunk=given.trunk)
     task.encoder = encoder
     with torch.no_grad():
         components(task, np.load(given.views[0])["crops"][:, 0])

@@ -107,7 +107,7 @@ class DCF(Task):
     use = (
         "trunk", "search_factor", "search_cap", "search_floor", "size_limit", "window", "penalty", "response_share",
         "size_rate", "calibrate", "ridge", "first_share", "update_rate", "update_every", "update_above",
-        "template_every", "template_above", "fine_share", "fine_centre", "fine_steady",
+        "template_every", "template_above", "fine_image", "fine_share", "fine_centre", "fine_steady",
         "search_below", "tiles", "again_above", "patience", "calibration",
         "lost_below",
     )  # fmt: skip
@@ -173,8 +173,10 @@ class DCF(Task):
     """Score from which on the second template is renewed."""
     fine_image: int = 0
     """Side in pixels of the crop for a filter on gradients and colours of small cells; 0: no such filter."""
+    fine_told: bool = False
+    """The head is told of its response."""
     fine_share: float = 0.0
-    """Exponent of its response in the score map, beside the head's, which knows of it."""
+    """Exponent of its response in the score map, beside the others."""
     fine_centre: float = 0.5
     """Its share in the centre of the box, where it answers."""
     fine_steady: float = 0.3
@@ -202,9 +204,7 @@ class DCF(Task):
             self.encoder = Encoder(shape.width, self.depth, shape.heads, self.patch, learned_grid=table)
         self.widths = self.widths or (SIZES[self.size or "small"].width,) * len(self.taps)
         self.check()
-        self.head = Head(
-            self.widths, self.channels, self.head_width, self.head_depth, self.head_heads, bool(self.fine_image)
-        )
+        self.head = Head(self.widths, self.channels, self.head_width, self.head_depth, self.head_heads, self.fine_told)
 
     @classmethod
     def works_on(cls, fields: Mapping[str, Any]) -> str:
@@ -227,6 +227,10 @@ class DCF(Task):
         for name in ("search_floor", "penalty", "tiles", "patience"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} must not be negative, but is {getattr(self, name)}")
+        if self.fine_told and not self.fine_image:
+            raise ValueError(
+                "the head is told of a filter on small cells (fine_told) that is not there: set fine_image"
+            )
         if not self.size_limit >= 1:
             raise ValueError(f"size_limit must be at least 1, not {self.size_limit}")
 
@@ -368,14 +372,15 @@ class DCF(Task):
             response = (self.cells(features) @ filters[:, :, None])[..., 0].view(-1, n, n)
         size = torch.tensor(shares, dtype=torch.float32, device=features.device)
         high = peaks(small, n) if small is not None else None
-        logits, boxes, cells = self.head(features, templates.flatten(1, 2), response, size, high)
+        told = high if self.fine_told else None
+        logits, boxes, cells = self.head(features, templates.flatten(1, 2), response, size, told)
         scores = logits.sigmoid()
         calm = np.zeros(len(features), bool) if steady is None else steady
         chance = self.weigh(scores, response, boxes, size, torch.tensor(calm, device=size.device))
         if high is not None:
             chance = chance * high[:, 0].clamp(FINE_LEAST, 1) ** self.fine_share
         peak = chance.flatten(1).argmax(1)
-        logit = self.head.present(cells, scores, response, peak, high).double().cpu().numpy()
+        logit = self.head.present(cells, scores, response, peak, told).double().cpu().numpy()
         factor, offset = self.calibration
         corners = np.stack([around(*one) for one in zip(boxes, chance, peak.tolist())])
         found = np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], 1)
