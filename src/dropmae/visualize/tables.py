@@ -93,7 +93,9 @@ def leading(report: Report) -> str | None:
 def order(report: Report, key: str | None) -> tuple[bool, float]:
     """Sorts reports: the best first, those without the number last."""
     value = None if key is None else metrics(report).get(key)
-    return (value is None, 0.0 if value is None else value if word(key) in LOWER_IS_BETTER else -value)
+    if key is None or value is None:
+        return True, 0.0
+    return False, value if word(key) in LOWER_IS_BETTER else -value
 
 
 def shown(key: str, value: Any) -> str:

@@ -58,10 +58,9 @@ def gradients(pictures: Tensor) -> Tensor:
     blocks = (4 * functional.avg_pool2d(energy, 2, 1) + 1).rsqrt()
     n, m = plain.shape[2:]
     around = [blocks[:, :, i : i + n, j : j + m] for i in (0, 1) for j in (0, 1)]
-    first = [(signed * scale).clamp_max(CLIP) for scale in around]
-    second = [(plain * scale).clamp_max(CLIP) for scale in around]
-    texture = [one.sum(1, keepdim=True) / math.sqrt(2 * BINS) for one in first]
-    return torch.cat([sum(first) / 2, sum(second) / 2, *texture], 1)
+    first = torch.stack([(signed * scale).clamp_max(CLIP) for scale in around], 1)
+    second = torch.stack([(plain * scale).clamp_max(CLIP) for scale in around], 1)
+    return torch.cat([first.sum(1) / 2, second.sum(1) / 2, first.sum(2) / math.sqrt(2 * BINS)], 1)
 
 
 def lab(colours: Tensor) -> Tensor:
