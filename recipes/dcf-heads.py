@@ -142,7 +142,7 @@ def shard(task: DCF, file: Path, cache: Path) -> Shard:
     whole = ((high - low).prod(-1) / boxes[..., 2:].prod(-1)).numpy() > 0.97
     usable = (views["present"] == 1) & (views["visible"] > 0.75) & whole
     small = torch.zeros(len(boxes), boxes.shape[1], boxes.shape[1] + 1, 0, 0)
-    if task.fine_image:
+    if task.fine_told:
         store_of_small = cache / f"{file.stem}-fine-{task.fine_image}.pt"
         if not store_of_small.is_file():
             torch.save(answers(task, views["crops"], boxes), store_of_small)
@@ -182,7 +182,7 @@ def losses(task: DCF, batch: list[Tensor]) -> dict[str, Tensor]:
     first, box1, last, box2, search, box, present, filter_, size, small = batch
     head, n, here = task.head, search.shape[1], present.float()[:, None, None]
     response = (task.cells(search.float()) @ filter_[:, :, None])[..., 0].view(-1, n, n)
-    high = peaks(small.float(), n) if task.fine_image else None
+    high = peaks(small.float(), n) if task.fine_told else None
     with half():
         known = [head.template(tokens(f.float(), b), kind) for kind, (f, b) in enumerate(((first, box1), (last, box2)))]
         logits, boxes, cells = head(search.float(), torch.cat(known, 1), response, size, high)
@@ -213,6 +213,7 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, default=Path("dcf-cache"))
     parser.add_argument("--image", type=int, default=252, help="side of the crops that the encoder sees")
     parser.add_argument("--fine", type=int, default=0, help="side of the crops for a filter on small cells")
+    parser.add_argument("--told", action="store_true", help="the heads are told what it answers")
     parser.add_argument("--taps", type=int, nargs="+", default=[8, 12], help="its blocks that are looked at")
     parser.add_argument("--trunk", default="", help="where the tracker is to find the encoder, for the header")
     parser.add_argument("--init", type=Path, help="heads to go on from")
@@ -226,7 +227,8 @@ def main() -> None:
     rng = np.random.default_rng(given.seed)
     given.cache.mkdir(parents=True, exist_ok=True)
     encoder = weights.load(str(given.encoder)).encoder
-    task = DCF(image=given.image, fine_image=given.fine, fine_told=given.fine > 0, taps=tuple(given.taps), trunk=given.trunk)
+    fields = {"fine_image": given.fine, "fine_told": given.told, "fine_share": 0.5 * (given.fine > 0 and not given.told)}
+    task = DCF(image=given.image, taps=tuple(given.taps), trunk=given.trunk, **fields)
     task.encoder = encoder
     with torch.no_grad():
         components(task, np.load(given.views[0])["crops"][:, 0])
