@@ -221,6 +221,8 @@ class Work:
         for cls in dict.fromkeys(endings().values()):
             suffix = next(suffix for suffix in cls.suffixes if suffix not in cls.folders)
             able = not cls.needs or {*cls.needs} & {*gives}
+            if not able and not {*cls.needs} & {*KINDS}:
+                continue  # nothing that is drawn here would give it
             hint = ": paint the thing (M)" if "mask" in cls.needs else ""
             why = "" if able else f"made of {' or '.join(cls.needs)}, which {self.spec} does not give{hint}"
             found[suffix] = {"text": (cls.__doc__ or "").splitlines()[0], "why": why}
