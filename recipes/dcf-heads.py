@@ -227,7 +227,8 @@ def main() -> None:
     rng = np.random.default_rng(given.seed)
     given.cache.mkdir(parents=True, exist_ok=True)
     encoder = weights.load(str(given.encoder)).encoder
-    fields = {"fine_image": given.fine, "fine_told": given.told, "fine_share": 0.5 * (given.fine > 0 and not given.told)}
+    beside = 0.5 if given.fine and not given.told else 0.0
+    fields = {"fine_image": given.fine, "fine_told": given.told, "fine_share": beside, "fine_centre": 0.0}
     task = DCF(image=given.image, taps=tuple(given.taps), trunk=given.trunk, **fields)
     task.encoder = encoder
     with torch.no_grad():

@@ -76,9 +76,8 @@ def shipped(prompt: Target | None, wanted: tuple[str, ...] = ()) -> str:
     for path in sorted(weights.SHIPPED.glob("*.safetensors")):
         header = weights.read_header(path)
         contract = contract_of(header) if header["kind"] == "tasks" else None
-        trunk = "" if contract is None else contract.works_on(header["fields"])
-        if trunk and not trunk.startswith(f"{SHIPPED}:"):
-            continue  # heads on an encoder that has to be fetched
+        if contract is not None and contract.works_on(header["fields"]):
+            continue  # heads on another encoder: slower, so they are used where they are named
         known = () if contract is None else contract.takes or contract.gives
         found.setdefault(known[0] if known else "", path.stem)
     name = next((found[field] for field in asked if field in found), None)
