@@ -61,6 +61,15 @@ def end_in(seconds: int) -> None:
         signal.alarm(seconds)
 
 
+def limit(memory: int, seconds: int) -> None:
+    """Bounds this process's memory in bytes and its processor time, where the system can (not Windows)."""
+    with contextlib.suppress(ImportError):
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
+        resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
+
+
 def _state(pid: int) -> str:
     return next(iter(_stat(pid)), "")
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from starlette.requests import Request
 
+from dropmae import machine
 from dropmae.storage import replacing
 
 VIDEO_BYTES, JSON_BYTES, SAVED_BYTES = 2 << 30, 8 << 20, 1 << 30
@@ -107,13 +108,7 @@ def look(path: str, title: str) -> str:
 
 
 if __name__ == "__main__":
-    try:
-        import resource
-
-        resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
-        resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS))
-    except ImportError:  # Windows, where the clock alone is watched
-        pass
+    machine.limit(MEMORY, SECONDS)
     fault = look(sys.argv[1], sys.argv[2])
     print(fault)
     sys.exit(bool(fault))
