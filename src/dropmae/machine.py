@@ -61,6 +61,11 @@ def end_in(seconds: int) -> None:
         signal.alarm(seconds)
 
 
+def user() -> int:
+    """The number of the user this process runs as; 0 where there are none, and files have owner 0."""
+    return os.getuid() if hasattr(os, "getuid") else 0
+
+
 def limit(memory: int, seconds: int) -> None:
     """Bounds this process's memory in bytes and its processor time, where the system can (not Windows)."""
     with contextlib.suppress(ImportError):

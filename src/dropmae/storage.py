@@ -343,7 +343,7 @@ def _escaped(name: str) -> str:
 
 
 def _user() -> int:
-    return os.getuid() if hasattr(os, "getuid") else 0  # where there are no users, st_uid is 0
+    return machine.user()
 
 
 def _umask() -> int:

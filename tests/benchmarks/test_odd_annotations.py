@@ -182,7 +182,7 @@ def test_track_says_what_is_wrong_with_boxes_points_and_start(tmp_path: Path) ->
     cases: list[tuple[dict[str, Any], str]] = [
         ({"box": (500, 5, 20, 20)}, r"frame 0: the box of object 1 .* lies outside the 160x120 frame"),
         ({"points": ("2,300,5",)}, r"frame 2: point 1 at 300,5 lies outside"),
-        ({"points": ("2,30,5",), "start": 1}, r"start 1 is about box and mask, but .* their own frames, 2 first"),
+        ({"points": ("2,30,5",), "start": 1}, r"start 1 is about box, mask and grid, but .* their own frames, 2 first"),
         ({"prompts": prompts}, r"frame 0: the box of object 1 \(200 0 5 5\)"),
     ]
     for told, said in cases:

@@ -204,7 +204,7 @@ def test_objects_that_are_lost_have_no_box(tracker: Path, video: Path, tmp_path:
 class Camera:
     """A live stream that somebody ends with Ctrl-C after a few frames."""
 
-    stamped = False
+    stamped, kind = False, "picture"
 
     source, path, name, fps = 0, None, "camera 0", 25.0
 

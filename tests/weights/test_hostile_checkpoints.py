@@ -329,7 +329,7 @@ def test_arrays_of_others_are_bounded(tmp_path: Path, monkeypatch: pytest.Monkey
     np.testing.assert_array_equal(read_dump(path), np.arange(6.0).reshape(2, 3))
     for bomb in BOMBS.values():
         path.write_bytes(bomb)
-        with pytest.raises(OSError, match=r"x: not a NumPy array dump"):
+        with pytest.raises(OSError, match=r"x: not a (NumPy array dump|readable pickle)"):
             read_dump(path)
     buffer = io.BytesIO()
     np.save(buffer, np.arange(6, dtype=np.uint8).reshape(1, 1, 2, 3))
