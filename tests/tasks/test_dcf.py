@@ -357,7 +357,7 @@ def test_peak_is_found_between_cells():
 
 
 def test_fine_filter_places_the_box_to_a_pixel(world):
-    task = untrained(fine_image=192)
+    task = untrained(fine_image=192, fine_centre=1.0)
     state = task.start(shown(world, (100, 60)), given((100, 60)))
     for place in ((103, 62), (109, 61), (114, 66)):
         state, found = task.step(state, shown(world, place))

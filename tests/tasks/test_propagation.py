@@ -420,7 +420,7 @@ def test_points_and_masks_go_together_without_touching() -> None:
         assert np.array_equal(mask_of(one), mask_of(two))
         assert one.points is not None
         assert three.points is not None
-        # sums in matrices of another width round otherwise, and may choose another of two neighbours that are near alike
+        # sums over another width round otherwise, and may choose another of two neighbours that are near alike
         np.testing.assert_allclose(one.points, three.points, atol=2)
 
 

@@ -21,16 +21,18 @@ from dropmae.ops.compiler import Library
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """x W^T + b: x [..., K], weight [N, K], bias [N] -> [..., N]."""
-    if not switch.linear(x, weight) or not _has_onednn():
+    if not switch.linear(x, weight):
         return functional.linear(x, weight, bias)
     with torch.autocast("cpu", enabled=False):
+        if not _has_onednn():  # products of bfloat16 are many times slower than of float32 there
+            return functional.linear(x.float(), weight.float(), bias.float()).bfloat16()
         return _Linear.apply(*(tensor.bfloat16() for tensor in (x, weight, bias)))
 
 
 def gelu_linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """gelu(x W^T + b): x [..., K], weight [N, K], bias [N] -> [..., N]."""
-    if not switch.linear(x, weight) or not switch.compiled(library):
-        return functional.gelu(functional.linear(x, weight, bias))
+    if not switch.linear(x, weight) or not switch.compiled(library) or not _has_onednn():
+        return functional.gelu(linear(x, weight, bias))
     with torch.autocast("cpu", enabled=False):
         return _GeluLinear.apply(x.bfloat16(), weight.bfloat16(), bias.bfloat16().float())
 
