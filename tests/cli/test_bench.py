@@ -25,6 +25,9 @@ from dropmae.video import Video, write
 NEEDS = [name for name, _ in NEED_COLUMNS.values()]
 
 
+@pytest.mark.skipif(
+    not torch.ops.mkldnn._is_mkldnn_bf16_supported(), reason="takes minutes on a CPU that multiplies no bfloat16"
+)
 def test_every_method_and_form_is_measured(capsys: pytest.CaptureFixture[str]) -> None:
     words = ["bench", "--size", "tiny", "--image", "64", "--batch", "2", "--rounds", "1", "--device", "cpu"]
     assert main([*words, "--bf16", "--no-memory", "--json"]) == 0

@@ -31,8 +31,8 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 def gelu_linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """gelu(x W^T + b): x [..., K], weight [N, K], bias [N] -> [..., N]."""
-    if not switch.linear(x, weight) or not switch.compiled(library) or not _has_onednn():
-        return functional.gelu(linear(x, weight, bias))
+    if not switch.linear(x, weight) or not switch.compiled(library):
+        return functional.gelu(functional.linear(x, weight, bias))
     with torch.autocast("cpu", enabled=False):
         return _GeluLinear.apply(x.bfloat16(), weight.bfloat16(), bias.bfloat16().float())
 
