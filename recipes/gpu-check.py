@@ -20,6 +20,7 @@ import dropmae
 from dropmae.nn.vit import SIZES
 from dropmae.ops import asad, noise, switch
 from dropmae.speed import stepspeed
+from dropmae.training.distributed import supports_bf16
 from dropmae.video.store import write_store
 
 ROOT = Path(__file__).parent.parent
@@ -110,7 +111,8 @@ def kernel_error() -> dict[str, Any]:
 def bench() -> dict[str, Any]:
     """Training steps of TwinMAE, DropMAE, its forms and the textbook's, peak memory, utilisation; attention alone."""
     size: Any = "tiny" if DRY else "base"
-    plain = stepspeed.Setting("twinmae", size, 64 if DRY else 224, 2 if DRY else 32, DEVICE, True, 0)
+    half = not DRY or supports_bf16(torch.device(DEVICE))
+    plain = stepspeed.Setting("twinmae", size, 64 if DRY else 224, 2 if DRY else 32, DEVICE, half, 0)
     every = stepspeed.contenders(plain, fp32=False)
     chosen = {name: every[name] for name in every if name.startswith(("twinmae", "dropmae", stepspeed.TEXTBOOK))}
     rounds = 1 if DRY else 5
@@ -122,7 +124,7 @@ def bench() -> dict[str, Any]:
 
 def trackers() -> dict[str, Any]:
     """Frames per second of a tracker's step at the published sizes, for one object and for 32."""
-    from dropmae.speed import trackspeed
+    from dropmae.tasks.vot import speed as trackspeed
 
     found: dict[str, Any] = {}
     for image, batch in [(64, 1)] if DRY else [(256, 1), (256, 32), (384, 1), (384, 32)]:

@@ -234,8 +234,9 @@ def shift(one: np.ndarray, other: np.ndarray) -> tuple[int, int]:
     a, b = (np.fft.rfft2((picture - picture.mean()) * window) for picture in (one, other))
     cross = b * a.conj()
     peak = np.fft.irfft2(cross / np.maximum(np.abs(cross), 1e-6), one.shape)
-    y, x = np.unravel_index(int(peak.argmax()), peak.shape)
-    return tuple(int(v - side if v > side // 2 else v) for v, side in zip((y, x), one.shape))  # type: ignore[return-value]
+    place = np.unravel_index(int(peak.argmax()), peak.shape)
+    down, across = (int(v - side if v > side // 2 else v) for v, side in zip(place, one.shape))
+    return down, across
 
 
 def averaged(values: np.ndarray, reach: int) -> np.ndarray:

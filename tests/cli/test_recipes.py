@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from dropmae import cli, video
@@ -114,9 +113,6 @@ def test_the_settings_of_a_tracker_are_tried_on_any_davis(tmp_path: Path) -> Non
         assert 0.5 < cells[1] <= 1  # four pixels to the right
 
 
-@pytest.mark.skipif(
-    not torch.ops.mkldnn._is_mkldnn_bf16_supported(), reason="takes minutes on a CPU that multiplies no bfloat16"
-)
 def test_the_gpu_check_goes_through_on_a_cpu(tmp_path: Path) -> None:
     pytest.importorskip("cv2", reason="the check decodes with OpenCV, of the extra `bench`")
     for number in range(2):

@@ -15,10 +15,12 @@ from dropmae.ops import linear, switch
 SHAPES = [((1, 1), 1, 1), ((3, 7), 5, 9), ((2, 50), 64, 256), ((65,), 48, 33), ((0, 4), 8, 16)]
 
 
-@pytest.fixture(autouse=True)
-def _compiled() -> None:
+@pytest.fixture(autouse=True, params=["this CPU", "without bfloat16"])
+def _compiled(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     if not switch.compiled(linear.library):
         pytest.skip("no C++ compiler")
+    if request.param == "without bfloat16":
+        monkeypatch.setattr(linear, "_has_onednn", lambda: False)
 
 
 def meant(name: str, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -108,6 +110,16 @@ def test_views_and_frozen_weights() -> None:
     torch.testing.assert_close(grad, torch.autograd.grad(plain(x).sum(), x)[0], rtol=2**-7, atol=2e-3)
     frozen = linear.gelu_linear(x.detach(), layer.weight, layer.bias)
     assert not frozen.requires_grad
+
+
+def test_weights_that_were_rounded_before_change_nothing() -> None:
+    """As sharded training gathers them in bfloat16."""
+    torch.manual_seed(0)
+    x, weight, bias = torch.randn(5, 24), torch.randn(8, 24), torch.randn(8)
+    for form in (linear.linear, linear.gelu_linear):
+        with torch.autocast("cpu", torch.bfloat16):
+            whole, rounded = form(x, weight, bias), form(x, weight.bfloat16(), bias.bfloat16())
+        assert torch.equal(whole, rounded)
 
 
 def test_threads_do_not_change_the_result() -> None:

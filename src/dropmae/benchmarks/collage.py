@@ -151,8 +151,8 @@ def made(
 class Endless(Sequence):
     """A ground over which a new clip is made each time."""
 
-    files: Files = None  # type: ignore[assignment]
-    ground: Path = Path()
+    files: Files = field(kw_only=True)
+    ground: Path = field(kw_only=True)
     frames: int = 6
     size: tuple[int, int] = (96, 96)
     points: int = 64
@@ -202,9 +202,9 @@ class Truth(Mapping[int, Target]):
 class Lazy(Sequence):
     """A clip that is rendered when its frames are asked for."""
 
-    clip: Clip = field(default=None)  # type: ignore[assignment]
+    clip: Clip = field(kw_only=True)
 
     def __getattribute__(self, name: str) -> Any:
-        if name == "source" and super().__getattribute__("clip") is not None:
+        if name == "source" and "clip" in super().__getattribute__("__dict__"):
             return rendered(super().__getattribute__("clip"))[0]
         return super().__getattribute__(name)

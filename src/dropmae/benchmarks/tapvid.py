@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -231,7 +231,7 @@ class Clip:
 class Squared(Sequence):
     """A video of TAP-Vid, brought to a square when its frames are asked for."""
 
-    clip: Clip = None  # type: ignore[assignment]
+    clip: Clip = field(kw_only=True)
     side: int = RASTER
     resize: Resize = "lanczos"
 

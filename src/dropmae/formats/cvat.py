@@ -63,8 +63,9 @@ class Reading:
             row = row._replace(box=(x, y, right - x, bottom - y))
         elif not gone:
             size = self.size()
-            row = row._replace(mask=partial(drawn, kind, dict(values), size))
-            row.mask()  # type: ignore[misc]  # what is wrong with it is said now
+            mask = partial(drawn, kind, dict(values), size)
+            mask()  # what is wrong with it is said now
+            row = row._replace(mask=mask)
         self.rows.setdefault("", {}).setdefault(frame, []).append(row)
 
     def size(self) -> tuple[int, int]:
@@ -120,12 +121,12 @@ def refuse(path: object, *_: Any) -> None:
 def drawn(kind: str, values: dict[str, str], size: tuple[int, int]) -> np.ndarray:
     """bool [H, W]: a mask or polygon."""
     if kind == "mask":
-        box = tuple(whole(values, key) for key in ("left", "top", "width", "height"))
-        return crop_mask([int(run) for run in values["rle"].split(",")], box, size)  # type: ignore[arg-type]
-    points = [tuple(float(value) for value in pair.split(",")) for pair in values["points"].split(";")]
+        left, top, width, height = (whole(values, key) for key in ("left", "top", "width", "height"))
+        return crop_mask([int(run) for run in values["rle"].split(",")], (left, top, width, height), size)
+    points = [[float(value) for value in pair.split(",")] for pair in values["points"].split(";")]
     if any(len(point) != 2 for point in points) or not np.isfinite(points).all():
         raise ValueError("points of a polygon are x,y;x,y;...")
-    return polygon_mask(points, size)  # type: ignore[arg-type]
+    return polygon_mask([(x, y) for x, y in points], size)
 
 
 def whole(values: dict[str, str], key: str) -> int:

@@ -24,8 +24,6 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     if not switch.linear(x, weight):
         return functional.linear(x, weight, bias)
     with torch.autocast("cpu", enabled=False):
-        if not _has_onednn():  # products of bfloat16 are many times slower than of float32 there
-            return functional.linear(x.float(), weight.float(), bias.float()).bfloat16()
         return _Linear.apply(*(tensor.bfloat16() for tensor in (x, weight, bias)))
 
 
@@ -54,6 +52,8 @@ class _Linear(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         ctx.save_for_backward(x, weight)
+        if not _has_onednn():
+            return functional.linear(x.float(), weight.float(), bias.float()).bfloat16()
         return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
 
     @staticmethod
@@ -66,7 +66,7 @@ class _Linear(torch.autograd.Function):
 class _GeluLinear(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        raw = x.flatten(0, -2) @ weight.T
+        raw = _product(x.flatten(0, -2), weight.T)
         ctx.save_for_backward(x, weight, bias, raw)
         out = torch.empty_like(raw)
         library().gelu_forward(raw.data_ptr(), bias.data_ptr(), out.data_ptr(), *raw.shape, torch.get_num_threads())
@@ -87,5 +87,10 @@ class _GeluLinear(torch.autograd.Function):
 def _products(ctx: Any, above: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor | None, Tensor | None]:
     """Gradients of x and weight, where they are asked for, from that of the product [rows, N]."""
     wanted = ctx.needs_input_grad
-    back = (above @ weight).view(x.shape) if wanted[0] else None
-    return back, above.T @ x.flatten(0, -2) if wanted[1] else None
+    back = _product(above, weight).view(x.shape) if wanted[0] else None
+    return back, _product(above.T, x.flatten(0, -2)) if wanted[1] else None
+
+
+def _product(a: Tensor, b: Tensor) -> Tensor:
+    """a b of bfloat16 matrices; without hardware for it float32 is many times faster, and only rounds once too."""
+    return a @ b if _has_onednn() else (a.float() @ b.float()).bfloat16()

@@ -69,7 +69,7 @@ def compiled(library: Library) -> bool:
 
 def constant(function: Callable[..., str]) -> Callable[..., str]:
     """As torch.compiler.assume_constant_result, without the seconds that it takes to import the compiler."""
-    function._dynamo_marked_constant = True  # type: ignore[attr-defined]
+    vars(function)["_dynamo_marked_constant"] = True
     return function
 
 
