@@ -121,6 +121,21 @@ def test_untrained_it_follows_small_shifts_and_learns() -> None:
     assert all(p.grad is not None for p in task.parameters()), "everything learns"
 
 
+def test_what_is_too_fast_is_found_at_smaller_sizes() -> None:
+    """An untrained network, which follows a few pixels, on a shift of 96."""
+    torch.manual_seed(0)
+    coarse = torch.from_numpy(np.random.default_rng(0).uniform(0, 255, (1, 3, 18, 36)).astype(np.float32))
+    ground = functional.interpolate(coarse, (288, 576), mode="bicubic")[0].clamp(0, 255).byte()
+    wide = ground.permute(1, 2, 0).numpy()
+    frames = np.stack([wide[16:272, 112:560], wide[16:272, 16:464]])
+    errors = []
+    for halves in (0, 3):
+        task = Flow(**SMALL, looks=(4, 2, 1), halves=halves, **PLAIN).eval()
+        found = told(task.between(*frames))[0]
+        errors.append(float(np.linalg.norm(np.median(found[32:-32, 32:-144], (0, 1)) - [96, 0])))
+    assert errors[1] < 1.5 < 20 < errors[0]
+
+
 @pytest.mark.parametrize("pair", ["joint", "alternating", "separate"])
 def test_a_transformer_beside_the_convolutions(pair: Any) -> None:
     task = Flow(**SMALL, size="tiny", depth=2, patch=8, pair=pair).eval()

@@ -16,6 +16,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from dropmae.contracts import Task
 from dropmae.nn import masking
@@ -36,6 +37,10 @@ PRESETS: dict[str, dict[str, Any]] = {
 """For CPUs, for small GPUs, and the full scale."""
 
 
+LEAST = 32
+"""Pixels of the shorter side below which a pair is not halved."""
+
+
 class State(NamedTuple):
     """What is known after a frame."""
 
@@ -48,7 +53,7 @@ class Flow(Task):
     """Dense flow from each frame to the next, with occlusion and confidence. An option that is None is the preset's."""
 
     gives, lag = ("flow", "occluded", "flow_confidence"), 1
-    use = ("limit", "overlap", "check", "precise")
+    use = ("limit", "overlap", "check", "precise", "halves")
     recipe = {"lr": 0.064, "schedule": "cosine", "warmup": "5%", "clip": 1.0, "global_batch": 4, "weight_decay": 1e-4}
 
     # Model
@@ -79,6 +84,9 @@ class Flow(Task):
     # In use
     limit: int = 1_200_000
     """Most pixels of one pass, a bound on memory: larger frames are done in tiles that overlap. 0: never in tiles."""
+    halves: int = 3
+    """How often a pair is halved to see what is too fast for it at its own size, while its shorter side stays at least
+    32 pixels: what is found there serves as a guess."""
     overlap: float = 0.25
     """Share of a tile that the next one covers too."""
     check: bool = False
@@ -148,6 +156,8 @@ class Flow(Task):
             raise ValueError(f"overlap must be in [0, 1), not {self.overlap}")
         if not self.precise > 0:
             raise ValueError(f"precise must be positive, not {self.precise}")
+        if self.halves < 0:
+            raise ValueError(f"halves must not be negative, but is {self.halves}")
         for name in ("channels", "memory", "radius"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
@@ -226,16 +236,29 @@ class Flow(Task):
             flow_confidence=found[3],
         )
 
+    def smaller(self, pictures: Tensor, halves: int) -> Tensor | None:
+        """[1, 2, H, W]: flow of a pair [2, 3, H, W] as it is found at half the size, there too with a guess; or None."""
+        height, width = pictures.shape[2:]
+        if not halves or min(height, width) < 2 * LEAST:
+            return None
+        half = fitted(functional.avg_pool2d(pictures, 2))
+        first, second = self.maps(half[None])
+        found = self.polished(self.decoder(first, second, guess=self.smaller(half, halves - 1)), half[:1], half[1:])
+        flow = found.flow.float()[..., : height // 2, : width // 2]
+        return 2 * functional.interpolate(flow, scale_factor=2.0, mode="bilinear", align_corners=False)
+
     def answers(self, pair: Tensor) -> Tensor:
         """float32 [4, H, W]: flow, share that is occluded, and confidence, of a pair uint8 [2, 3, H, W] of any size."""
         height, width = pair.shape[2:]
         pictures = fitted(masking.normalize(pair))
         first, second = self.maps(pictures[None])
-        there = self.polished(self.decoder(first, second), pictures[:1], pictures[1:])
+        guess = self.smaller(pictures, self.halves)
+        there = self.polished(self.decoder(first, second, guess=guess), pictures[:1], pictures[1:])
         flow, logits = there.flow.float(), there.logits.float()
         occluded = torch.sigmoid(logits[:, 2:])
         if self.check:
-            back = self.polished(self.decoder(second, first), pictures[1:], pictures[:1]).flow
+            guess = self.smaller(pictures.flip(0), self.halves)
+            back = self.polished(self.decoder(second, first, guess=guess), pictures[1:], pictures[:1]).flow
             occluded = torch.maximum(occluded, astray(flow, back))
         narrow, scale = torch.sigmoid(logits[:, :1]), logits[:, 1:2].clamp(0, BROADEST).exp()
         within = narrow * -np.expm1(-self.precise) + (1 - narrow) * -torch.expm1(-self.precise / scale)

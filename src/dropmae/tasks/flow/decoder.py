@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from dropmae.nn.refine import Refiner, centres, convex_upsample
+from dropmae.nn.refine import Refiner, centres, convex_upsample, sample, smoothed
 from dropmae.tasks.flow.encoder import COLOURS, STEPS, Maps
 
 CHUNK = 1 << 24
@@ -25,6 +25,8 @@ DISTRUST = -2.0
 """Of matching, before it is trained: logit of the share of its flow that the first look begins with."""
 FINEST = 0.05
 """Pixels added to errors before the root is taken, by which near ones count more than hopeless ones."""
+GUESSED = 8
+"""Side in pixels of the smallest cells in which a guess is considered."""
 BROADEST = 10.0
 """Logarithm of the largest scale of the error's broad part, as in SEA-RAFT."""
 
@@ -77,6 +79,12 @@ def match(own: Tensor, other: Tensor, sharpness: Tensor, keep: bool) -> Matched:
     return Matched(flow, told, logits if keep else None)
 
 
+def likelier(own: Tensor, other: Tensor, here: Tensor, flow: Tensor, guess: Tensor) -> Tensor:
+    """Of two flows [B, 2, h, w] the one that makes the maps more alike around each cell."""
+    left, rest = (smoothed((own - sample(other, here + one)).square().mean(1, keepdim=True)) for one in (flow, guess))
+    return torch.where(rest < left, guess, flow)
+
+
 def doubled(x: Tensor) -> Tensor:
     return functional.interpolate(x, scale_factor=2.0, mode="bilinear", align_corners=False)
 
@@ -116,8 +124,11 @@ class FlowDecoder(nn.Module):
         """Features [B, C + COLOURS, h, w] that the refiner compares."""
         return torch.cat([self.compare[level](maps[level]), maps[level][:, -COLOURS:]], 1)
 
-    def forward(self, first: Maps, second: Maps, *, keep: bool = False) -> Found:
-        """Flow from the first frames to the second ones, of their maps; `keep` keeps what matching found."""
+    def forward(self, first: Maps, second: Maps, *, keep: bool = False, guess: Tensor | None = None) -> Found:
+        """Flow from the first frames to the second ones, of their maps; `keep` keeps what matching found.
+
+        A `guess` [B, 2, H, W] in pixels is taken up at the coarser scales where it makes the maps more alike.
+        """
         steps: list[tuple[int, Tensor]] = []
         matched = match(self.query(first[-1]), self.query(second[-1]), self.sharpness.exp().clamp(max=SHARPEST), keep)
         start = self.remember[-1](first[-1])
@@ -128,6 +139,8 @@ class FlowDecoder(nn.Module):
                 flow, memory = 2 * doubled(flow), doubled(memory) + self.remember[level](first[level])
             own, other = self.compared(level, first), self.compared(level, second)
             here = centres(flow.shape[2], flow.shape[3], flow.device)
+            if guess is not None and STEPS[level] >= GUESSED:
+                flow = likelier(own, other, here, flow, functional.avg_pool2d(guess, STEPS[level]) / STEPS[level])
             steps.append((STEPS[level], flow))
             for _ in range(self.looks[level]):
                 places, memory = self.refiner(own, other, here + flow, memory, (flow.detach() / 8).tanh())
