@@ -10,11 +10,12 @@ import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Self
+from typing import Any, Literal, NamedTuple, Self
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import logsigmoid
 
 from dropmae import weights
 from dropmae.contracts import Task
@@ -24,11 +25,11 @@ from dropmae.target import Target
 from dropmae.tasks._prompts import check_frame, prompted_boxes
 from dropmae.tasks.dcf import crops, fine, ridge
 from dropmae.tasks.dcf.crops import Region
-from dropmae.tasks.dcf.head import Head, peaks, tokens
+from dropmae.tasks.dcf.head import Head, likeness, middle, peaks, tokens, tops
 
 WORST = np.array([0.3, 0.3, 0.5, 0.5])
 """Largest error of each kind that is made up for, see `State.errors`."""
-FITTED = ("templates", "grams", "crosses", "filters", "fine", "supports")
+FITTED = ("templates", "middles", "grams", "crosses", "filters", "fine", "supports")
 """Fields of a state that are tensors, a row for each object."""
 FINE_LEAST, FINE_SURE = 0.03, 0.3
 """The fine filter's response counts from here on, and from there on its place is fully believed."""
@@ -61,6 +62,8 @@ class State:
     of both sides. 0 but for `DCF.calibrate`."""
     templates: Tensor
     """[N, 2, M, D]: what the head knows it by: as it was given, and as it was lately."""
+    middles: Tensor
+    """float32 [N, M, C]: features of the middle of each object as it was given, which `likeness` compares."""
     grams: Tensor
     """float32 [N, 2, F, F]: the filter's sums, of the first frame and of later ones."""
     crosses: Tensor
@@ -108,7 +111,7 @@ class DCF(Task):
         "trunk", "search_factor", "search_cap", "search_floor", "size_limit", "window", "penalty", "response_share",
         "size_rate", "calibrate", "ridge", "first_share", "update_rate", "update_every", "update_above",
         "template_every", "template_above", "fine_image", "fine_share", "fine_centre", "fine_steady",
-        "search_below", "tiles", "again_above", "patience", "calibration",
+        "search_below", "tiles", "again_above", "patience", "presence", "rivals", "rival_share", "calibration",
         "lost_below",
     )  # fmt: skip
 
@@ -189,8 +192,15 @@ class DCF(Task):
     """Score from which on it is taken for found again there."""
     patience: int = 5
     """Frames for which it is waited for where it was, before that."""
+    presence: Literal["head", "likeness"] = "head"
+    """What tells whether a box holds the object: a learned head, or how like its middle is to that of the box that was
+    given, in the encoder's features."""
+    rivals: int = 1
+    """Peaks of the score map of which one is chosen; 1: the highest."""
+    rival_share: float = 1.0
+    """Exponent of the probability of presence in that choice, beside the score map's; with `presence` likeness."""
     calibration: tuple[float, float] = (1.0, 0.0)
-    """Factor and offset that make the logit of presence a probability."""
+    """Factor and offset that make the logit of the head, or the likeness, a probability."""
     lost_below: float = 0.0
     """Probability of an overlap above half below which no box is reported; 0 always reports the best guess."""
 
@@ -282,6 +292,7 @@ class DCF(Task):
         gram, cross = self.learn(features, inside)
         found = tokens(features[:1], inside[:1].to(features.device))
         templates = torch.stack([self.head.template(found, kind)[0] for kind in (0, 1)])
+        known = self.middle(found)
         with torch.autocast(features.device.type, enabled=False):
             filter_ = ridge.solve(gram, cross, self.ridge)
         spectrum, small = self.spectra(frame, places), None
@@ -294,10 +305,13 @@ class DCF(Task):
             "fine": sharp[0],
             "supports": support[0],
             "templates": templates,
+            "middles": known[0],
             "grams": gram.expand(2, -1, -1).clone(),
             "crosses": cross.expand(2, -1).clone(),
             "filters": filter_,
-            "errors": self.measure(features, templates, filter_, small, inside) if self.calibrate else np.zeros(4),
+            "errors": self.measure(features, templates, known, filter_, small, inside)
+            if self.calibrate
+            else np.zeros(4),
         }
 
     def sharpen(self, seen: Tensor, inside: Tensor, support: Tensor, before: Tensor | None) -> Tensor:
@@ -308,13 +322,18 @@ class DCF(Task):
         return fine.fit(seen, answer, support, before, self.fine_steady)
 
     def measure(
-        self, features: Tensor, templates: Tensor, filter_: Tensor, small: Tensor | None, inside: Tensor
+        self,
+        features: Tensor,
+        templates: Tensor,
+        known: Tensor,
+        filter_: Tensor,
+        small: Tensor | None,
+        inside: Tensor,
     ) -> np.ndarray:
         """float64 [4]: `State.errors` of an object, the mean over crops in which its box is known."""
         count = len(features)
-        found = self.read(
-            features, templates.expand(count, -1, -1, -1), filter_.expand(count, -1), small, inside[:, 2:].numpy()
-        )
+        objects = templates.expand(count, -1, -1, -1), known.expand(count, -1, -1), filter_.expand(count, -1)
+        found = self.read(features, *objects, small, inside[:, 2:].numpy())
         true = inside.double().numpy()
         away = (found.boxes[:, :2] + found.boxes[:, 2:] / 2 - true[:, :2] - true[:, 2:] / 2) / true[:, 2:]
         errors = np.concatenate([away, np.log(found.boxes[:, 2:] / true[:, 2:])], 1)
@@ -334,7 +353,8 @@ class DCF(Task):
         response = fine.respond(state.fine[rows], seen) if self.fine_image else None
         last = np.maximum(state.boxes[rows, 2:], self.search_floor / 2 * state.sides[rows])
         shares = last / np.array([[place.side] for place in places])
-        read = self.read(features, state.templates[rows], state.filters[rows], response, shares, np.array(steady))
+        objects = state.templates[rows], state.middles[rows], state.filters[rows]
+        read = self.read(features, *objects, response, shares, np.array(steady))
         found = []
         for k, (row, place) in enumerate(zip(rows, places)):
             box = place.outside(read.boxes[k])
@@ -360,6 +380,7 @@ class DCF(Task):
         self,
         features: Tensor,
         templates: Tensor,
+        middles: Tensor,
         filters: Tensor,
         small: Tensor | None,
         shares: np.ndarray,
@@ -379,12 +400,29 @@ class DCF(Task):
         chance = self.weigh(scores, response, boxes, size, torch.tensor(calm, device=size.device))
         if high is not None:
             chance = chance * high[:, 0].clamp(FINE_LEAST, 1) ** self.fine_share
-        peak = chance.flatten(1).argmax(1)
-        logit = self.head.present(cells, scores, response, peak, told).double().cpu().numpy()
-        factor, offset = self.calibration
-        corners = np.stack([around(*one) for one in zip(boxes, chance, peak.tolist())])
-        found = np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], 1)
-        return Reading(found, 1 / (1 + np.exp(-(factor * logit + offset))))
+        heights, spots = tops(chance, self.rivals)
+        found = torch.stack(
+            [torch.stack([around(*one, spot) for spot in row]) for *one, row in zip(boxes, chance, spots)]
+        )
+        found = torch.cat([found[..., :2], found[..., 2:] - found[..., :2]], -1)
+        rows, factor, offset = torch.arange(len(found), device=found.device), *self.calibration
+        best = torch.zeros_like(rows)
+        if self.presence == "likeness":
+            logits = torch.stack([self.alike(features, found[:, k], middles) for k in range(found.shape[1])], 1)
+            best = (heights.clamp_min(1e-9).log() + self.rival_share * logsigmoid(factor * logits + offset)).argmax(1)
+            logit = logits[rows, best]
+        else:
+            logit = self.head.present(cells, scores, response, spots[:, 0], told)
+        chances = (factor * logit.double() + offset).sigmoid()
+        return Reading(found[rows, best].double().cpu().numpy(), chances.cpu().numpy())
+
+    def middle(self, found: Tensor) -> Tensor:
+        """[B, M, C]: what `likeness` compares of an object's `tokens`: of the last tap alone."""
+        return middle(found)[..., -self.channels[-1] :].contiguous()
+
+    def alike(self, features: Tensor, boxes: Tensor, middles: Tensor) -> Tensor:
+        """[B]: how like what boxes [B, 4] of crops [B, n, n, C] hold is to the objects' middles [B, M, C]."""
+        return likeness(self.middle(tokens(features, boxes)), middles)
 
     def weigh(self, scores: Tensor, response: Tensor, boxes: Tensor, size: Tensor, steady: Tensor) -> Tensor:
         """[B, n, n]: how likely the object's centre is in each cell."""
@@ -556,10 +594,10 @@ def ratio(values: Tensor) -> Tensor:
     return torch.maximum(values, 1 / values)
 
 
-def around(boxes: Tensor, chance: Tensor, peak: int) -> np.ndarray:
-    """float64 [4]: the mean of the boxes [n, n, 4] of a cell and its neighbours, weighted by their chances [n, n]."""
+def around(boxes: Tensor, chance: Tensor, peak: Tensor) -> Tensor:
+    """[4]: the mean of the boxes [n, n, 4] of a cell and its neighbours, weighted by their chances [n, n]."""
     n = len(chance)
-    row, column = divmod(peak, n)
+    row, column = divmod(int(peak), n)
     window = (slice(max(0, row - 1), row + 2), slice(max(0, column - 1), column + 2))
     weight = chance[window][..., None].float() ** 2
-    return ((boxes[window] * weight).sum((0, 1)) / weight.sum()).double().cpu().numpy()
+    return (boxes[window] * weight).sum((0, 1)) / weight.sum()

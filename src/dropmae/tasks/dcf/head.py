@@ -16,6 +16,8 @@ GRID = 10
 """Tokens along a side of what an object is remembered by."""
 SPAN = 2.0
 """What they cover, in sides of its box."""
+MIDDLE = 0.8
+"""Share of the box's sides that is its middle."""
 NEAR = 2
 """Cells around a peak in which there is no second one."""
 
@@ -29,6 +31,32 @@ def tokens(features: Tensor, boxes: Tensor) -> Tensor:
     picture = features.permute(0, 3, 1, 2).float()
     found = functional.grid_sample(picture, places.float(), align_corners=False, padding_mode="border")
     return found.flatten(2).transpose(1, 2)
+
+
+def middle(found: Tensor) -> Tensor:
+    """[B, M, C]: those of an object's `tokens` [B, GRID GRID, C] that lie in the middle of its box."""
+    low = round(GRID * (0.5 - MIDDLE / SPAN / 2))
+    return found.unflatten(1, (GRID, GRID))[:, low : GRID - low, low : GRID - low].flatten(1, 2)
+
+
+def likeness(found: Tensor, known: Tensor) -> Tensor:
+    """[B]: the mean cosine of features [B, M, C] with those of an object [B, M, C], place by place."""
+    return functional.cosine_similarity(found, known, dim=-1).mean(1)
+
+
+def tops(chance: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Heights [B, count] and places [B, count] of the highest cells of [B, n, n], with `NEAR` cells between them."""
+    n, left = chance.shape[1], chance.clone()
+    place, rows = torch.arange(n, device=chance.device), torch.arange(len(chance), device=chance.device)
+    heights, places = [], []
+    for _ in range(count):
+        flat = left.flatten(1)
+        at = flat.argmax(1)
+        heights.append(flat[rows, at])
+        places.append(at)
+        down, across = ((place - one[:, None]).abs() <= NEAR for one in (at // n, at % n))
+        left = left.masked_fill(down[:, :, None] & across[:, None], 0)
+    return torch.stack(heights, 1), torch.stack(places, 1)
 
 
 class Layer(nn.Module):

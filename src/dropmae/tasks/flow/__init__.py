@@ -237,7 +237,7 @@ class Flow(Task):
         )
 
     def smaller(self, pictures: Tensor, halves: int) -> Tensor | None:
-        """[1, 2, H, W]: flow of a pair [2, 3, H, W] as it is found at half the size, there too with a guess; or None."""
+        """[1, 2, H, W]: flow of a pair [2, 3, H, W] as found at half its size, with a guess there too; or None."""
         height, width = pictures.shape[2:]
         if not halves or min(height, width) < 2 * LEAST:
             return None
