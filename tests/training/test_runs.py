@@ -38,7 +38,7 @@ def words(videos: Path, out: Path, *more: str) -> list[str]:
 
 
 def steps(out: Path) -> list[int]:
-    return [row["step"] for row in runs.Lines(out / "metrics.jsonl").read()]
+    return [row["step"] for row in storage.Lines(out / "metrics.jsonl").read()]
 
 
 # ------------------------------------------------------------ locks
@@ -192,7 +192,7 @@ def test_two_at_once(videos: Path, tmp_path: Path) -> None:
 
 
 def test_lines_without_their_end_are_left_out(tmp_path: Path) -> None:
-    lines = runs.Lines(tmp_path / "a.jsonl")
+    lines = storage.Lines(tmp_path / "a.jsonl")
     assert lines.read() == []
     lines.add([{"step": 1}, {"step": 2}])
     with open(lines.path, "a") as stream:
