@@ -50,7 +50,20 @@ def filled(path: Path) -> bool:
 
 
 def training(videos: Path, out: Path, *more: str) -> list[str]:
-    size = ["--size", "tiny", "--image", "32", "--global-batch", "2", "--steps", "4000", "--save-every", "4000"]
+    size = [
+        "--size",
+        "tiny",
+        "--depth",
+        "2",
+        "--image",
+        "32",
+        "--global-batch",
+        "2",
+        "--steps",
+        "4000",
+        "--save-every",
+        "4000",
+    ]
     return ["pretrain", "mae", str(videos), "--out", str(out), *size, *more]
 
 

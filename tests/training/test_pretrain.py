@@ -23,7 +23,20 @@ from dropmae import video
 from dropmae.cli import main
 from samples import moving_squares
 
-SMALL = ["--size", "tiny", "--image", "64", "--global-batch", "4", "--warmup", "10%", "--precision", "fp32"]
+SMALL = [
+    "--size",
+    "tiny",
+    "--depth",
+    "2",
+    "--image",
+    "64",
+    "--global-batch",
+    "4",
+    "--warmup",
+    "10%",
+    "--precision",
+    "fp32",
+]
 
 
 @pytest.fixture(scope="module")

@@ -180,7 +180,7 @@ def test_a_run_below_its_videos(videos: Path, tmp_path: Path, capsys: Any) -> No
 
 def test_two_at_once(videos: Path, tmp_path: Path) -> None:
     """One trains, the other says who does; every step is there once, in order."""
-    size = ["--size", "tiny", "--image", "32", "--global-batch", "2", "--workers", "0", "--steps", "20"]
+    size = ["--size", "tiny", "--depth", "2", "--image", "32", "--global-batch", "2", "--workers", "0", "--steps", "20"]
     command = ["pretrain", "mae", str(videos), "--out", str(tmp_path / "run"), *size]
     some = [launch.start(command, stderr=subprocess.PIPE) for _ in range(2)]
     told = [process.communicate(timeout=120)[1] for process in some]
