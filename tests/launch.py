@@ -16,9 +16,9 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
-from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import IO, Any
@@ -26,6 +26,8 @@ from typing import IO, Any
 PYTHON = [sys.executable, "-m", "dropmae"]
 WARM = ("pretrain", "finetune", "prepare", "track", "evaluate")
 """Verbs whose modules are imported before the first fork."""
+LATER = ("torch._dynamo", "matplotlib.backends.backend_svg")
+"""What optimizers and charts import when they are first used."""
 LONGEST = 1 << 20
 """Bytes of a request, most of which are the environment."""
 
@@ -142,7 +144,7 @@ def run(
     """Runs `dropmae WORDS` to its end and captures what it prints."""
     process = start(words, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     try:
-        out, err = process.communicate(timeout)
+        out, err = process.communicate(timeout=timeout)
     finally:
         process.kill()
     return subprocess.CompletedProcess(words, process.wait(), out, err)
@@ -177,9 +179,10 @@ def _server() -> tuple[socket.socket | None, subprocess.Popen[bytes] | None]:
 def serve(requests: socket.socket) -> list[str]:
     """Forks for each request; returns only in a fork, which is to run the words that are given then."""
     running: dict[int, tuple[int, socket.socket]] = {}  # handle of a process: its number, and who asked for it
+    asks = requests.fileno()
     while True:
-        for ready in select.select([requests, *running], [], [])[0]:
-            if ready is not requests:
+        for ready in select.select([asks, *running], [], [])[0]:
+            if ready != asks:
                 pid, answers = running.pop(ready)
                 os.close(ready)
                 with contextlib.suppress(OSError), answers:
@@ -188,15 +191,17 @@ def serve(requests: socket.socket) -> list[str]:
             data, files, *_ = socket.recv_fds(requests, LONGEST, 4)
             if not data:
                 sys.exit()
-            with _alone():
-                pid = os.fork()
+            assert len(os.listdir("/proc/self/task")) == 1, "the locks of threads would stay closed in a fork"
+            pid = os.fork()
             if not pid:
                 for handle, (_, answers) in running.items():
                     os.close(handle)
                     answers.close()
                 requests.close()
                 os.close(files.pop())
-                return become(*json.loads(data), files)
+                words, folder, environment, session = json.loads(data)
+                become(folder, environment, session, files)
+                return words
             answers = socket.socket(fileno=files.pop())
             for file in files:
                 os.close(file)
@@ -206,16 +211,8 @@ def serve(requests: socket.socket) -> list[str]:
                 socket.send_fds(answers, [str(pid).encode()], [handle])
 
 
-@contextlib.contextmanager
-def _alone() -> Iterator[None]:
-    """A process with threads must not be forked: their locks would stay closed."""
-    threads = os.listdir("/proc/self/task")
-    assert len(threads) == 1, f"{len(threads)} threads run before a fork"
-    yield
-
-
-def become(words: list[str], folder: str, environment: dict[str, str], session: bool, files: list[int]) -> list[str]:
-    """Makes this fork what a new interpreter would be; returns the words of its command."""
+def become(folder: str, environment: dict[str, str], session: bool, files: list[int]) -> None:
+    """Makes this fork what a new interpreter would be: in that folder, on those files for 0, 1 and 2."""
     import numpy as np
     import torch
 
@@ -228,6 +225,7 @@ def become(words: list[str], folder: str, environment: dict[str, str], session: 
     os.environ.clear()
     os.environ.update(environment)
     sys.path[0] = folder
+    tempfile.tempdir = None  # so that it is looked for in this environment
     sys.stdin, sys.stdout, sys.stderr = sys.__stdin__, sys.__stdout__, sys.__stderr__ = (
         os.fdopen(0, encoding="utf-8", closefd=False),
         os.fdopen(1, "w", encoding="utf-8", closefd=False),
@@ -235,7 +233,6 @@ def become(words: list[str], folder: str, environment: dict[str, str], session: 
     )
     np.random.seed()  # noqa: NPY002 (Python draws anew after a fork, and PyTorch begins in the same place as ever)
     torch.set_num_threads(int(environment.get("OMP_NUM_THREADS", "1")))
-    return words
 
 
 def warm(socket_number: int) -> list[str]:
@@ -245,8 +242,8 @@ def warm(socket_number: int) -> list[str]:
 
     import dropmae.cli
 
-    for verb in WARM:
-        importlib.import_module(f"dropmae.{dropmae.VERBS[verb]}")
+    for name in (*(f"dropmae.{dropmae.VERBS[verb]}" for verb in WARM), *LATER):
+        importlib.import_module(name)
     gc.collect()
     gc.freeze()  # so that a fork does not copy what it only looks through
     return serve(socket.socket(fileno=socket_number))

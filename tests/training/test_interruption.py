@@ -42,7 +42,7 @@ def wait_for(what: Callable[[], bool], process: launch.Process, seconds: float =
     while not what():
         assert process.poll() is None, process.communicate()[1]
         assert time.monotonic() < deadline
-        time.sleep(0.05)
+        time.sleep(0.01)
 
 
 def filled(path: Path) -> bool:
@@ -50,21 +50,9 @@ def filled(path: Path) -> bool:
 
 
 def training(videos: Path, out: Path, *more: str) -> list[str]:
-    size = [
-        "--size",
-        "tiny",
-        "--depth",
-        "2",
-        "--image",
-        "32",
-        "--global-batch",
-        "2",
-        "--steps",
-        "4000",
-        "--save-every",
-        "4000",
-    ]
-    return ["pretrain", "mae", str(videos), "--out", str(out), *size, *more]
+    size = ["--size", "tiny", "--image", "32", "--global-batch", "2"]
+    steps = ["--steps", "4000", "--save-every", "4000"]
+    return ["pretrain", "mae", str(videos), "--out", str(out), *size, *steps, *more]
 
 
 def living(group: int) -> list[str]:
@@ -185,7 +173,8 @@ def test_training_keeps_its_step(videos: Path, tmp_path: Path, workers: str) -> 
 
 def test_a_killed_data_process_costs_nothing(videos: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    process = start(training(videos, out, "--workers", "1"))
+    words = [*launch.PYTHON, *training(videos, out, "--workers", "1")]
+    process = subprocess.Popen(words, stderr=subprocess.PIPE, text=True, start_new_session=True)
     wait_for(lambda: filled(out / "metrics.jsonl"), process)
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
     if not children.exists():
@@ -236,12 +225,19 @@ def test_tracking_keeps_what_it_found(number: signal.Signals, tmp_path: Path) ->
     assert len(Video(out)) == 5
 
 
-@pytest.mark.parametrize("group", [True, False])
-def test_preparing_goes_on(group: bool, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def noise(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twelve videos that take a while to encode."""
+    root = tmp_path_factory.mktemp("noise")
     for number in range(12):
         frames = np.random.default_rng(number).integers(0, 255, (60, 96, 128, 3)).astype(np.uint8)
-        write(tmp_path / "in" / f"{number}.mp4", frames, 10)
-    words = ["prepare", str(tmp_path / "in"), str(tmp_path / "out"), "--short-side", "64", "--workers", "2"]
+        write(root / f"{number}.mp4", frames, 10)
+    return root
+
+
+@pytest.mark.parametrize("group", [True, False])
+def test_preparing_goes_on(group: bool, noise: Path, tmp_path: Path) -> None:
+    words = ["prepare", str(noise), str(tmp_path / "out"), "--short-side", "64", "--workers", "2"]
     process = start(words)
     journal = tmp_path / "out" / "prepare.jsonl"
     wait_for(lambda: filled(journal) and len(journal.read_text().splitlines()) > 2, process)

@@ -23,20 +23,9 @@ from dropmae import video
 from dropmae.cli import main
 from samples import moving_squares
 
-SMALL = [
-    "--size",
-    "tiny",
-    "--depth",
-    "2",
-    "--image",
-    "64",
-    "--global-batch",
-    "4",
-    "--warmup",
-    "10%",
-    "--precision",
-    "fp32",
-]
+pytestmark = pytest.mark.usefixtures("no_charts")
+
+SMALL = ["--size", "tiny", "--depth", "2", "--image", "64", "--global-batch", "4", "--precision", "fp32"]
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +53,7 @@ def losses(out: Path) -> list[float]:
 
 
 def test_killed_at_random_and_started_again_gives_the_same_bits(folder: Path, tmp_path: Path) -> None:
-    steps = ["--steps", "24", "--save-every", "3"]
+    steps = ["--steps", "24", "--save-every", "3", "--validate-every", "25%"]
     whole = launch.run(command(folder, tmp_path / "whole", *steps, "--workers", "1"), env=ENVIRONMENT)
     assert whole.returncode == 0, whole.stderr
     chance = random.Random(0)

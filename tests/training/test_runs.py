@@ -20,6 +20,8 @@ from dropmae.cli import main
 from dropmae.nn import vit
 from dropmae.video import write
 
+pytestmark = pytest.mark.usefixtures("no_charts")
+
 
 @pytest.fixture
 def videos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
