@@ -164,7 +164,7 @@ def test_help_does_not_import_torch() -> None:
 )
 def test_what_takes_long_to_import_waits_until_it_is_used(module: str, absent: str) -> None:
     """The processes of `prepare` would each hold 200 MB more, and every command would start later."""
-    code = f"import sys, dropmae.{module}; assert {absent!r} not in sys.modules"
+    code = f"import sys, {module}; assert {absent!r} not in sys.modules"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
 
