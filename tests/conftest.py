@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 from pathlib import Path
 
@@ -55,6 +56,12 @@ def test_data() -> Path:
     if not folder:
         pytest.skip("DROPMAE_TEST_DATA is not set: this test needs real video")
     return Path(folder).resolve()
+
+
+@pytest.fixture
+def no_charts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs in this process end with a report without curves, which take longer to draw than a tiny network to train."""
+    monkeypatch.setattr(importlib.import_module("dropmae.verbs.report"), "learning", lambda runs: "")
 
 
 @pytest.fixture(scope="session")

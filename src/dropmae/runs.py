@@ -22,6 +22,7 @@ import torch
 import dropmae
 from dropmae import locks, registry, storage
 from dropmae.data.clips import collate
+from dropmae.storage import Lines
 
 CONFIG = "config.json"
 PARTS = ("fields", "options", "data")
@@ -29,30 +30,6 @@ PARTS = ("fields", "options", "data")
 LENGTH = {"options.steps", "options.epochs"}
 STAGES = 5
 """Most moments of training that a run tells of."""
-
-
-class Lines:
-    """A file of JSON lines that grows while work goes on."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def read(self) -> list[dict[str, Any]]:
-        """All lines; a torn last one, which may just be being written, is left out."""
-        found = []
-        for line in self.path.read_text().splitlines() if self.path.exists() else []:
-            try:
-                found.append(json.loads(line))
-            except ValueError:
-                break
-        return found
-
-    def rewrite(self, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Puts these lines in the place of all others, whole or not at all."""
-        storage.write_text(self.path, "".join(f"{json.dumps(row)}\n" for row in rows))
-
-    def add(self, rows: Iterable[Mapping[str, Any]]) -> None:
-        storage.append(self.path, map(json.dumps, rows))
 
 
 @dataclass

@@ -146,6 +146,30 @@ def append(path: str | Path, lines: Iterable[str]) -> None:
         raise unwritable(Path(path), error) from error
 
 
+class Lines:
+    """A file of JSON lines that grows while work goes on."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def read(self) -> list[dict[str, Any]]:
+        """All lines; a torn last one, which may just be being written, is left out."""
+        found = []
+        for line in self.path.read_text().splitlines() if self.path.exists() else []:
+            try:
+                found.append(json.loads(line))
+            except ValueError:
+                break
+        return found
+
+    def rewrite(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Puts these lines in the place of all others, whole or not at all."""
+        write_text(self.path, "".join(f"{json.dumps(row)}\n" for row in rows))
+
+    def add(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        append(self.path, map(json.dumps, rows))
+
+
 def move(file: Path, path: Path) -> None:
     """Gives a complete file of ours its place on the same file system."""
     _ordinary(path, stat.S_ISREG, "a file")

@@ -177,9 +177,9 @@ def alive(process: int) -> bool:
 def test_a_full_disk_is_one_line_and_loses_nothing(videos: Path, tmp_path: Path) -> None:
     if os.name != "posix":
         pytest.skip("the limit on file sizes is set with ulimit")
+    write(videos / "big.mp4", texture(9, 20, 240, 320), crf=1)
     for flag in ("", "--frames"):
         out = tmp_path / f"out{flag}"
-        write(videos / "big.mp4", texture(9, 60, 240, 320), crf=1)
         command = f"ulimit -f 100; {sys.executable} -m dropmae prepare {videos} {out} --workers 1 --crf 1 {flag}"
         done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
         assert done.returncode == 1

@@ -14,11 +14,15 @@ from dropmae import registry
 from dropmae.data.clips import Clips, Sequence, collate, generator
 
 METHODS = registry.names("methods")
+LIGHT: dict[str, Any] = {"size": "tiny", "image": 64, "depth": 2, "decoder_depth": 2}
 
 
 def small(name: str) -> nn.Module:
+    """A method of few parameters: the fields of LIGHT, where it has them."""
+    cls: Any = registry.load("methods", name)
+    fields = {field for field, _, _ in registry.fields(cls)}
     torch.manual_seed(0)
-    return registry.load("methods", name)(size="tiny", image=64)
+    return cls(**{field: value for field, value in LIGHT.items() if field in fields})
 
 
 def batch_of(module: Any, sequences: list[Sequence], indices: list[int]) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from dropmae.target import FIELDS, Target, redacted, says_something
 
 EVERY = [(folder, name) for folder in contracts.KINDS for name in registry.names(folder)]
 TASKS = registry.names("tasks")
-LIGHT: dict[str, Any] = {"size": "tiny", "image": 64}
+LIGHT: dict[str, Any] = {"size": "tiny", "image": 64, "resize": "native"}
 
 
 @pytest.fixture(scope="module")

@@ -131,7 +131,7 @@ def test_it_learns(mine: Path, pairs: Path) -> None:
     task, sequences = cls(image=64), bench.sequences(pairs)
     optimizer = torch.optim.AdamW(task.parameters(), lr=1e-3)
     losses = []
-    for step in range(40):
+    for step in range(15):
         samples = [task.sample(s, generator(step, n)) for n, s in enumerate(sequences)]
         batch = {name: torch.from_numpy(np.stack([s[name] for s in samples])) for name in samples[0]}
         loss = task(batch)["loss"]

@@ -154,6 +154,21 @@ def test_help_does_not_import_torch() -> None:
     assert "pretrain" in done.stdout
 
 
+@pytest.mark.parametrize(
+    ("module", "absent"),
+    [
+        ("dropmae.verbs.prepare", "torch"),
+        ("dropmae.verbs.pretrain", "matplotlib"),
+        ("dropmae.verbs.track", "matplotlib"),
+    ],
+)
+def test_what_takes_long_to_import_waits_until_it_is_used(module: str, absent: str) -> None:
+    """The processes of `prepare` would each hold 200 MB more, and every command would start later."""
+    code = f"import sys, {module}; assert {absent!r} not in sys.modules"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
 def test_no_grab_bags() -> None:
     names = {path.stem for path in modules()}
     assert not names & {"utils", "helpers", "common", "base", "misc"}

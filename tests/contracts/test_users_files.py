@@ -23,6 +23,8 @@ from dropmae.verbs.finetune import finetune, take_over
 from dropmae.verbs.report import report
 from test_layers import SOURCE, modules
 
+pytestmark = pytest.mark.usefixtures("no_charts")
+
 METHOD = '''"""A user's method."""
 from dataclasses import dataclass
 from pathlib import Path

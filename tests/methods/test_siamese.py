@@ -118,10 +118,10 @@ def test_the_partner_becomes_worth_something(name: str) -> None:
     """After a few steps another clip's view helps less than one's own."""
     rng = np.random.default_rng(0)
     clips = [
-        Sequence(str(n), np.kron(rng.integers(0, 256, (1, 6, 6, 3), np.uint8), np.ones((1, 12, 12, 1), np.uint8))
+        Sequence(str(n), np.kron(rng.integers(0, 256, (1, 6, 6, 3), np.uint8), np.ones((1, 8, 8, 1), np.uint8))
                  .repeat(8, 0)) for n in range(12)
     ]  # fmt: skip
-    method = made(name, image=48, patch=8, depth=2, decoder_width=96, decoder_depth=2, decoder_heads=3, flip=0.0)
+    method = made(name, image=32, patch=8, depth=2, decoder_width=96, decoder_depth=2, decoder_heads=3, flip=0.0)
     stream = Clips(clips, method.sample, seed=0)
     optimizer = torch.optim.AdamW(method.parameters(), lr=1e-3)
 
@@ -129,7 +129,7 @@ def test_the_partner_becomes_worth_something(name: str) -> None:
         found = collate([stream[i] for i in range(first, first + 12)])
         return {**found, "seed": 0, "step": 0, "progress": 0.5}
 
-    for step in range(120):
+    for step in range(80):
         loss = method(batch(12 * step))["loss"]
         optimizer.zero_grad()
         loss.backward()

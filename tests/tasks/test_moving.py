@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import csv
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +10,7 @@ import numpy as np
 import pytest
 
 import dropmae
+import launch
 from dropmae import moving
 from dropmae.moving import find_moving
 from dropmae.verbs._folder import table, wall_clock
@@ -95,21 +93,9 @@ def test_a_folder_is_gone_through_and_goes_on(tmp_path: Path) -> None:
     write(folder / "sub" / "one_20240501_120000.mp4", filmed(24, 6), RATE)
     write(folder / "two.mp4", filmed(12, None), RATE)
     (folder / "bad.mp4").write_bytes(b"\0\0\0\x20ftypisom" + bytes(100))
-    command = [
-        sys.executable,
-        "-m",
-        "dropmae",
-        "track",
-        str(folder),
-        "--find",
-        "moving",
-        "--out",
-        str(out),
-        "--every",
-        "2",
-    ]
+    command = ["track", str(folder), "--find", "moving", "--out", str(out), "--every", "2"]
     command += ["--workers", "1", "--forms", ".jsonl", ".csv", "--weights", "shipped:vot"]
-    done = subprocess.run(command, capture_output=True, text=True, env=os.environ, check=False)
+    done = launch.run(command)
     assert done.returncode == 0, done.stderr
     assert "3 videos, 1 empty, 1 bad" in done.stderr
     rows = {row["video"]: row for row in csv.DictReader((out / "summary.csv").open())}

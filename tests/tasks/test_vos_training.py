@@ -25,6 +25,8 @@ from dropmae.verbs.convert import convert
 from dropmae.verbs.finetune import take_over
 from official_files import dropmae_shapes, recipe, with_sincos
 
+pytestmark = pytest.mark.usefixtures("no_charts")
+
 
 def clip(number: int, length: int = 12, side: int = 64, ids: tuple[int, ...] = (4, 9)) -> Sequence:
     """Two squares of different colours over a plain ground, with their masks."""

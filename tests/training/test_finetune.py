@@ -27,6 +27,8 @@ from dropmae.training.fit import plan
 from dropmae.verbs.finetune import Tuning, finetune, take_over
 from dropmae.video import Video, write
 
+pytestmark = pytest.mark.usefixtures("no_charts")
+
 TINY: dict[str, Any] = {"size": "tiny", "image": 64, "workers": 0, "global_batch": 4, "steps": 4}
 
 

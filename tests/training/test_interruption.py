@@ -16,12 +16,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import launch
 from dropmae import machine
 from dropmae.interruption import Interrupted, Stop, serve, working
 from dropmae.training.fit import explained
 from dropmae.video import Video, write
-
-DROPMAE = [sys.executable, "-m", "dropmae"]
 
 
 @pytest.fixture(scope="module")
@@ -33,17 +32,17 @@ def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def start(words: list[str]) -> subprocess.Popen[str]:
+def start(words: list[str]) -> launch.Process:
     """A process in a group of its own, as a terminal and a job have."""
-    return subprocess.Popen(words, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    return launch.start(words, stderr=subprocess.PIPE, start_new_session=True)
 
 
-def wait_for(what: Callable[[], bool], process: subprocess.Popen[str], seconds: float = 120) -> None:
+def wait_for(what: Callable[[], bool], process: launch.Process, seconds: float = 120) -> None:
     deadline = time.monotonic() + seconds
     while not what():
         assert process.poll() is None, process.communicate()[1]
         assert time.monotonic() < deadline
-        time.sleep(0.05)
+        time.sleep(0.01)
 
 
 def filled(path: Path) -> bool:
@@ -51,8 +50,9 @@ def filled(path: Path) -> bool:
 
 
 def training(videos: Path, out: Path, *more: str) -> list[str]:
-    size = ["--size", "tiny", "--image", "32", "--global-batch", "2", "--steps", "4000", "--save-every", "4000"]
-    return ["pretrain", "mae", str(videos), "--out", str(out), *size, *more]
+    size = ["--size", "tiny", "--image", "32", "--global-batch", "2"]
+    steps = ["--steps", "4000", "--save-every", "4000"]
+    return ["pretrain", "mae", str(videos), "--out", str(out), *size, *steps, *more]
 
 
 def living(group: int) -> list[str]:
@@ -152,7 +152,7 @@ def test_what_befalls_data_processes_is_told_in_a_line(text: str, says: str) -> 
 def test_training_keeps_its_step(videos: Path, tmp_path: Path, workers: str) -> None:
     """SIGTERM to all processes of the job, as Slurm sends it."""
     out = tmp_path / "run"
-    process = start([*DROPMAE, *training(videos, out, "--workers", workers)])
+    process = start(training(videos, out, "--workers", workers))
     wait_for(lambda: filled(out / "metrics.jsonl"), process)
     os.killpg(process.pid, signal.SIGTERM)
     _, told = process.communicate(timeout=120)
@@ -161,7 +161,7 @@ def test_training_keeps_its_step(videos: Path, tmp_path: Path, workers: str) -> 
     assert (out / "last.safetensors").exists()
     assert not (out / ".lock").exists()
     reached = steps(out)
-    process = start([*DROPMAE, *training(videos, out, "--workers", workers)])
+    process = start(training(videos, out, "--workers", workers))
     wait_for(lambda: steps(out) > reached, process)
     process.send_signal(signal.SIGINT)
     _, told = process.communicate(timeout=120)
@@ -173,7 +173,8 @@ def test_training_keeps_its_step(videos: Path, tmp_path: Path, workers: str) -> 
 
 def test_a_killed_data_process_costs_nothing(videos: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    process = start([*DROPMAE, *training(videos, out, "--workers", "1")])
+    words = [*launch.PYTHON, *training(videos, out, "--workers", "1")]
+    process = subprocess.Popen(words, stderr=subprocess.PIPE, text=True, start_new_session=True)
     wait_for(lambda: filled(out / "metrics.jsonl"), process)
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
     if not children.exists():
@@ -193,7 +194,8 @@ def test_a_killed_data_process_costs_nothing(videos: Path, tmp_path: Path) -> No
 def test_ranks_stop_together(videos: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "dropmae"]
-    process = start([*launcher, *training(videos, out, "--workers", "1")])
+    words = [*launcher, *training(videos, out, "--workers", "1")]
+    process = subprocess.Popen(words, stderr=subprocess.PIPE, text=True, start_new_session=True)
     wait_for(lambda: filled(out / "metrics.jsonl"), process, 240)
     process.terminate()
     _, told = process.communicate(timeout=120)
@@ -208,7 +210,7 @@ def test_tracking_keeps_what_it_found(number: signal.Signals, tmp_path: Path) ->
     np.save(tmp_path / "clip.npy", frames)
     out = tmp_path / "out.mp4"
     words = ["track", str(tmp_path / "clip.npy"), "--box", "30", "30", "40", "40", "--out", str(out)]
-    process = start([*DROPMAE, *words])
+    process = start(words)
     wait_for(lambda: any(filled(path) for path in tmp_path.glob(".out.jsonl.*.partial")), process)
     os.killpg(process.pid, number)
     _, told = process.communicate(timeout=120)
@@ -218,18 +220,25 @@ def test_tracking_keeps_what_it_found(number: signal.Signals, tmp_path: Path) ->
     assert f"{count} of 600 frames are in {out}" in told
     assert len(Video(out)) == count
     assert sorted(path.name for path in tmp_path.iterdir()) == ["clip.npy", "out.jsonl", "out.mp4"]
-    done = subprocess.run([*DROPMAE, *words, "--stop", "5"], capture_output=True, text=True, check=False)
+    done = launch.run([*words, "--stop", "5"])
     assert done.returncode == 0, done.stderr
     assert len(Video(out)) == 5
 
 
-@pytest.mark.parametrize("group", [True, False])
-def test_preparing_goes_on(group: bool, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def noise(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twelve videos that take a while to encode."""
+    root = tmp_path_factory.mktemp("noise")
     for number in range(12):
         frames = np.random.default_rng(number).integers(0, 255, (60, 96, 128, 3)).astype(np.uint8)
-        write(tmp_path / "in" / f"{number}.mp4", frames, 10)
-    words = ["prepare", str(tmp_path / "in"), str(tmp_path / "out"), "--short-side", "64", "--workers", "2"]
-    process = start([*DROPMAE, *words])
+        write(root / f"{number}.mp4", frames, 10)
+    return root
+
+
+@pytest.mark.parametrize("group", [True, False])
+def test_preparing_goes_on(group: bool, noise: Path, tmp_path: Path) -> None:
+    words = ["prepare", str(noise), str(tmp_path / "out"), "--short-side", "64", "--workers", "2"]
+    process = start(words)
     journal = tmp_path / "out" / "prepare.jsonl"
     wait_for(lambda: filled(journal) and len(journal.read_text().splitlines()) > 2, process)
     if group:
@@ -244,7 +253,7 @@ def test_preparing_goes_on(group: bool, tmp_path: Path) -> None:
     while left := living(process.pid):
         assert time.monotonic() < deadline, left
         time.sleep(0.05)
-    done = subprocess.run([*DROPMAE, *words], capture_output=True, text=True, check=False)
+    done = launch.run(words)
     assert done.returncode == 0, done.stderr
     assert "12 videos" in done.stderr
     assert "0 bad" in done.stderr

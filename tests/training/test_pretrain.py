@@ -18,11 +18,14 @@ import torch
 from safetensors.torch import load_file
 
 import dropmae
+import launch
 from dropmae import video
 from dropmae.cli import main
 from samples import moving_squares
 
-SMALL = ["--size", "tiny", "--image", "64", "--global-batch", "4", "--warmup", "10%", "--precision", "fp32"]
+pytestmark = pytest.mark.usefixtures("no_charts")
+
+SMALL = ["--size", "tiny", "--depth", "2", "--image", "64", "--global-batch", "4", "--precision", "fp32"]
 
 
 @pytest.fixture(scope="module")
@@ -38,14 +41,11 @@ def command(folder: Path, out: Path, *more: str, method: str = "dropmae") -> lis
     return ["pretrain", method, str(folder), "--out", str(out), *SMALL, *more]
 
 
-def spawn(words: list[str], **environment: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "dropmae", *words],
-        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
+
+
+def spawn(words: list[str]) -> launch.Process:
+    return launch.start(words, env=ENVIRONMENT, stderr=subprocess.PIPE)
 
 
 def losses(out: Path) -> list[float]:
@@ -53,8 +53,9 @@ def losses(out: Path) -> list[float]:
 
 
 def test_killed_at_random_and_started_again_gives_the_same_bits(folder: Path, tmp_path: Path) -> None:
-    steps = ["--steps", "40", "--save-every", "3"]
-    assert spawn(command(folder, tmp_path / "whole", *steps, "--workers", "1")).wait() == 0
+    steps = ["--steps", "24", "--save-every", "3", "--validate-every", "25%"]
+    whole = launch.run(command(folder, tmp_path / "whole", *steps, "--workers", "1"), env=ENVIRONMENT)
+    assert whole.returncode == 0, whole.stderr
     chance = random.Random(0)
     kills = 0
     for attempt in range(30):
@@ -84,12 +85,12 @@ def test_killed_at_random_and_started_again_gives_the_same_bits(folder: Path, tm
 
 
 def test_two_processes_do_what_one_does(folder: Path, tmp_path: Path) -> None:
-    steps = ["--steps", "6", "--workers", "0"]
-    assert spawn(command(folder, tmp_path / "one", *steps)).wait() == 0
+    steps = ["--steps", "6", "--workers", "0", "--save-every", "100%", "--validate-every", "100%"]
+    assert main(command(folder, tmp_path / "one", *steps)) == 0
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "dropmae"]
     done = subprocess.run(
         [*launcher, *command(folder, tmp_path / "two", *steps)],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        env=ENVIRONMENT,
         capture_output=True,
         text=True,
         timeout=240,
@@ -100,19 +101,19 @@ def test_two_processes_do_what_one_does(folder: Path, tmp_path: Path) -> None:
 
 
 def test_sigterm_saves_and_the_same_command_continues(folder: Path, tmp_path: Path) -> None:
-    words = command(folder, tmp_path / "run", "--steps", "60", "--save-every", "1000", "--workers", "0")
-    process = spawn(words)
+    words = command(folder, tmp_path / "run", "--steps", "40", "--save-every", "1000", "--workers", "0")
+    words += ["--validate-every", "100%"]
+    process = subprocess.Popen([*launch.PYTHON, *words], env=ENVIRONMENT, stderr=subprocess.DEVNULL)
     journal = tmp_path / "run" / "metrics.jsonl"
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline and not (journal.exists() and journal.stat().st_size):
         time.sleep(0.02)
     process.send_signal(signal.SIGTERM)
-    process.communicate(timeout=60)
-    assert process.returncode == 143
+    assert process.wait(60) == 143
     assert (tmp_path / "run" / "resume" / "state.safetensors").exists()
     reached = len(losses(tmp_path / "run"))
     assert main(words) == 0
-    assert len(losses(tmp_path / "run")) == 60 > reached
+    assert len(losses(tmp_path / "run")) == 40 > reached
 
 
 def damage(folder: Path) -> set[str]:

@@ -16,6 +16,8 @@ from dropmae.data.resample import BITS, COARSE, split, unpack, weights
 from dropmae.verbs.pretrain import pretrain
 from dropmae.video import Video, write
 
+pytestmark = pytest.mark.usefixtures("no_charts")
+
 
 def photo(seed: int, height: int, width: int) -> np.ndarray:
     """Blocks and noise: edges overshoot, and everything has to be clipped."""
@@ -113,7 +115,15 @@ def test_a_run_learns_the_same(tmp_path: Path) -> None:
         write(tmp_path / "videos" / f"{i}.mp4", [photo(10 * i + k, 64, 80) for k in range(6)], 25)
     losses = []
     for augment in ("host", "device"):
-        settings = {"size": "tiny", "image": 32, "steps": 3, "global_batch": 4, "workers": 0, "device": "cpu"}
+        settings = {
+            "size": "tiny",
+            "depth": 2,
+            "image": 32,
+            "steps": 3,
+            "global_batch": 4,
+            "workers": 0,
+            "device": "cpu",
+        }
         run = pretrain("twinmae", tmp_path / "videos", out=tmp_path / augment, augment=augment, **settings)
         losses.append(run["loss"])
     assert losses[0] == losses[1]

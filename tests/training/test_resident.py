@@ -18,6 +18,8 @@ from dropmae.data.resident import Held, reside
 from dropmae.training.fit import Options, fit
 from dropmae.verbs.pretrain import pretrain
 
+pytestmark = pytest.mark.usefixtures("no_charts")
+
 CPU = torch.device("cpu")
 
 
@@ -53,7 +55,7 @@ def test_batches_are_the_loaders_bit_for_bit(name: str, pooled: bool, tmp_path: 
 
 def test_a_run_goes_on_with_another_residency(tmp_path: Path) -> None:
     videos(tmp_path / "v")
-    usual: dict[str, Any] = {"size": "tiny", "image": 64, "patch": 16, "global_batch": 4, "workers": 0,
+    usual: dict[str, Any] = {"size": "tiny", "depth": 2, "image": 64, "patch": 16, "global_batch": 4, "workers": 0,
                              "precision": "fp32", "device": "cpu", "steps": 4}  # fmt: skip
     pretrain("twinmae", tmp_path / "v", out=tmp_path / "a", **usual)
     pretrain("twinmae", tmp_path / "v", out=tmp_path / "b", resident=True, **usual)

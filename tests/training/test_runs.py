@@ -14,10 +14,13 @@ import numpy as np
 import pytest
 
 import dropmae
+import launch
 from dropmae import locks, machine, runs, storage
 from dropmae.cli import main
 from dropmae.nn import vit
 from dropmae.video import write
+
+pytestmark = pytest.mark.usefixtures("no_charts")
 
 
 @pytest.fixture
@@ -38,7 +41,7 @@ def words(videos: Path, out: Path, *more: str) -> list[str]:
 
 
 def steps(out: Path) -> list[int]:
-    return [row["step"] for row in runs.Lines(out / "metrics.jsonl").read()]
+    return [row["step"] for row in storage.Lines(out / "metrics.jsonl").read()]
 
 
 # ------------------------------------------------------------ locks
@@ -179,20 +182,19 @@ def test_a_run_below_its_videos(videos: Path, tmp_path: Path, capsys: Any) -> No
 
 def test_two_at_once(videos: Path, tmp_path: Path) -> None:
     """One trains, the other says who does; every step is there once, in order."""
-    command = [sys.executable, "-m", "dropmae"]
-    size = ["--size", "tiny", "--image", "32", "--global-batch", "2", "--workers", "0", "--steps", "40"]
-    command += ["pretrain", "mae", str(videos), "--out", str(tmp_path / "run"), *size]
-    some = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    size = ["--size", "tiny", "--depth", "2", "--image", "32", "--global-batch", "2", "--workers", "0", "--steps", "20"]
+    command = ["pretrain", "mae", str(videos), "--out", str(tmp_path / "run"), *size]
+    some = [launch.start(command, stderr=subprocess.PIPE) for _ in range(2)]
     told = [process.communicate(timeout=120)[1] for process in some]
     codes = [process.returncode for process in some]
     assert 0 in codes
     for code, text in zip(codes, told):
         assert code == 0 or (code == 1 and "is in use by process" in text)
-    assert steps(tmp_path / "run") == list(range(1, 41))
+    assert steps(tmp_path / "run") == list(range(1, 21))
 
 
 def test_lines_without_their_end_are_left_out(tmp_path: Path) -> None:
-    lines = runs.Lines(tmp_path / "a.jsonl")
+    lines = storage.Lines(tmp_path / "a.jsonl")
     assert lines.read() == []
     lines.add([{"step": 1}, {"step": 2}])
     with open(lines.path, "a") as stream:

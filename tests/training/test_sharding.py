@@ -99,7 +99,7 @@ def launch(world: int, work: Callable[..., Any], *arguments: Any) -> list[Any]:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["dropmae.training.fit", "safetensors.torch"])
+    context.set_forkserver_preload(["dropmae.training.fit", "safetensors.torch", "torch._dynamo", "pytest"])
     queue = context.Queue()
     ranks = [context.Process(target=_rank, args=(i, world, port, queue, work, arguments)) for i in range(world)]
     for process in ranks:

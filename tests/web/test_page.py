@@ -7,7 +7,6 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 import threading
 import time
 import urllib.request
@@ -21,6 +20,7 @@ import pytest
 import torch
 
 import dropmae
+import launch
 from dropmae import registry, weights
 from dropmae.cli import main
 from dropmae.page import server as serving
@@ -473,10 +473,9 @@ def test_a_full_disk_is_told(served: Server, client: Client, monkeypatch: pytest
 
 
 def test_the_verb_prints_its_address_and_ends_by_ctrl_c(clip: Path, tracker: Path, tmp_path: Path) -> None:
-    words = [sys.executable, "-m", "dropmae", "web", str(clip), "--weights", str(tracker), "--no-browser"]
-    started = subprocess.Popen(
-        words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "TMPDIR": str(tmp_path)}
-    )
+    words = ["web", str(clip), "--weights", str(tracker), "--no-browser"]
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    started = launch.start(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment)
     assert started.stdout is not None
     line = started.stdout.readline()
     assert line.startswith("http://127.0.0.1:")
@@ -486,7 +485,7 @@ def test_the_verb_prints_its_address_and_ends_by_ctrl_c(clip: Path, tracker: Pat
     (folder,) = tmp_path.iterdir()
     assert folder.stat().st_mode & 0o777 == 0o700
     port = line.split(":")[2].split("/")[0]
-    taken = subprocess.run([*words, "--port", port], capture_output=True, text=True, check=False)
+    taken = launch.run([*words, "--port", port])
     assert taken.returncode == 1
     assert taken.stderr.splitlines()[-1].startswith(f"dropmae web: port {port} of 127.0.0.1 cannot be used")
     started.send_signal(signal.SIGINT)

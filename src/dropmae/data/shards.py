@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from dropmae import storage
-from dropmae.data.clips import Sequence
+from dropmae.sequence import Sequence
 from dropmae.storage import replacing
 from dropmae.video import Piece, find
 from dropmae.video.errors import broken

@@ -14,8 +14,7 @@ from torch import Tensor
 
 from dropmae import machine
 from dropmae.progress import say
-from dropmae.runs import Lines
-from dropmae.storage import write_json
+from dropmae.storage import Lines, write_json
 from dropmae.training import distributed
 from dropmae.training.logs import Log
 

@@ -17,7 +17,7 @@ import dropmae
 from dropmae import locks, moving, storage
 from dropmae.interruption import Interrupted, Stop
 from dropmae.progress import Progress, say
-from dropmae.runs import Lines
+from dropmae.storage import Lines
 from dropmae.target import Target
 from dropmae.verbs.prepare import run, stamp
 from dropmae.video import Video, find

@@ -32,8 +32,7 @@ from dropmae.data.shards import Packer, Place
 from dropmae.interruption import Interrupted, Stop, serve, working
 from dropmae.names import utf8
 from dropmae.progress import Progress, say
-from dropmae.runs import Lines
-from dropmae.storage import write_json
+from dropmae.storage import Lines, write_json
 from dropmae.video import Video, find, write, write_store
 from dropmae.video.store import STORE
 from dropmae.video.writer import VIDEO

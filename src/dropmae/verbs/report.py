@@ -12,10 +12,9 @@ from collections.abc import Sequence as Listed
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from matplotlib.figure import Figure
 
 from dropmae import registry
 from dropmae.opening import open_image
@@ -27,6 +26,9 @@ from dropmae.training.tuning import Tuning
 from dropmae.verbs import inspection
 from dropmae.visualize import charts
 from dropmae.visualize.views import NORMALISED
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 REPORT = "a report"
 

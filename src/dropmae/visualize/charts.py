@@ -1,4 +1,7 @@
-"""Pictures for people: pages of labelled pictures, heat maps and charts, in one style."""
+"""Pictures for people: pages of labelled pictures, heat maps and charts, in one style.
+
+matplotlib is imported where something is drawn with it, since it takes half a second, and much imports this module.
+"""
 
 from __future__ import annotations
 
@@ -6,18 +9,18 @@ import io
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import matplotlib
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
 from PIL import Image, ImageDraw
 from PIL.PngImagePlugin import PngInfo
 
 from dropmae.storage import mark, replacing
 from dropmae.visualize.overlay import font
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 PICTURE = "a picture"
 """Kind of output, for its mark."""
@@ -59,11 +62,15 @@ POINTS = 400
 
 def styled() -> AbstractContextManager[None]:
     """Within, charts have this project's style; elsewhere matplotlib stays as the user has it."""
+    import matplotlib
+
     return matplotlib.rc_context(STYLE)
 
 
 def chart(width: float, height: float, panels: int = 1) -> tuple[Figure, list[Axes]]:
     """A figure of panels side by side, in inches."""
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(width, height), layout="constrained")
     return figure, list(figure.subplots(1, panels, squeeze=False)[0])
 
@@ -112,6 +119,8 @@ def curve(axes: Axes, x: np.ndarray, y: np.ndarray, colour: str, label: str, *, 
 
 def finish(axes: Axes, title: str, xlabel: str, *, percent: bool = False, zero: bool = False) -> None:
     """Title, labels and readable ticks."""
+    from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
+
     axes.set_title(title)
     axes.set_xlabel(xlabel)
     axes.xaxis.set_major_locator(MaxNLocator(5))
@@ -139,6 +148,8 @@ def attention_panel(
     axes: Axes, runs: Sequence[dict[str, Any]], share: str, title: str, colours: Sequence[str] = COLOURS
 ) -> None:
     """`within` (dotted: without the token itself), `between` or `f_tem` per decoder layer; bands: over videos."""
+    from matplotlib.ticker import MaxNLocator
+
     for run, colour in zip(runs, list(colours) * len(runs)):
         layers = [layer["layer"] for layer in run["layers"]]
         value = np.array([layer[share] for layer in run["layers"]])
@@ -171,6 +182,8 @@ def attention_figure(runs: Sequence[dict[str, Any]]) -> Figure:
 
 def colours(level: np.ndarray) -> np.ndarray:
     """float [..., 3] RGB in [0, 1] of levels in [0, 1]: dark to yellow."""
+    import matplotlib
+
     return matplotlib.colormaps["inferno"](level)[..., :3]
 
 
