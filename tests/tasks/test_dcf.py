@@ -15,7 +15,7 @@ from dropmae import weights
 from dropmae.loading import named
 from dropmae.target import Target
 from dropmae.tasks.dcf import DCF, State, crops, fine, ridge
-from dropmae.tasks.dcf.head import GRID, Head, likeness, middle, tokens, tops
+from dropmae.tasks.dcf.head import GRID, Head, likeness, middle, tokens
 
 
 class Colours(nn.Module):
@@ -242,32 +242,6 @@ def test_likeness_is_the_mean_cosine_over_the_middle_of_the_box():
     ]
     np.testing.assert_allclose(likeness(middle(found), middle(known)), right, atol=1e-6)
     np.testing.assert_allclose(likeness(middle(found), 3 * middle(found)), 1, atol=1e-6)
-
-
-def test_tops_are_the_highest_cells_that_are_apart():
-    chance = torch.zeros(1, 9, 9)
-    chance[0, 4, 4], chance[0, 4, 6], chance[0, 1, 7], chance[0, 8, 0] = 0.9, 0.8, 0.5, 0.6  # the second is too near
-    heights, places = tops(chance, 3)
-    np.testing.assert_allclose(heights[0], [0.9, 0.6, 0.5])
-    assert places[0].tolist() == [4 * 9 + 4, 8 * 9, 9 + 7]
-    assert float(chance[0, 4, 4]) == pytest.approx(0.9), "what is given stays as it is"
-
-
-def test_of_several_peaks_the_one_that_looks_like_the_object_is_taken(world: Any):
-    """Where it was, which the window makes likelier, is half of it now; the whole thing is farther off."""
-    first, there = shown(world, (100, 60)), shown(world, (142, 60))
-    there[60:92, 100:124] = 255 - world[1]
-    there[60:76, 100:124] = world[1][:16]
-    found = []
-    for rivals in (1, 3):
-        task = untrained(presence="likeness", calibration=(20.0, -14.0), rivals=rivals, window=0.5)
-        target = Target(ids=np.array([1]), boxes=np.array([[100.0, 60, 24, 32]]))
-        state, _ = task.step(task.start(first, target), there)
-        found.append((state.boxes[0, 0], state.scores[0]))
-    assert abs(found[0][0] - 100) < 16
-    assert found[0][1] < 0.5
-    assert abs(found[1][0] - 142) < 16
-    assert found[1][1] > 0.5
 
 
 def test_presence_by_likeness_falls_when_the_thing_is_gone(world: Any):

@@ -15,7 +15,6 @@ from typing import Any, Literal, NamedTuple, Self
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import logsigmoid
 
 from dropmae import weights
 from dropmae.contracts import Task
@@ -25,7 +24,7 @@ from dropmae.target import Target
 from dropmae.tasks._prompts import check_frame, prompted_boxes
 from dropmae.tasks.dcf import crops, fine, ridge
 from dropmae.tasks.dcf.crops import Region
-from dropmae.tasks.dcf.head import Head, likeness, middle, peaks, tokens, tops
+from dropmae.tasks.dcf.head import Head, likeness, middle, peaks, tokens
 
 WORST = np.array([0.3, 0.3, 0.5, 0.5])
 """Largest error of each kind that is made up for, see `State.errors`."""
@@ -111,7 +110,7 @@ class DCF(Task):
         "trunk", "search_factor", "search_cap", "search_floor", "size_limit", "window", "penalty", "response_share",
         "size_rate", "calibrate", "ridge", "first_share", "update_rate", "update_every", "update_above",
         "template_every", "template_above", "fine_image", "fine_share", "fine_centre", "fine_steady",
-        "search_below", "tiles", "again_above", "patience", "presence", "rivals", "rival_share", "calibration",
+        "search_below", "tiles", "again_above", "patience", "presence", "calibration",
         "lost_below",
     )  # fmt: skip
 
@@ -195,10 +194,6 @@ class DCF(Task):
     presence: Literal["head", "likeness"] = "head"
     """What tells whether a box holds the object: a learned head, or how like its middle is to that of the box that was
     given, in the encoder's features."""
-    rivals: int = 1
-    """Peaks of the score map of which one is chosen; 1: the highest."""
-    rival_share: float = 1.0
-    """Exponent of the probability of presence in that choice, beside the score map's; with `presence` likeness."""
     calibration: tuple[float, float] = (1.0, 0.0)
     """Factor and offset that make the logit of the head, or the likeness, a probability."""
     lost_below: float = 0.0
@@ -400,29 +395,20 @@ class DCF(Task):
         chance = self.weigh(scores, response, boxes, size, torch.tensor(calm, device=size.device))
         if high is not None:
             chance = chance * high[:, 0].clamp(FINE_LEAST, 1) ** self.fine_share
-        heights, spots = tops(chance, self.rivals)
-        found = torch.stack(
-            [torch.stack([around(*one, spot) for spot in row]) for *one, row in zip(boxes, chance, spots)]
-        )
-        found = torch.cat([found[..., :2], found[..., 2:] - found[..., :2]], -1)
-        rows, factor, offset = torch.arange(len(found), device=found.device), *self.calibration
-        best = torch.zeros_like(rows)
+        peak = chance.flatten(1).argmax(1)
+        found = torch.stack([around(*one) for one in zip(boxes, chance, peak)])
+        found = torch.cat([found[:, :2], found[:, 2:] - found[:, :2]], 1)
         if self.presence == "likeness":
-            logits = torch.stack([self.alike(features, found[:, k], middles) for k in range(found.shape[1])], 1)
-            best = (heights.clamp_min(1e-9).log() + self.rival_share * logsigmoid(factor * logits + offset)).argmax(1)
-            logit = logits[rows, best]
+            logit = likeness(self.middle(tokens(features, found)), middles)
         else:
-            logit = self.head.present(cells, scores, response, spots[:, 0], told)
+            logit = self.head.present(cells, scores, response, peak, told)
+        factor, offset = self.calibration
         chances = (factor * logit.double() + offset).sigmoid()
-        return Reading(found[rows, best].double().cpu().numpy(), chances.cpu().numpy())
+        return Reading(found.double().cpu().numpy(), chances.cpu().numpy())
 
     def middle(self, found: Tensor) -> Tensor:
         """[B, M, C]: what `likeness` compares of an object's `tokens`: of the last tap alone."""
         return middle(found)[..., -self.channels[-1] :].contiguous()
-
-    def alike(self, features: Tensor, boxes: Tensor, middles: Tensor) -> Tensor:
-        """[B]: how like what boxes [B, 4] of crops [B, n, n, C] hold is to the objects' middles [B, M, C]."""
-        return likeness(self.middle(tokens(features, boxes)), middles)
 
     def weigh(self, scores: Tensor, response: Tensor, boxes: Tensor, size: Tensor, steady: Tensor) -> Tensor:
         """[B, n, n]: how likely the object's centre is in each cell."""

@@ -44,21 +44,6 @@ def likeness(found: Tensor, known: Tensor) -> Tensor:
     return functional.cosine_similarity(found, known, dim=-1).mean(1)
 
 
-def tops(chance: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """Heights [B, count] and places [B, count] of the highest cells of [B, n, n], with `NEAR` cells between them."""
-    n, left = chance.shape[1], chance.clone()
-    place, rows = torch.arange(n, device=chance.device), torch.arange(len(chance), device=chance.device)
-    heights, places = [], []
-    for _ in range(count):
-        flat = left.flatten(1)
-        at = flat.argmax(1)
-        heights.append(flat[rows, at])
-        places.append(at)
-        down, across = ((place - one[:, None]).abs() <= NEAR for one in (at // n, at % n))
-        left = left.masked_fill(down[:, :, None] & across[:, None], 0)
-    return torch.stack(heights, 1), torch.stack(places, 1)
-
-
 class Layer(nn.Module):
     """Attention of the cells to the tokens, then a 3 x 3 convolution among the cells."""
 
