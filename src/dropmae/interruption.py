@@ -169,3 +169,17 @@ def working(pool: ProcessPoolExecutor) -> Iterator[ProcessPoolExecutor]:
                 raise
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+@contextlib.contextmanager
+def undisturbed() -> Iterator[None]:
+    """The end of a data process raises nothing in the block: PyTorch's handler of the signal that tells it does."""
+    told = getattr(signal, "SIGCHLD", None)
+    if told is None or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(told, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(told, before)

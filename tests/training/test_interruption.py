@@ -7,17 +7,21 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 
 import launch
-from dropmae import machine
+from dropmae import interruption, machine
+from dropmae.data import clips
 from dropmae.interruption import Interrupted, Stop, serve, working
 from dropmae.training.fit import explained
 from dropmae.video import Video, write
@@ -279,3 +283,26 @@ def test_tracking_after_a_fork_does_not_hang() -> None:
     environment = {**os.environ, "OMP_NUM_THREADS": "2"}
     done = subprocess.run([sys.executable, "-c", FORK], env=environment, timeout=300, check=False)
     assert done.returncode == 0
+
+
+def test_the_end_of_a_data_process_does_not_disturb_what_is_kept() -> None:
+    def raises(*_: object) -> None:
+        raise RuntimeError("a child ended")
+
+    before = signal.signal(signal.SIGCHLD, raises)
+    try:
+        with interruption.undisturbed():
+            assert subprocess.Popen([sys.executable, "-c", ""]).wait() == 0
+        assert signal.getsignal(signal.SIGCHLD) is raises
+    finally:
+        signal.signal(signal.SIGCHLD, before)
+
+
+def test_data_processes_that_never_end_are_left_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As one does that was killed while it held a lock."""
+    monkeypatch.setattr(clips, "PATIENCE", 0.05)
+    lock = threading.Lock()
+    lock.acquire()
+    stream: Any = SimpleNamespace(_shutdown_workers=lock.acquire)
+    clips.end(stream)
+    lock.release()

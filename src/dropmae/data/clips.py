@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
@@ -17,6 +18,8 @@ from dropmae.interruption import serve_data
 from dropmae.sequence import Sequence as Sequence
 from dropmae.video import DamagedFrame, Video
 
+PATIENCE = 20.0
+"""Seconds in which data processes are to end."""
 ATTEMPTS = 100
 """Replacements tried for one sample before training stops: then practically nothing can be read."""
 
@@ -191,10 +194,15 @@ def batches(clips: Clips, share: Share, start: int, stop: int, workers: int) -> 
 
 
 def end(stream: Iterator[dict[str, Any]] | None) -> None:
-    """Ends the processes of `batches` now, which a kept error would otherwise hold on to."""
+    """Ends the processes of `batches` now, which a kept error would otherwise hold on to.
+
+    One that was killed may have held a lock that ending them waits for: after PATIENCE seconds it is left behind.
+    """
     shutdown = getattr(stream, "_shutdown_workers", None)
     if shutdown is not None:
-        shutdown()
+        thread = threading.Thread(target=shutdown, daemon=True)
+        thread.start()
+        thread.join(PATIENCE)
 
 
 @dataclass

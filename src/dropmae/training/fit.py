@@ -25,7 +25,7 @@ from torch.nn.parallel import DistributedDataParallel
 from dropmae import machine
 from dropmae.data.clips import Clips, Share, batches, end
 from dropmae.data.resample import unpack
-from dropmae.interruption import Interrupted, Stop, Whole
+from dropmae.interruption import Interrupted, Stop, Whole, undisturbed
 from dropmae.ops import allocator
 from dropmae.progress import Progress, say
 from dropmae.training import distributed, logs, optim
@@ -301,24 +301,26 @@ def fit(
         if done == how.steps:
             learner.collect()
     except (RuntimeError, OSError) as error:
-        reason = explained(error)
-        if isinstance(error, OSError) and reason is None:
+        with undisturbed():
+            reason = explained(error)
+            if isinstance(error, OSError) and reason is None:
+                raise
+            # A data process was killed, memory is full, another rank is gone: what has been learned is still there.
+            if settled is not None and settled > saved and not options.shard:
+                with contextlib.suppress(Exception):
+                    journal.write()
+                    keep(settled)
+            if stop.asked:  # whoever sent the signal to all processes took this one's helpers away
+                raise Interrupted(stop.asked, where()) from error
+            if reason is not None:
+                raise OSError("; ".join(part for part in (reason, where()) if part)) from error
+            if where():
+                say(where())
             raise
-        # A data process was killed, memory is full, another rank is gone: what has been learned is still there.
-        if settled is not None and settled > saved and not options.shard:
-            with contextlib.suppress(Exception):
-                journal.write()
-                keep(settled)
-        if stop.asked:  # whoever sent the signal to all processes took this one's helpers away
-            raise Interrupted(stop.asked, where()) from error
-        if reason is not None:
-            raise OSError("; ".join(part for part in (reason, where()) if part)) from error
-        if where():
-            say(where())
-        raise
     finally:
         whole.close()
-        end(stream)
+        with undisturbed():
+            end(stream)
         progress.close()
         journal.close()
         stack.close()
