@@ -135,6 +135,9 @@ class ClipTask(Task):
     memory: int = 512
     """Most frames that are kept; of a longer video the verdict is on the last ones."""
 
+    def __post_init__(self) -> None:
+        super().__init__()
+
     def class_names(self) -> tuple[str, ...]:
         """The classes, in the order of `scores`."""
         raise NotImplementedError

@@ -43,7 +43,7 @@ class KNN(ClipTask):
     """Of their weights."""
 
     def __post_init__(self) -> None:
-        super().__init__()
+        super().__post_init__()
         self.check_clips()
         if self.k < 1 or self.most < 1 or self.temperature <= 0:
             raise ValueError("k and most must be at least 1, and the temperature positive")

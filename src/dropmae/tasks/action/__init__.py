@@ -109,15 +109,11 @@ class Action(ClipTask):
     """finetune: share of the mean token that is left out."""
 
     def __post_init__(self) -> None:
-        super().__init__()
-        if (
-            self.preset not in PRESETS
-            or self.protocol not in PROTOCOLS
-            or self.attend not in ("clip", "pairs", "frames")
-        ):
-            raise ValueError(
-                f"there is no preset {self.preset!r}, protocol {self.protocol!r} or attend {self.attend!r}"
-            )
+        super().__post_init__()
+        together = {"clip": self.tubelet, "pairs": 2, "frames": 1}
+        for name, known in (("preset", PRESETS), ("protocol", PROTOCOLS), ("attend", together), ("size", SIZES)):
+            if getattr(self, name) not in known:
+                raise ValueError(f"{name} is one of {', '.join(known)}, not {getattr(self, name)!r}")
         settle(self, PRESETS[self.preset] | PROTOCOLS[self.protocol])
         if self.protocol != "finetune":
             self.drop_path = self.dropout = 0.0
@@ -125,10 +121,10 @@ class Action(ClipTask):
         shape = SIZES[self.size]
         self.patch, depth = self.patch or shape.patch, self.depth or shape.depth
         self.check_clips()
-        together = {"clip": self.tubelet, "pairs": 2, "frames": 1}[self.attend]
-        if together < 1 or self.frames % together or self.image % self.patch:
+        length = together[self.attend]
+        if length < 1 or self.frames % length or self.image % self.patch:
             raise ValueError(
-                f"{self.frames} frames of {self.image} pixels are no multiple of {together} x {self.patch}"
+                f"{self.frames} frames of {self.image} pixels cannot be cut into {length} and {self.patch}"
             )
         if len(set(self.labels)) < len(self.labels) or len(self.labels) < 2:
             raise ValueError("labels are two different names of classes at least")
