@@ -19,8 +19,11 @@ from dropmae.data.clips import generator
 from dropmae.data.mixture import open_source
 from dropmae.metrics.classes import class_of
 from dropmae.progress import say
+from dropmae.sequence import Sequence
 from dropmae.tasks._clips import ClipTask, clip_tokens, scaled, square_crops, view_frames
 
+DRAWN = 8
+"""Clips that are taken of a sequence which makes them up."""
 RENDERED = "motions=."
 """The gallery where none is named: rendered motions, which need no data."""
 
@@ -35,6 +38,10 @@ class KNN(ClipTask):
     gallery: str = ""
     """Labelled videos to compare with, written as training data: ucf101=DIR. By default those of the benchmark's train
     split, elsewhere rendered motions."""
+    views: int = 1
+    """Clips that the verdict on a whole video is the mean of, over time."""
+    crops: int = 1
+    """Squares, along the longer side, that each of them is seen in."""
     most: int = 10_000
     """Most videos of the gallery that are taken, at random."""
     k: int = 20
@@ -63,8 +70,8 @@ class KNN(ClipTask):
         entry, rng = self.gallery or RENDERED, generator(0, 9)
         sequences = open_source(entry).sequences
         chosen = sorted(rng.permutation(len(sequences))[: self.most].tolist())
-        if self.gallery == "":
-            chosen *= 4  # each time another clip
+        endless = [place for place in chosen if type(sequences[place]).drawn is not Sequence.drawn]
+        chosen += endless * (DRAWN - 1)  # each time another clip
         device, names, features, bad = next(self.encoder.parameters()).device, list[str](), list[Tensor](), 0
         for number, place in enumerate(chosen):
             sequence = sequences[place].drawn(generator(0, 9, number))
