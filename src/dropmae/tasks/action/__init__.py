@@ -73,6 +73,8 @@ class Action(ClipTask):
     frame (mae, siammae). An encoder of frames can be taken over for each."""
     tubelet: int = 2
     """Frames of a token, where it attends to the clip."""
+    cls: bool = False
+    """Whether the encoder has a class token, as mae and siammae have; it is no part of the mean."""
     labels: tuple[str, ...] = ()
     """Names of the classes; by default those of the training data, and without any those of rendered motions."""
     time_code: bool = True
@@ -136,9 +138,9 @@ class Action(ClipTask):
         self.grid = (self.image // self.patch,) * 2
         self.encoder: Any
         if self.attend == "clip":
-            self.encoder = ClipEncoder(shape.width, depth, shape.heads, self.patch, self.tubelet)
+            self.encoder = ClipEncoder(shape.width, depth, shape.heads, self.patch, self.tubelet, cls=self.cls)
         else:
-            self.encoder = Encoder(shape.width, depth, shape.heads, self.patch, frames=length)
+            self.encoder = Encoder(shape.width, depth, shape.heads, self.patch, frames=length, cls=self.cls)
         self.encoder.positions.home = self.grid
         if self.protocol == "finetune":
             self.encoder.norm = nn.Identity()  # the mean has a norm of its own
