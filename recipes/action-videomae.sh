@@ -22,12 +22,16 @@ case $run in # size, --lr, videos a step, draws of each, epochs, layer decay, dr
   *) echo "no run $run" >&2 && exit 2 ;;
 esac
 preset=${run%%-*}
-case $preset in # benchmark, training videos, and the rate at the end
-  k400) benchmark=kinetics videos=240436 end=1e-6 ;;
-  ssv2) benchmark=ssv2 videos=168913 end=1e-6 ;;
-  ucf101) benchmark=ucf101 videos=9537 end=1e-5 ;;
+case $preset in # benchmark, training videos
+  k400) benchmark=kinetics videos=240436 ;;
+  ssv2) benchmark=ssv2 videos=168913 ;;
+  ucf101) benchmark=ucf101 videos=9537 ;;
 esac
-[ "$run" != k400-h ] || end=1e-5
+case $run-$4 in # the rate at the end, halved with two draws
+  k400-h-* | ucf101-*) end=5e-6 ;;
+  *-2) end=5e-7 ;;
+  *) end=1e-6 ;;
+esac
 dropmae finetune action "$benchmark=$data" --init "$init" --out "$out" --preset "$preset" --size "$1" --patch 16 \
   --lr "$2" --global-batch $(($3 * $4)) --repeats "$4" --epochs "$5" --epoch-samples $((videos * $4)) --warmup 5ep \
   --layer-decay "$6" --drop-path "$7" --dropout "$8" --min-lr "$end"
