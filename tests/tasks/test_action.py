@@ -194,6 +194,15 @@ def test_any_encoder_is_taken_over(method: str, attend: Any, tmp_path: Path) -> 
         torch.testing.assert_close(found, wanted)
 
 
+def test_a_classifier_goes_on_with_other_classes_and_pictures(tmp_path: Path) -> None:
+    weights.save(made(), tmp_path / "w.safetensors")
+    task = made(labels=("a", "b"), image=48)
+    taken = task.take_over(weights.load(tmp_path / "w.safetensors"), "Action", "w")
+    assert taken.fresh == ["head.classify.weight", "head.classify.bias"]
+    with pytest.raises(ValueError, match="squares of a multiple of 8"):
+        task.resize_image((48, 64))
+
+
 def test_attention_reaches_as_far_as_it_should() -> None:
     for attend, far in (("clip", 8), ("pairs", 2), ("frames", 1)):
         task = made(attend=attend).eval()

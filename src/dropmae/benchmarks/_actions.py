@@ -128,7 +128,7 @@ class VideoClasses(Benchmark):
             own.setdefault(annotations[name], []).append(float(hits[name][0, 0]))
         single = np.mean([one[1:].mean(0) for one in hits.values()], 0)
         return {
-            "protocol": f"mean probability of {len(each)} views",
+            "protocol": f"mean probability, views: {len(each)}",
             "top1": float(mean[0]),
             "top5": float(mean[1]),
             "mean_class": float(np.mean([np.mean(values) for values in own.values()])),

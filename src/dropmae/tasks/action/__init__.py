@@ -171,6 +171,13 @@ class Action(ClipTask):
             self.encoder.eval()
         return self
 
+    def resize_image(self, image: int | tuple[int, int]) -> None:
+        """Places are computed for the grid at hand; ValueError for pictures that are not square."""
+        side, other = (image, image) if isinstance(image, int) else image
+        if side != other or side % self.patch:
+            raise ValueError(f"pictures are squares of a multiple of {self.patch} pixels, not {side}x{other}")
+        self.image, self.grid = side, (side // self.patch,) * 2
+
     def adopt(self, encoder: Any, grid: tuple[int, int]) -> set[str]:
         """Spreads a patch embedding of frames evenly over the frames of a tubelet."""
         theirs = getattr(getattr(encoder, "patch_embed", None), "weight", None)
