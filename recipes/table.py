@@ -6,7 +6,7 @@ import json
 import sys
 from pathlib import Path
 
-HEADLINES = ("J&F_mean", "mean_iou", "PCK@0.1", "PCK@0.2", "success_auc")
+HEADLINES = ("top1", "J&F_mean", "mean_iou", "PCK@0.1", "PCK@0.2", "success_auc")
 """The number of a benchmark that papers put into their tables: the first of these that its report has."""
 
 

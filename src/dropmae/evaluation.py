@@ -48,6 +48,8 @@ class Evaluation:
     out: str
     device: str
     precision: Any
+    told: tuple[str, ...] = ()
+    """Fields of Target that the first label has."""
 
     @property
     def predictions(self) -> Path:
@@ -70,7 +72,8 @@ class Evaluation:
         from dropmae.engine import Engine
         from dropmae.loading import load_task
 
-        task = load_task(self.weights, settings=self.settings, benchmark=Path(self.benchmark).stem)
+        stem = Path(self.benchmark).stem
+        task = load_task(self.weights, settings=self.settings, benchmark=stem, root=self.root, wanted=self.told)
         return Engine(task, self.device, self.precision)
 
     def describe(self, engine: Any) -> dict[str, Any]:

@@ -13,6 +13,7 @@ import torch
 
 from dropmae import contracts, registry, weights
 from dropmae.contracts import Task
+from dropmae.contracts.models import name_of
 from dropmae.progress import say
 from dropmae.target import FIELDS, Target
 
@@ -28,22 +29,26 @@ def load_task(
     *,
     settings: Mapping[str, Any] | None = None,
     benchmark: str = "",
+    root: str = "",
     wanted: tuple[str, ...] = (),
 ) -> Task:
     """The task that a `weights` argument means, for what `prompt` tells or, without one, `wanted`; None is "shipped".
 
     `settings` are fields of the task: in trained weights those that it lets change (`use`), in a task that works with
-    any encoder all of them, over what `benchmark`'s usual script has. ValueError where one is unknown or frozen.
+    any encoder all of them, over what `benchmark`'s usual script has for the data in `root`. ValueError where one is
+    unknown or frozen.
     """
     spec, settings = named(spec, prompt, wanted), dict(settings or {})
+    known = wanted if prompt is None else tuple(name for name in FIELDS if getattr(prompt, name) is not None)
     if spec.partition(":")[0] == "random":
-        return training_free(untrained(spec), settings, benchmark)
+        return training_free(untrained(spec), settings, benchmark, root, known)
     header = weights.read_header(spec)
     if header["kind"] == "tasks":
         return weights.load(spec, settings=settings)
     source = weights.load(spec)
-    say(f"{spec} is an encoder ({header['name']}): labels are carried along by its features")
-    return training_free(source, settings, benchmark)
+    task = training_free(source, settings, benchmark, root, known)
+    say(f"{spec} is an encoder ({header['name']}), which {name_of(task)} uses as it is")
+    return task
 
 
 def named(spec: str | Path | None, prompt: Target | None, wanted: tuple[str, ...] = ()) -> str:
@@ -51,15 +56,26 @@ def named(spec: str | Path | None, prompt: Target | None, wanted: tuple[str, ...
     return shipped(prompt, wanted) if spec is None or str(spec) == SHIPPED else str(spec)
 
 
-def training_free(source: Any, settings: Mapping[str, Any], benchmark: str = "") -> Task:
-    """The task that works with any encoder as it is, with that of `source`."""
-    classes = [registry.load("tasks", name) for name in registry.names("tasks")]
-    cls: Any = next(cls for cls in classes if cls.training_free)
+def training_free(
+    source: Any, settings: Mapping[str, Any], benchmark: str = "", root: str = "", told: tuple[str, ...] = ()
+) -> Task:
+    """A task that works with any encoder as it is, with that of `source`.
+
+    Of several, one that takes or gives a field that is `told`, then one that has the settings, then one that is told
+    what to follow.
+    """
+    classes: list[Any] = [registry.load("tasks", name) for name in registry.names("tasks")]
+    fields = {cls: {name for name, _, _ in registry.fields(cls)} for cls in classes if cls.training_free}
+
+    def fits(cls: Any) -> tuple[bool, bool, bool]:
+        return bool({*cls.takes, *cls.gives} & {*told}), settings.keys() <= fields[cls], bool(cls.takes)
+
+    cls: Any = max(fields, key=fits)
     known, settings = [name for name, _, _ in registry.fields(cls)], registry.renamed(cls, settings, warn=True)
     if unknown := sorted(settings.keys() - set(known)):
         name = cls.__name__.lower()
         raise ValueError(f"{name} has no setting {', '.join(unknown)}; there are: {', '.join(known)}")
-    task = cls.for_benchmark(benchmark, **registry.parsed(cls, settings))
+    task = cls.for_benchmark(benchmark, root, **registry.parsed(cls, settings))
     task.encoder = source.encoder
     return task.eval()
 

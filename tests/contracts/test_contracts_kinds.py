@@ -28,6 +28,7 @@ LIGHT: dict[str, Any] = {"size": "tiny", "image": 64, "resize": "native"}
 def clip() -> Sequence:
     """A rendered clip of which everything is known."""
     frames, targets = render(3, 0, Rendering(frames=8, size=(96, 128), points=8, flow=True))
+    targets[0].classes = {"left": 1.0}
     return Sequence("rendered", frames, targets)
 
 

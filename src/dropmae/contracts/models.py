@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -169,9 +169,14 @@ class Task(Model):
         return copy.deepcopy(state)
 
     @classmethod
-    def for_benchmark(cls, name: str, **fields: Any) -> Task:
-        """The task with what a benchmark's usual script sets, but for the fields given."""
+    def for_benchmark(cls, name: str, root: str = "", **fields: Any) -> Task:
+        """The task with what a benchmark's usual script sets, but for the fields given; `root` is its data."""
         return cls(**fields)
+
+    @classmethod
+    def for_data(cls, data: Iterable[Sequence], fields: dict[str, Any]) -> dict[str, Any]:
+        """The fields for a training on `data`: those given, and what follows from its labels (their classes, say)."""
+        return fields
 
     @classmethod
     def works_on(cls, fields: Mapping[str, Any]) -> str:
@@ -214,7 +219,8 @@ class Task(Model):
             given = {f"encoder.{name}": tensor for name, tensor in source.encoder.state_dict().items()}
             settled = self.adopt(source.encoder, source.grid) if vars(source).get("grid") else set()
         patch = given.get("encoder.patch_embed.weight")
-        if patch is not None and patch.ndim == 5:  # tubelets: a frame that repeats itself is embedded by their sum
+        mine = own.get("encoder.patch_embed.weight", torch.zeros(0))
+        if patch is not None and patch.ndim > max(mine.ndim, 4):  # tubelets: a still frame is embedded by their sum
             given["encoder.patch_embed.weight"] = patch.sum(2)
         filled = set(settled)
         for name, tensor in own.items():

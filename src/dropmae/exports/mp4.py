@@ -19,13 +19,14 @@ from dropmae.formats.kitti import Calibration, calibration_of, read_calibration
 from dropmae.progress import say
 from dropmae.target import Target
 from dropmae.video import Video, Writer
-from dropmae.visualize.overlay import colour_flow, draw_text
+from dropmae.visualize.overlay import colour_flow, draw_classes, draw_text
 from dropmae.visualize.topview import draw_camera, draw_frame
 
 
 @dataclass(kw_only=True)
 class MP4(Export):
-    """An overlay: boxes, masks, points and flow on the frames, in H.264; with the video's sound, and at its times.
+    """An overlay: boxes, masks, points and flow on the frames, classes below, in H.264; with the video's sound, and
+    at its times.
 
     Scans are shown from above; where they lie in KITTI's layout with calibration and pictures, the camera's above that.
     """
@@ -68,6 +69,8 @@ class MP4(Export):
                 picture = drawn(answer, list(past), doubtful_below, colours)
                 if camera is not None:
                     picture = camera.above(picture, answer)
+                if first.target.classes is not None:
+                    picture = draw_classes(picture, answer.target.classes or {})
                 if cut >= 0 and writer.count - cut < self.trail:
                     picture = draw_text(picture, "cut", (0, picture.shape[0]))
                 seconds = None if times is None else abs(float(times[answer.frame] - times[first.frame]))

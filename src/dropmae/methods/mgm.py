@@ -161,9 +161,8 @@ class MGM(MaskedAutoencoder):
         return {**super().probe(batch), "hidden_motion": hidden}
 
     def patches(self, frames: Tensor) -> Tensor:
-        """Tubelets [B, S N, t p p 3] of frames [B, T, 3, H, W], slot after slot; within one, frame after frame."""
-        cut = masking.patchify(frames, self.patch).unflatten(1, (-1, self.tubelet))  # [B, S, t, N, p p 3]
-        return cut.transpose(2, 3).flatten(3).flatten(1, 2)
+        """As `masking.tubelets`."""
+        return masking.tubelets(frames, self.patch, self.tubelet)
 
     def target(self, frames: Tensor) -> Tensor:
         """What is to be predicted, [B, S N, t p p 3]."""

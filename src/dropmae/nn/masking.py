@@ -65,6 +65,12 @@ def patchify(frames: Tensor, patch: int) -> Tensor:
     return cells.permute(order).flatten(-3).flatten(-3, -2)
 
 
+def tubelets(frames: Tensor, patch: int, length: int) -> Tensor:
+    """Tubelets [B, S N, t p p 3] of frames [B, T, 3, H, W], slot after slot; within one, frame after frame."""
+    cut = patchify(frames, patch).unflatten(1, (-1, length))  # [B, S, t, N, p p 3]
+    return cut.transpose(2, 3).flatten(3).flatten(1, 2)
+
+
 def unpatchify(patches: Tensor, grid: tuple[int, int], patch: int) -> Tensor:
     """Frames [..., 3, H, W] from patches [..., N, p p 3] of one frame each: the inverse of `patchify`."""
     h, w = grid

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from dropmae.nn import masking
+from dropmae.ops import noise
 from dropmae.ops.attention import attention
 from dropmae.ops.linear import gelu_linear, linear
 
@@ -186,9 +187,24 @@ class Block(nn.Module):
         self.norm2 = nn.LayerNorm(width, eps=form.epsilon)
         self.mlp = MLP(width, 4 * width, form.quick)
 
-    def forward(self, x: Tensor, attend: Attend | None = None) -> Tensor:
-        x = x + self.attn(self.norm1(x), attend)
-        return x + self.mlp(self.norm2(x))
+    def forward(self, x: Tensor, attend: Attend | None = None, drop: Tensor | None = None) -> Tensor:
+        """[B, L, C] -> [B, L, C]; `drop` [2, B] scales what attention and MLP add (`drop_path`)."""
+        if drop is None:
+            x = x + self.attn(self.norm1(x), attend)
+            return x + self.mlp(self.norm2(x))
+        x = x + self.attn(self.norm1(x), attend) * drop[0, :, None, None]
+        return x + self.mlp(self.norm2(x)) * drop[1, :, None, None]
+
+
+def drop_path(key: Tensor, depth: int, most: float) -> Tensor:
+    """float32 [depth, 2, R]: scales of what each block adds to the rows with keys int32 [R].
+
+    Block i of `depth` is left out with probability most * i / (depth - 1), attention and MLP apart, and what stays is
+    scaled so that its expectation is kept (Huang et al., ECCV 2016, arXiv 1603.09382).
+    """
+    rates = torch.linspace(0, most, depth, device=key.device)[:, None, None]
+    dice = noise.uniform(noise.fold(key, noise.DROP_PATH), 2 * depth).T.reshape(depth, 2, -1)
+    return (dice >= rates) / (1 - rates)
 
 
 class FrameEmbeddings(nn.Module):
@@ -266,7 +282,7 @@ class Encoder(nn.Module):
         self.cls_position = nn.Parameter(torch.zeros(1, 1, width)) if cls and learned_grid else None
         self.norm_pre = nn.LayerNorm(width, eps=form.epsilon) if form.pre_norm else nn.Identity()
         self.blocks = nn.ModuleList(Block(width, heads, form) for _ in range(depth))
-        self.norm = nn.LayerNorm(width, eps=form.epsilon)
+        self.norm: nn.LayerNorm | nn.Identity = nn.LayerNorm(width, eps=form.epsilon)
         self.relative: RelativePositions | None = None
         if form.relative:
             if learned_grid is None or not cls or frames > 1:
@@ -286,12 +302,15 @@ class Encoder(nn.Module):
             return position if frames == 1 else position.repeat(1, frames, 1)
         return torch.cat([position + self.frame_embed(frame) for frame in range(frames)], dim=1)
 
-    def encode(self, tokens: Tensor) -> Tensor:
-        """All blocks and the final norm over tokens [B, L, C]; a class token, if any, is put first and kept."""
-        *_, (_, last) = self.through(tokens, len(self.blocks))
+    def encode(self, tokens: Tensor, drop: Tensor | None = None) -> Tensor:
+        """All blocks and the final norm over tokens [B, L, C]; a class token, if any, is put first and kept.
+
+        `drop` [depth, 2, B] is that of `drop_path`.
+        """
+        *_, (_, last) = self.through(tokens, len(self.blocks), drop)
         return self.norm(last)
 
-    def through(self, tokens: Tensor, until: int) -> Iterator[tuple[int, Tensor]]:
+    def through(self, tokens: Tensor, until: int, drop: Tensor | None = None) -> Iterator[tuple[int, Tensor]]:
         """(number from 1, tokens [B, (1 +) L, C] after it) of each of the first `until` blocks, class token first."""
         if self.cls_token is not None:
             start = self.cls_token if self.cls_position is None else self.cls_token + self.cls_position
@@ -299,7 +318,7 @@ class Encoder(nn.Module):
         attends = self.relative.attends(tokens.shape[1]) if self.relative else [None] * until
         tokens = self.norm_pre(tokens)
         for number, (block, attend) in enumerate(zip(self.blocks[:until], attends), 1):
-            tokens = block(tokens, attend)
+            tokens = block(tokens, attend, None if drop is None else drop[number - 1])
             yield number, tokens
 
     def features(

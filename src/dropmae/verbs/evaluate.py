@@ -25,6 +25,7 @@ from dropmae.names import relative_names
 from dropmae.progress import say
 from dropmae.runs import opened
 from dropmae.storage import write_json
+from dropmae.target import FIELDS
 from dropmae.visualize import plots as curves
 from dropmae.visualize.tables import Form, present
 
@@ -148,8 +149,9 @@ def evaluate(
     sequences = bench.sequences(Path(root), split)
     relative_names((sequence.name for sequence in sequences), root)  # they become names of files below `out`
     fields = {name: getattr(bench, name) for name in known}
-    spec = named(weights, first_label(sequences))
-    job = Evaluation(benchmark, fields, str(root), split, spec, rest, str(out), device, precision)
+    spec = named(weights, label := first_label(sequences))
+    told = tuple(name for name in FIELDS if label is not None and getattr(label, name) is not None)
+    job = Evaluation(benchmark, fields, str(root), split, spec, rest, str(out), device, precision, told)
     engine = job.engine()
     config, before = job.describe(engine), {"engine": {"precision": "fp32"}}  # had no choice once
     parts = ("benchmark", "task", "weights", "engine")

@@ -50,12 +50,12 @@ def finetune(task: str, data: Entries, *, init: Path | None = None, out: Path, *
         raise ValueError(f"{task} has nothing to train: use it with a pre-trained encoder as it is")
     mine, theirs = declarations.share(settings, task, cls, Tuning, "finetune")
     options = Tuning(**{**cls.recipe, **theirs})
-    torch.manual_seed(options.seed)
-    module = cls(**mine)
     entries = [data] if isinstance(data, (str, Path)) else list(data)
     if not entries:
         raise ValueError("there is nothing to learn from: name data, a folder with a targets.jsonl for one")
     sources, held = ([open_source(str(entry)) for entry in some] for some in (entries, options.validation))
+    torch.manual_seed(options.seed)
+    module = cls(**cls.for_data(Joined(sources), mine))
     out = Path(out)
     data_told = {
         "sources": [source.describe() for source in sources],

@@ -6,7 +6,7 @@ any ground, and grow with the picture. An object keeps its colour, which is chos
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from itertools import pairwise
 
@@ -262,6 +262,20 @@ def _centre(target: Target, object_id: int) -> np.ndarray:
     """float64 [2]: the centre of an object's box; NaN where it has none."""
     box = target.box(object_id)
     return box[:2] + box[2:] / 2
+
+
+def draw_classes(frame: np.ndarray, classes: Mapping[str, float], rows: int = 5) -> np.ndarray:
+    """The frame with a strip under it: the likeliest classes, a line each, with a bar as long as its probability."""
+    size, wide = letter_size(frame), frame.shape[1]
+    high = size + 6
+    strip = Image.new("RGB", (wide, (rows * high + 7) // 2 * 2), DARK)
+    draw = ImageDraw.Draw(strip)
+    best = sorted(classes.items(), key=lambda item: -item[1])[:rows]
+    for row, (name, share) in enumerate(best):
+        y = 3 + row * high
+        draw.rectangle([0, y, round(share * (wide - 1)), y + high - 2], fill=(0, 90, 130))
+        draw.text((4, y + 1), f"{100 * share:3.0f} % {name}", fill=UNOWNED, font=font(size))
+    return np.concatenate([frame, np.asarray(strip)])
 
 
 def draw_grid(frame: np.ndarray, step: int | None = None) -> np.ndarray:

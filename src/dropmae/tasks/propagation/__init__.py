@@ -181,7 +181,7 @@ class Propagation(Task):
     training_free = True
 
     @classmethod
-    def for_benchmark(cls, name: str, **options: Any) -> Propagation:
+    def for_benchmark(cls, name: str, root: str = "", **options: Any) -> Propagation:
         """The propagation that a preset's script does on a benchmark, but for the options given."""
         return cls(**{**ELSEWHERE.get((options.get("preset", "dino"), name), {}), **options})
 

@@ -24,12 +24,12 @@ from dropmae.contracts import PRESET, Task, settle
 from dropmae.data.clips import Sequence
 from dropmae.nn import masking
 from dropmae.nn.groups import decay_groups
-from dropmae.nn.vit import SIZES, Encoder, Size, resize_positions
+from dropmae.nn.vit import SIZES, Encoder, Size, drop_path, resize_positions
 from dropmae.ops import noise
 from dropmae.target import Target, mask_boxes
 from dropmae.tasks.vos.frames import Canvas, canvas, decide, prompt_labels
 from dropmae.tasks.vos.layouts import LAYOUTS
-from dropmae.tasks.vos.memory import MemoryEncoder, drop_path, sincos
+from dropmae.tasks.vos.memory import MemoryEncoder, sincos
 from dropmae.tasks.vos.pyramid import MaskDecoder, aggregate, bootstrap_share, bootstrapped
 from dropmae.tasks.vos.samples import Changes, mask_sample
 

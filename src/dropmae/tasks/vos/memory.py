@@ -16,7 +16,6 @@ from torch.nn import functional
 
 from dropmae.nn import masking
 from dropmae.nn.vit import Block, Encoder, resize_positions, sincos_table
-from dropmae.ops import noise
 from dropmae.ops.attention import attention
 
 Grid = tuple[int, int]
@@ -94,14 +93,3 @@ def attend(block: Block, tokens: Tensor, count: int) -> Tensor:
 def sincos(grid: Grid, width: int) -> Tensor:
     """The fixed position table float32 [1, h w, C] of a grid."""
     return torch.from_numpy(sincos_table(*grid, width))[None]
-
-
-def drop_path(key: Tensor, depth: int, most: float) -> Tensor:
-    """float32 [depth, 2, R]: scales of what each block adds to the rows with keys int32 [R].
-
-    Block i of `depth` is left out with probability most * i / (depth - 1), attention and MLP apart, and what stays is
-    scaled so that its expectation is kept (Huang et al., ECCV 2016, arXiv 1603.09382).
-    """
-    rates = torch.linspace(0, most, depth, device=key.device)[:, None, None]
-    dice = noise.uniform(noise.fold(key, noise.DROP_PATH), 2 * depth).T.reshape(depth, 2, -1)
-    return (dice >= rates) / (1 - rates)
