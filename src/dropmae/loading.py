@@ -89,20 +89,25 @@ def shipped(prompt: Target | None, wanted: tuple[str, ...] = ()) -> str:
     asked = list(wanted) if prompt is None else [name for name in FIELDS if getattr(prompt, name) is not None]
     asked.sort(key=lambda name: name != "mask")  # which says more than a box
     found: dict[str, str] = {}
+    heads: dict[str, str] = {}
     for path in sorted(weights.SHIPPED.glob("*.safetensors")):
         header = weights.read_header(path)
         contract = contract_of(header) if header["kind"] == "tasks" else None
-        if contract is not None and contract.works_on(header["fields"]):
-            continue  # heads on another encoder: slower, so they are used where they are named
+        trunk = "" if contract is None else contract.works_on(header["fields"])
+        if trunk and not trunk.startswith(f"{SHIPPED}:"):
+            continue  # heads on an encoder that does not come with the package
         known = () if contract is None else contract.takes or contract.gives
-        found.setdefault(known[0] if known else "", path.stem)
+        (heads if trunk else found).setdefault(known[0] if known else "", path.stem)
+    smaller, found = found, found | heads  # heads on the package's encoder are better and slower
     name = next((found[field] for field in asked if field in found), None)
     if name is None and asked and not wanted and (weights.SHIPPED / f"{ENCODER}.safetensors").is_file():
         name = ENCODER
     if name is None:
         what = " and ".join(n for n in asked if not FIELDS[n].told_with) or "no prompt"
         raise ValueError(f"no weights that come with the package go by {what}: name some, --weights FILE")
-    say(f"no weights were named: {SHIPPED}:{name}, which comes with the package, is used")
+    faster = [other for field, other in smaller.items() if found[field] == name != other]
+    beside = "".join(f"; {SHIPPED}:{other} is faster and less exact" for other in faster)
+    say(f"no weights were named: {SHIPPED}:{name}, which comes with the package, is used{beside}")
     return f"{SHIPPED}:{name}"
 
 

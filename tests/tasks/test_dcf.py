@@ -319,7 +319,7 @@ def test_heads_that_come_with_the_package_fit_vit_s_and_are_no_default(world: An
     state, found = task.step(state, shown(world, (64, 60)))
     assert np.isfinite(found[1].box()).all()
     assert 0 < found[1].scores[0] < 1
-    assert named(None, given((60, 60))) == "shipped:vot"
+    assert named(None, given((60, 60))) == "shipped:filters"
 
 
 # -------------------------------------------------------------------- the filter on small cells

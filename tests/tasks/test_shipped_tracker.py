@@ -28,7 +28,8 @@ def test_the_file_is_small_and_says_what_it_is() -> None:
 def test_it_is_what_follows_a_box(capsys: pytest.CaptureFixture[str]) -> None:
     frames = np.random.default_rng(0).integers(60, 120, (3, 64, 96, 3)).astype(np.uint8)
     found = dict(dropmae.track(frames, box=(20, 16, 30, 24)))
-    assert "shipped:vot, which comes with the package, is used" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "shipped:filters, which comes with the package, is used; shipped:vot is faster and less exact" in told
     assert sorted(found) == [0, 1, 2]
     assert np.isfinite(found[2].box()).all()
 

@@ -264,3 +264,14 @@ def test_a_grid_of_points_and_their_arrays(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match=reason):
             dropmae.track(clip, weights=weights, out=tmp_path / "other.npz", **wrong)
     assert Sequence("x", clip).video[0].shape == (48, 64, 3)
+
+
+def test_it_goes_on_with_training_pictures_of_another_size(tmp_path: Path) -> None:
+    dropmae.save(tracker(), tmp_path / "tap.safetensors")
+    task: Any = dropmae.load(tmp_path / "tap.safetensors")
+    task.resize_image(64 + 2 * task.image)
+    assert task.image % 16 == 0
+    with pytest.raises(ValueError, match="square"):
+        task.resize_image((64, 96))
+    with pytest.raises(ValueError, match="multiple"):
+        task.resize_image(65)

@@ -111,7 +111,7 @@ class DCF(Task):
         "size_rate", "calibrate", "ridge", "first_share", "update_rate", "update_every", "update_above",
         "template_every", "template_above", "fine_image", "fine_share", "fine_centre", "fine_steady",
         "search_below", "tiles", "again_above", "patience", "presence", "calibration",
-        "lost_below",
+        "lost_below", "doubtful_below",
     )  # fmt: skip
 
     size: Size | None = None
@@ -198,6 +198,8 @@ class DCF(Task):
     """Factor and offset that make the logit of the head, or the likeness, a probability."""
     lost_below: float = 0.0
     """Probability of an overlap above half below which no box is reported; 0 always reports the best guess."""
+    doubtful_below: float | None = 0.5
+    """Such a probability below which `track` calls a box doubtful, and draws it dashed."""
 
     def __post_init__(self) -> None:
         super().__init__()

@@ -167,6 +167,13 @@ class Flow(Task):
         if self.scales[0] > self.scales[1] or self.eraser[0] >= self.eraser[1]:
             raise ValueError(f"scales {self.scales} and eraser {self.eraser} name the least first")
 
+    def resize_image(self, image: int | tuple[int, int]) -> None:
+        """Of convolutions alone, which know no size: it is that of training pictures."""
+        if self.size is not None:
+            super().resize_image(image)
+        self.image = (image, image) if isinstance(image, int) else image
+        self.check_fields()
+
     # ---------------------------------------------------------------- training
 
     def sample(self, sequence: Sequence, rng: np.random.Generator) -> dict[str, Any]:

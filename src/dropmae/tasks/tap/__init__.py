@@ -67,7 +67,7 @@ class TAP(Task):
     radius: int = 3
     """Cells around a place that a look sees."""
     # In use
-    resolution: int = 256
+    resolution: int = 384
     """Frames with more pixels than a square of this side are scaled down to as many."""
     visible_above: float = 0.5
     """Probability above which a point counts as visible."""
@@ -81,6 +81,12 @@ class TAP(Task):
 
     def __post_init__(self) -> None:
         super().__init__()
+        self.check_fields()
+        self.encoder = Pyramid(self.widths, self.channels)
+        self.head = Follower(self.channels, self.hidden, self.radius)
+
+    def check_fields(self) -> None:
+        """ValueError for a field that makes no sense."""
         if len(self.widths) != 4 or any(width < 8 or width % 8 for width in self.widths):
             raise ValueError(f"widths are four multiples of 8, not {self.widths}")
         for name in ("channels", "hidden", "radius", "points"):
@@ -90,8 +96,14 @@ class TAP(Task):
             raise ValueError(f"image is a multiple of {COARSEST}, and it and resolution are at least {4 * COARSEST}")
         if self.frames < 2 or not 0 < self.visible_above < 1:
             raise ValueError("frames must be at least 2, and visible_above between 0 and 1")
-        self.encoder = Pyramid(self.widths, self.channels)
-        self.head = Follower(self.channels, self.hidden, self.radius)
+
+    def resize_image(self, image: int | tuple[int, int]) -> None:
+        """Convolutions know no size: it is that of training pictures alone, which are square."""
+        side, other = (image, image) if isinstance(image, int) else image
+        if side != other:
+            raise ValueError(f"training pictures are square, not {side}x{other}")
+        self.image = side
+        self.check_fields()
 
     # ---------------------------------------------------------------- training
 
