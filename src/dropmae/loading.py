@@ -59,7 +59,19 @@ def named(spec: str | Path | None, prompt: Target | None, wanted: tuple[str, ...
 def training_free(
     source: Any, settings: Mapping[str, Any], benchmark: str = "", root: str = "", told: tuple[str, ...] = ()
 ) -> Task:
-    """A task that works with any encoder as it is, with that of `source`.
+    """A task that works with any encoder as it is, with that of `source`."""
+    cls: Any = training_free_class(settings, told)
+    known, settings = [name for name, _, _ in registry.fields(cls)], registry.renamed(cls, settings, warn=True)
+    if unknown := sorted(settings.keys() - set(known)):
+        name = cls.__name__.lower()
+        raise ValueError(f"{name} has no setting {', '.join(unknown)}; there are: {', '.join(known)}")
+    task = cls.for_benchmark(benchmark, root, **registry.parsed(cls, settings))
+    task.encoder = source.encoder
+    return task.eval()
+
+
+def training_free_class(settings: Mapping[str, Any], told: tuple[str, ...] = ()) -> type[Task]:
+    """The class of a task that works with any encoder as it is.
 
     Of several, one that takes or gives a field that is `told`, then one that has the settings, then one that is told
     what to follow.
@@ -70,14 +82,7 @@ def training_free(
     def fits(cls: Any) -> tuple[bool, bool, bool]:
         return bool({*cls.takes, *cls.gives} & {*told}), settings.keys() <= fields[cls], bool(cls.takes)
 
-    cls: Any = max(fields, key=fits)
-    known, settings = [name for name, _, _ in registry.fields(cls)], registry.renamed(cls, settings, warn=True)
-    if unknown := sorted(settings.keys() - set(known)):
-        name = cls.__name__.lower()
-        raise ValueError(f"{name} has no setting {', '.join(unknown)}; there are: {', '.join(known)}")
-    task = cls.for_benchmark(benchmark, root, **registry.parsed(cls, settings))
-    task.encoder = source.encoder
-    return task.eval()
+    return max(fields, key=fits)
 
 
 def shipped(prompt: Target | None, wanted: tuple[str, ...] = ()) -> str:

@@ -134,7 +134,8 @@ def test_the_shipped_tracker_finds_the_same_boxes(precision: Any, tolerance: flo
     """Within 0.02 pixels in fp32. bf16 rounds to three digits, and every kind of CPU sums in an order of its own; what
     that makes adds up over frames."""
     video, boxes, _ = clip(9, 8, 96)
-    found = dict(dropmae.track(video, box=tuple(boxes[0].ravel()), precision=precision, device="cpu"))
+    boxed: Any = {"box": tuple(boxes[0].ravel()), "weights": "shipped:vot"}
+    found = dict(dropmae.track(video, **boxed, precision=precision, device="cpu"))
     ours = np.stack([found[t].boxes for t in range(8)])
     assert np.abs(ours - np.array(EXPECTED["shipped"][f"vot {precision}"])).max() <= tolerance
 

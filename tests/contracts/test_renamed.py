@@ -77,7 +77,7 @@ def test_flags_settings_and_arguments_of_then(tmp_path: Path, capsys: pytest.Cap
     assert len(said) == 3
     assert "--inertia is now called --size-smoothing; the old name goes with the next version" in said[0]
     np.save(tmp_path / "clip.npy", moving_square(3))
-    options: dict[str, Any] = {"box": SQUARE, "device": "cpu", "precision": "fp32"}
+    options: dict[str, Any] = {"box": SQUARE, "weights": "shipped:vot", "device": "cpu", "precision": "fp32"}
     found = dict(dropmae.track(tmp_path / "clip.npy", **options, set=("inertia=1",)))
     assert found[2].boxes[0, 2:] == pytest.approx(SQUARE[2:])
     assert "inertia is now called size_smoothing" in capsys.readouterr().err

@@ -46,12 +46,12 @@ def moving(frames: int = 8) -> tuple[np.ndarray, np.ndarray]:
     return clip, np.array(centres, float)
 
 
-def test_points_need_no_weights(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_points_are_carried_along(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     clip, centres = moving()
     write_store(tmp_path / "clip.frames", clip, 25)
     x, y = centres[0]
-    followed = dict(dropmae.track(tmp_path / "clip.frames", points=(f"0,{x},{y}",), device="cpu"))
-    assert "shipped:encoder" in capsys.readouterr().err
+    followed = dict(dropmae.track(tmp_path / "clip.frames", points=(f"0,{x},{y}",), weights="shipped:encoder"))
+    assert "which propagation uses as it is" in capsys.readouterr().err
     assert list(followed) == list(range(len(clip)))
     found = np.array([target.points[0] for target in followed.values() if target.points is not None])
     assert np.linalg.norm(found - centres, axis=1).max() < 14  # a token's side

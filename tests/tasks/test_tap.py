@@ -154,7 +154,7 @@ def test_points_of_later_frames_and_both_ways() -> None:
     assert np.isfinite(found[6].points).all()
     both: dict[int, Any] = {**follow(Engine(task), Video(clip), prompts, "both").targets}
     assert all(np.isfinite(target.points).all() for target in both.values())
-    task = tracker()  # an engine converts its task
+    task = tracker(resolution=256)  # an engine converts its task
     state = task.start(clip[0], prompts[0])
     before = sum(value.numel() for value in vars(state.points).values() if isinstance(value, torch.Tensor))
     for frame in clip[1:]:

@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from dropmae import registry, weights
+from dropmae import weights
 from dropmae.contracts import Precision
 from dropmae.engine import Answer, Engine, only
 from dropmae.exports import endings
 from dropmae.exports.jsonl import called
-from dropmae.loading import contract_of, load_task, named
+from dropmae.loading import contract_of, load_task, named, training_free_class
 from dropmae.page.answers import Kept
 from dropmae.page.passes import Pass, Step, merged, newly_told, with_names
 from dropmae.page.prompts import KINDS, Prompts, kinds_of, plain_name
@@ -56,7 +56,9 @@ class Engines:
     def get(self, spec: str) -> Engine:
         with self.lock:
             if spec not in self.made:
-                self.made[spec] = Engine(load_task(spec, settings=self.settings), self.device, self.precision)
+                self.made[spec] = Engine(
+                    load_task(spec, settings=self.settings, wanted=KINDS), self.device, self.precision
+                )
             return self.made[spec]
 
     def takes(self, spec: str) -> tuple[str, ...]:
@@ -75,9 +77,8 @@ class Engines:
         """The class of the task that some weights become."""
         if spec not in self.tasks:
             header = {"kind": ""} if spec.startswith("random") else weights.read_header(spec)
-            tasks: list[Any] = [registry.load("tasks", name) for name in registry.names("tasks")]
-            free = next(cls for cls in tasks if cls.training_free)
-            self.tasks[spec] = contract_of(header) if header["kind"] == "tasks" else free
+            own = header["kind"] == "tasks"
+            self.tasks[spec] = contract_of(header) if own else training_free_class(self.settings, KINDS)
         return self.tasks[spec]
 
 

@@ -90,6 +90,7 @@ class Head(nn.Module):
         self, taps: tuple[int, ...], channels: tuple[int, ...], width: int, depth: int, heads: int, fine: bool = False
     ) -> None:
         super().__init__()
+        self.widths = list(taps)
         self.reduce = nn.ModuleList(Linear(tap, count) for tap, count in zip(taps, channels))
         self.cells = Linear(sum(channels), width)
         self.tokens = Linear(sum(channels), width)
@@ -106,7 +107,7 @@ class Head(nn.Module):
 
     def reduced(self, features: Tensor) -> Tensor:
         """float32 [B, n, n, C]: the principal components of an encoder's features [B, sum of widths, n, n]."""
-        parts = features.permute(0, 2, 3, 1).split([part.in_features for part in self.reduce], -1)
+        parts = features.permute(0, 2, 3, 1).split(self.widths, -1)
         return torch.cat([reduce(part) for reduce, part in zip(self.reduce, parts)], -1).float()
 
     def template(self, found: Tensor, kind: int) -> Tensor:
