@@ -137,13 +137,13 @@ def screen(browser: Any, served: Server) -> Iterator[Screen]:
 def test_from_a_box_to_a_file(screen: Screen, clip: Path, tracker: Path, tmp_path: Path) -> None:
     """The story: draw, follow, stop being content at a frame, correct it there, follow on, save."""
     assert screen.js("title.textContent").startswith("<img src=x onerror=alert(1)>.mp4")
-    assert "Drag a box" in screen.js("hint.textContent")
+    screen.until("hint.textContent.includes('Drag a box')", 20)
     assert screen.js("save.disabled")
     screen.go(2)
     screen.drag((24, 18), (40, 30), (48, 38))
     state = screen.said(1)
     assert np.allclose(state["prompts"]["2"][0]["box"], [24, 18, 24, 20], atol=0.6)
-    assert "Press Follow (F)" in screen.js("hint.textContent")
+    screen.until("hint.textContent.includes('Press Follow (F)')", 20)
     screen.press("f")
     screen.until("Object.keys(s.store.scores).length > 3")
     screen.followed()
@@ -155,7 +155,7 @@ def test_from_a_box_to_a_file(screen: Screen, clip: Path, tracker: Path, tmp_pat
     state = screen.said(2)
     assert np.allclose(state["prompts"]["20"][0]["box"][2:], found[2:], atol=0.6)
     assert state["stale"] == [[20, FRAMES - 1]]
-    assert "20–39 were found before your last correction" in screen.js("hint.textContent")
+    screen.until("hint.textContent.includes('20–39 were found before your last correction')", 20)
     screen.press("z")
     assert screen.said(3)["stale"] == []  # what was found before is good again
     screen.press("y")
@@ -230,7 +230,7 @@ def test_keep_step_weakest_and_back(screen: Screen) -> None:
     screen.press("k")
     state = screen.said(2)
     assert state["prompts"]["9"][0]["box"] == screen.js("s.store.answers.get(9).targets[0].box")
-    assert "--both" in screen.js("command.textContent")
+    screen.until("command.textContent.includes('--both')", 20)
 
 
 def test_reload_in_the_middle_loses_nothing(screen: Screen, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -259,7 +259,7 @@ def test_reload_in_the_middle_loses_nothing(screen: Screen, monkeypatch: pytest.
     screen.until("s.store.running")
     screen.press("Escape")
     screen.followed()
-    assert "Stopped after" in screen.js("hint.textContent")
+    screen.until("hint.textContent.includes('Stopped after')", 20)
 
 
 @pytest.mark.parametrize("dark", [False, True])
@@ -362,7 +362,7 @@ def test_files_are_taken(browser: Any, clip: Path, tracker: Path, tmp_path: Path
     write(tmp_path / "good clip.mp4", moving_square(6), 12)
     with Server(Page([], Engines(str(tracker), {}, "cpu", "fp32"), tmp_path)) as served:
         screen = Screen(browser, served)
-        assert "Drop a video here" in screen.js("empty.textContent")
+        screen.until("empty.textContent.includes('Drop a video here')", 20)
         screen.page.set_input_files("#file", tmp_path / "bad.mp4")
         screen.until("hint.textContent.includes('bad.mp4')  && s.store.error")
         end = time.monotonic() + 20
