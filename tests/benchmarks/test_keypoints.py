@@ -338,3 +338,15 @@ def test_bad_input_for_badja(tmp_path: Path) -> None:
             bench.read(tmp_path)
     with pytest.raises(ValueError, match="37 points"):
         bench.write("cat", {0: Target(ids=np.array([1]))}, tmp_path)
+
+
+def test_joints_at_zero_are_not_annotated_where_nothing_says_who_is_visible(tmp_path: Path) -> None:
+    xy = [[0.0, 0.0]] * 36 + [[5.0, 6.0]]
+    entry: dict[str, Any] = {"width": 20, "height": 10, "frames": [{"frame": 0, "xy": xy}, {"frame": 3, "xy": xy}]}
+    (tmp_path / "badja_480p.json").write_text(json.dumps({"cows": entry}))
+    found = BADJA(scale="joints").annotations(tmp_path)["cows"]
+    assert found.visible.sum(1).tolist() == [1, 1]
+    del entry["frames"][0]["xy"]
+    (tmp_path / "badja_480p.json").write_text(json.dumps({"cows": entry}))
+    with pytest.raises(OSError, match=r"badja_480p\.json: cows: 'xy' is missing"):
+        BADJA(scale="joints").annotations(tmp_path)

@@ -129,7 +129,7 @@ def test_weights_saved_then_are_read(here: Path) -> None:
         assert torch.equal(value, kept[f"module.{key}"])
 
 
-@pytest.mark.parametrize(("precision", "tolerance"), [("fp32", 0.02), ("bf16", 4.0)])
+@pytest.mark.parametrize(("precision", "tolerance"), [("fp32", 0.02), ("bf16", 3.0)])
 def test_the_shipped_tracker_finds_the_same_boxes(precision: Any, tolerance: float) -> None:
     """Within 0.02 pixels in fp32. bf16 rounds to three digits, and every kind of CPU sums in an order of its own; what
     that makes adds up over frames."""

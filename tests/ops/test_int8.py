@@ -71,6 +71,13 @@ def test_sums_are_exact(rows: int, inner: int, outer: int, dtype: torch.dtype) -
     assert ((wide(again) - activated).abs() <= 0.51 * again.scales[:, None] + 1e-6).all()
 
 
+def test_sums_are_exact_where_pytorchs_are_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As with a kernel that adds pairs in 16 bits."""
+    monkeypatch.setattr(int8, "_sums_exactly", lambda: False)
+    monkeypatch.setattr(torch, "_int_mm", lambda a, b: torch.zeros(len(a), b.shape[1], dtype=torch.int32))
+    test_sums_are_exact(7, 48, 9, torch.float32)
+
+
 def test_a_layer_that_multiplies_as_long_rows_as_there_are_does_not_overflow() -> None:
     ones = int8.quantize(torch.ones(1, 5120))
     torch.testing.assert_close(int8.linear(ones, ones, torch.zeros(1), torch.float32), torch.tensor([[5120.0]]))

@@ -16,7 +16,7 @@ from torch import nn
 
 import dropmae
 from dropmae import registry, weights
-from dropmae.verbs.convert import convert
+from dropmae.verbs.convert import convert, without_folders
 from official_files import (
     Tensors,
     put,
@@ -196,3 +196,10 @@ def test_an_encoder_alone_has_features_and_refuses_the_rest(module: Any, ours: P
             again(batch)
     weights.save(again, tmp_path / "again.safetensors")
     assert same(dropmae.load(tmp_path / "again.safetensors"), again)
+
+
+def test_a_file_that_is_converted_names_no_folders() -> None:
+    told = {"data": [{"entry": "layers=/home/ann/pictures"}], "init": "/home/ann/runs/a", "more": r"C:\ann\clips*0.5"}
+    assert without_folders(told) == {"data": [{"entry": "layers=pictures"}], "init": "a", "more": "clips*0.5"}
+    kept = {"source": "https://example.org/a/b.pth", "steps": 3, "licence": "Apache-2.0", "data": "clips/and photos"}
+    assert without_folders(kept) == kept

@@ -14,7 +14,7 @@ from dropmae.contracts import Benchmark
 from dropmae.formats.labels import LabelFolder
 from dropmae.metrics.keypoints import within
 from dropmae.metrics.points import DISTANCES
-from dropmae.names import relative
+from dropmae.names import printable, relative
 from dropmae.opening import load_json, open_image
 from dropmae.sequence import Sequence
 from dropmae.storage import below, write_json
@@ -59,7 +59,8 @@ class Animal:
 class BADJA(Benchmark):
     """PCK@0.2: joints of the first annotated frame followed to the other ones, right within 0.2 * sqrt(animal's area).
 
-    Annotations are <root>/badja_480p.json ({animal: {width, height, frames: [{frame, xy, visible}]}}) or the original
+    Annotations are <root>/badja_480p.json ({animal: {width, height, frames: [{frame, xy, visible}]}}; where
+    `visible` is missing, joints at 0, 0 are not annotated) or the original
     <root>/joint_annotations/<animal>.json, which counts rows and columns of the full-resolution frames. Results are
     <animal>.json: {frame: [[x, y] or null, ...]}, a row for each of the 37 joints, in pixels of the frames.
     """
@@ -121,8 +122,12 @@ class BADJA(Benchmark):
         found: dict[str, Animal] = {}
         if (file := root / "badja_480p.json").is_file():
             for name, entry in load_json(file).items():
-                rows = [(row["frame"], row["xy"], row["visible"]) for row in entry["frames"]]
-                found[relative(name, file)] = self.animal(root, name, rows, (entry["width"], entry["height"]))
+                try:
+                    rows = [(row["frame"], row["xy"], visible_of(row)) for row in entry["frames"]]
+                    size = (entry["width"], entry["height"])
+                except (KeyError, TypeError) as error:
+                    raise OSError(f"{file}: {name}: {printable(error)} is missing or is something else") from None
+                found[relative(name, file)] = self.animal(root, name, rows, size)
             return found
         for file in sorted((root / "joint_annotations").glob("*.json")):
             entries = load_json(file)
@@ -264,3 +269,8 @@ def image_size(source: Path) -> tuple[int, int] | None:
             with open_image(path, path) as image:
                 return image.size
     return None
+
+
+def visible_of(row: dict[str, Any]) -> list[bool]:
+    """Which joints of a frame are annotated: as it says, or those that are not at 0, 0."""
+    return row["visible"] if "visible" in row else [bool(x or y) for x, y in row["xy"]]

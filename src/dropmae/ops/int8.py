@@ -8,6 +8,7 @@ PyTorch's operators where there is no compiler; between an MLP's two layers noth
 
 from __future__ import annotations
 
+from functools import cache
 from typing import NamedTuple
 
 import torch
@@ -39,9 +40,21 @@ def quantize(x: Tensor) -> Int8:
     return made
 
 
+@cache
+def _sums_exactly() -> bool:
+    """Whether PyTorch's product keeps its promise here: kernels for CPUs without VNNI may add pairs in 16 bits."""
+    largest = torch.full((32, 64), 127, dtype=torch.int8)
+    return bool((torch._int_mm(largest, -largest.T.contiguous()) == -64 * 127**2).all())
+
+
+def _product(a: Tensor, b: Tensor) -> Tensor:
+    """int32 [rows, N]: the exact product of int8 [rows, K] and [K, N]."""
+    return torch._int_mm(a, b) if _sums_exactly() else (a.double() @ b.double()).int()
+
+
 def linear(x: Int8, weight: Int8, bias: Tensor, dtype: torch.dtype) -> Tensor:
     """x W^T + b: x [rows, K], weight [N, K], bias float32 [N] -> `dtype` (float32 or bfloat16) [rows, N]."""
-    sums = torch._int_mm(x.values, weight.values.T)
+    sums = _product(x.values, weight.values.T)
     if not switch.compiled(library):
         return _widened(sums, x, weight, bias).to(dtype)
     out = torch.empty(sums.shape, dtype=dtype)
@@ -52,7 +65,7 @@ def linear(x: Int8, weight: Int8, bias: Tensor, dtype: torch.dtype) -> Tensor:
 
 def gelu_linear(x: Int8, weight: Int8, bias: Tensor) -> Int8:
     """gelu(x W^T + b), quantised anew: x [rows, K], weight [N, K], bias float32 [N] -> [rows, N]."""
-    sums = torch._int_mm(x.values, weight.values.T)
+    sums = _product(x.values, weight.values.T)
     if not switch.compiled(library):
         return quantize(functional.gelu(_widened(sums, x, weight, bias)))
     made = Int8(torch.empty(sums.shape, dtype=torch.int8), torch.empty(len(sums)))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections import OrderedDict
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,8 @@ from dropmae.weights.official import Image
 
 OURS = "dropmae weights"
 """What a report calls our own files."""
+FOLDERS = re.compile(r"(?<![\w./:])(?:[A-Za-z]:)?[/\\](?:[^/\\=*]+[/\\])+")
+"""The folders of an absolute path."""
 GRAPHS = (".pt2", ".onnx")
 """Endings of files that hold a task's step as a graph."""
 
@@ -98,7 +102,7 @@ def _read(
                 module.resize_image(image)
             else:
                 module.image = image
-        extra = {name: value for name, value in header.items() if name not in weights.OWN}
+        extra = {name: without_folders(value) for name, value in header.items() if name not in weights.OWN}
         report |= {"layout": OURS, "class": header["name"], "unexpected": [], "notes": []}
     else:
         found = foreign.examine(source, layout, entry, image)
@@ -118,6 +122,15 @@ def _read(
     report["parameters"] = {name: sum(p.numel() for p in part.parameters()) for name, part in parts.items()}
     report["licence"] = extra.get("licence")
     return module, report, extra
+
+
+def without_folders(value: Any) -> Any:
+    """What a header says, with the last name alone of every path in it: a file that is given away names no folders."""
+    if isinstance(value, Mapping):
+        return {name: without_folders(one) for name, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [without_folders(one) for one in value]
+    return FOLDERS.sub("", value) if isinstance(value, str) else value
 
 
 def _write(tensors: dict[str, torch.Tensor], out: Path, entry: str | None, half: bool) -> None:
