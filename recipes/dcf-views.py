@@ -5,8 +5,9 @@ Use: python recipes/dcf-views.py OUT --clips FILE ... --photos FILE ... --cutout
 OUT.npz gets `crops` uint8 [N, 4, 252, 252, 3], `boxes` float [N, 4, 4] x y w h in shares of the crop, `present` [N, 4]
 (1, 0: the object is not there, -1: too little of it is), `visible` [N, 4] and `factors` [N]. An episode is one object
 seen four times. Two of three are photographs of single objects with alpha, pasted over a clip or a photograph: bent,
-turned, scaled, lit otherwise, before others of their kind and behind things. The rest are pieces of a picture, which is
-turned, scaled and sheared. Some lose detail, colour, contrast, or what JPEG takes. Needs OpenCV (the extra `bench`).
+turned, scaled, lit otherwise, before others of their kind and behind things. Of some of them only a part is the object,
+as a face is of a person (`--parts`, their share). The rest are pieces of a picture, which is turned, scaled and sheared.
+Some lose detail, colour, contrast, or what JPEG takes. Needs OpenCV (the extra `bench`).
 """
 
 from __future__ import annotations
@@ -85,6 +86,26 @@ def affine(
     c, s = math.cos(turn), math.sin(turn)
     a = scale * np.array([[c, -s], [s, c]]) @ np.array([[math.sqrt(aspect), shear], [0, 1 / math.sqrt(aspect)]])
     return np.concatenate([a, (np.array(place) - a @ np.array(source))[:, None]], 1)
+
+
+def part_of(thing: np.ndarray, rng: np.random.Generator) -> np.ndarray | None:
+    """A box x y w h of a cut-out that is a part of it and mostly covered by it; None where six draws find none."""
+    ys, xs = np.nonzero(thing[..., 3] > 127)
+    low, whole = np.array([xs.min(), ys.min()]), np.array([np.ptp(xs), np.ptp(ys)]) + 1.0
+    for _ in range(6):
+        size = whole * rng.uniform(0.3, 0.75, 2)
+        corner = low + rng.uniform(0, 1, 2) * (whole - size)
+        x0, y0, x1, y1 = np.concatenate([corner, corner + size]).astype(int)
+        if 0.25 < size[0] / size[1] < 4 and (thing[y0:y1, x0:x1, 3] > 127).mean() > 0.7:
+            return np.concatenate([corner, size])
+    return None
+
+
+def moved(box: np.ndarray, where: np.ndarray) -> np.ndarray:
+    """A box x y w h after `where` [2, 3], as large as its sides have become: not what would enclose it turned."""
+    (a, b, _), (c, d, _) = where
+    size = np.array([math.hypot(a * box[2], b * box[3]), math.hypot(c * box[2], d * box[3])])
+    return np.concatenate([where[:, :2] @ (box[:2] + box[2:] / 2) + where[:, 2] - size / 2, size])
 
 
 def paste(canvas: np.ndarray, thing: np.ndarray, where: np.ndarray, how: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -180,7 +201,7 @@ def show_piece(
     return canvas.astype(np.float32), box, mask, present
 
 
-def episode(all_: Sources, rng: np.random.Generator) -> tuple[list[View], float] | None:
+def episode(all_: Sources, parts: float, rng: np.random.Generator) -> tuple[list[View], float] | None:
     """Views of one object and the side of the first crops in sides of the object; None where the draw is no good."""
     pasted = rng.random() < 0.65
     factor = math.exp(rng.uniform(math.log(2.3), math.log(4.6)))
@@ -205,12 +226,16 @@ def episode(all_: Sources, rng: np.random.Generator) -> tuple[list[View], float]
     index, front = int(rng.integers(len(all_.cutouts))), all_.cutouts[rng.integers(len(all_.cutouts))]
     thing = all_.cutouts[index][:, :: -1 if rng.random() < 0.5 else 1]
     turn, aspect, bend = rng.normal(0, 0.12), math.exp(rng.normal(0, 0.12)), rng.uniform(0, 0.035) * hard
+    whole = np.array([0.0, 0.0, thing.shape[1], thing.shape[0]])
+    own_part = part_of(thing, rng) if pasted and rng.random() < parts else None
+    core = whole if own_part is None else own_part
+    breathe = 0.2 if rng.random() < 0.6 else 0.4
     zoomed = rng.uniform(0.3, 0.95) * min(ground(0).shape[:2]) / OUT
     spot, drift = rng.uniform(0.2, 0.8, 2) * ground(0).shape[1::-1], rng.normal(0, 6, 2)
     others = company(all_, index, rng) if pasted else []
     views = []
     for k in range(VIEWS):
-        how, zoom = light(rng, 0.5 * hard), math.exp(rng.normal(0, 0.2 if k else 0.1))
+        how, zoom = light(rng, 0.5 * hard), math.exp(rng.normal(0, breathe if k else 0.1))
         shift = rng.laplace(0, 0.22, 2) if k == 0 or rng.random() < 0.7 else rng.uniform(-0.42, 0.42, 2) * factor
         place = OUT / 2 + np.clip(shift * (1 if k else 0.4), -0.45 * factor, 0.45 * factor) * target
         blur = (rng.uniform(1.5, 8), rng.uniform(0, 3.14)) if k and rng.random() < 0.15 else None
@@ -239,12 +264,20 @@ def episode(all_: Sources, rng: np.random.Generator) -> tuple[list[View], float]
                     paste(canvas, other, matrix, how)
             if present:
                 shape = bent(thing, rng, bend) if bend * max(thing.shape[:2]) > 0.5 else thing
-                size = zoom * target / math.sqrt(thing.shape[0] * thing.shape[1] * 0.85)
+                size = zoom * target / math.sqrt(core[2:].prod() * 0.85)
+                rim = (np.array(shape.shape[1::-1]) - thing.shape[1::-1]) / 2  # what bending has added
+                source = rim + core[:2] + core[2:] / 2
                 own = affine(
                     size, turn + rng.normal(0, spin), aspect * math.exp(rng.normal(0, 0.08 * hard)),
-                    rng.normal(0, 0.06 * hard), (shape.shape[1] / 2, shape.shape[0] / 2), tuple(place),
+                    rng.normal(0, 0.06 * hard), tuple(source), tuple(place),
                 )  # fmt: skip
                 box, mask = paste(canvas, shape, own, 0.5 * (light(rng, 0.3) + how))
+                if own_part is not None:
+                    box = moved(np.concatenate([rim + own_part[:2], own_part[2:]]), own)
+                    inside = np.zeros_like(mask)
+                    x0, y0, x1, y1 = np.clip(np.round([*box[:2], *(box[:2] + box[2:])]), 0, OUT).astype(int)
+                    inside[y0:y1, x0:x1] = 1
+                    mask = mask * inside
             for other, matrix in before:
                 alpha = paste(canvas, other, matrix, how)[1]
                 visible *= hidden(mask, alpha) if present else 1
@@ -279,13 +312,14 @@ def main() -> None:
     for name in ("clips", "photos", "cutouts"):
         parser.add_argument(f"--{name}", type=Path, nargs="+", required=True)
     parser.add_argument("--episodes", type=int, default=125)
+    parser.add_argument("--parts", type=float, default=0.0, help="share of pasted objects of which a part is followed")
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
     cv2.setNumThreads(1)
     sources, rng = read(given.clips, given.photos, given.cutouts), np.random.default_rng(given.seed)
     made: list[tuple[list[View], float]] = []
     while len(made) < given.episodes:
-        if (one := episode(sources, rng)) is not None:
+        if (one := episode(sources, given.parts, rng)) is not None:
             made.append(one)
     columns = {name: np.array([[getattr(v, name) for v in views] for views, _ in made]) for name in View._fields}
     columns["crops"], columns["boxes"] = columns.pop("crop"), columns.pop("box")

@@ -1,45 +1,56 @@
-"""Which `size_smoothing`, and whether `first_frame_bias`: a tracker on objects of DAVIS, in three forms, no benchmark.
+"""Settings of a tracker, compared on objects of DAVIS in four forms, none of which is a benchmark for reporting.
 
-Use: python recipes/track-settings.py WEIGHTS DAVIS [DAVIS ...]
+Use: python recipes/track-settings.py WEIGHTS DAVIS [DAVIS ...] [--try NAME=VALUE ...]... [--forms FORM ...] [--each]
 
-DAVIS are folders with JPEGImages and Annotations; boxes are those around the masks of all their sequences: around what
-is not black where a mask is 0 and 255 (DAVIS-2016), else around each object. Frames are reduced to 200 rows. Forms:
-whole objects; all made so small that the object's side is 24 pixels, as a benchmark's often are; and the middle 60 %
-of each box, as a box need not be around all of a thing (a face, a wheel). The numbers are means over objects of the
-area under the success curve; the choice is the best mean of the three forms.
+Each `--try` makes a row; the first row is WEIGHTS as it is. DAVIS are folders with JPEGImages and Annotations; boxes are
+those around the masks of all their sequences: around what is not black where a mask is 0 and 255 (DAVIS-2016), else
+around each object. Of each sequence every third frame counts, reduced to 240 rows, but in the last form. Forms:
+
+whole   the objects as they are
+small   all made so small that the object's side is 24 pixels, as a benchmark's often are
+middle  the middle 60 % of each box, as a box need not be around all of a thing (a face, a wheel)
+zoomed  a camera that zooms in and out by a factor of 1.8, once in 20 of these frames
+long    every frame, to and fro, up to the 240th, at 160 rows: what drifts is lost
+
+The numbers are means over objects: area under the success curve / precision at 20 pixels; then AUROC of overlap > .5 and
+calibration error over all frames, the frames with a side beyond three times or below a third of the truth, and the
+processor time of a step. The choice is the best mean of the forms.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
+import time
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from PIL import Image
 
-from dropmae import weights
+from dropmae import registry, weights
 from dropmae.metrics.boxes import iou
+from dropmae.metrics.confidence import Scored, confidence_numbers
 from dropmae.target import Target, mask_boxes
 
-ROWS, SMALL, PART = 200, 24, 0.6
-SMOOTHING = (0.8, 0.85, 0.9, 0.95, 1.0)
+SMALL, PART, ZOOM, PERIOD, LONG = 24, 0.6, 1.8, 20, 240
 
 
 class Track(NamedTuple):
     """Frames [T, H, W, 3] uint8, and boxes [S, 4] in the frames `seen`."""
 
+    name: str
     frames: np.ndarray
     seen: np.ndarray
     boxes: np.ndarray
 
 
-def tracks(place: Path) -> list[Track]:
+def tracks(place: Path, every: int = 3, rows: int = 240) -> list[Track]:
     """The objects of a sequence, JPEGImages/480p/NAME."""
-    files = sorted(place.glob("*.jpg"))
+    files = sorted(place.glob("*.jpg"))[::every]
     frames = [Image.open(file).convert("RGB") for file in files]
-    scale = ROWS / frames[0].height
+    scale = rows / frames[0].height
     found: dict[int, list[tuple[int, np.ndarray]]] = {}
     for number, file in enumerate(files):
         at = place.parents[2] / "Annotations" / place.parent.name / place.name / f"{file.stem}.png"
@@ -48,17 +59,20 @@ def tracks(place: Path) -> list[Track]:
             mask = (mask > 0).astype(np.uint8)
         for key, box in zip(*mask_boxes(mask)):
             found.setdefault(int(key), []).append((number, box * scale))
-    small = np.stack([np.asarray(frame.resize((round(frame.width * scale), ROWS), Image.BOX)) for frame in frames])
-    return [Track(small, np.array([n for n, _ in rows]), np.array([b for _, b in rows])) for rows in found.values()]
+    small = np.stack([np.asarray(frame.resize((round(frame.width * scale), rows), Image.BOX)) for frame in frames])
+    return [
+        Track(f"{place.name} {key}", small, np.array([n for n, _ in boxes]), np.array([box for _, box in boxes]))
+        for key, boxes in found.items()
+    ]
 
 
-def reduced(track: Track) -> Track:
+def small(track: Track) -> Track:
     """The same with an object of SMALL pixels."""
     factor = min(1.0, SMALL / float(np.median(np.sqrt(track.boxes[:, 2:].prod(1)))))
     height, width = (round(side * factor) for side in track.frames.shape[1:3])
     frames = np.stack([np.asarray(Image.fromarray(frame).resize((width, height), Image.BOX)) for frame in track.frames])
     sides = np.array([width / track.frames.shape[2], height / track.frames.shape[1]])
-    return Track(frames, track.seen, track.boxes * np.tile(sides, 2))
+    return track._replace(frames=frames, boxes=track.boxes * np.tile(sides, 2))
 
 
 def middle(track: Track) -> Track:
@@ -67,35 +81,95 @@ def middle(track: Track) -> Track:
     return track._replace(boxes=np.concatenate([places, track.boxes[:, 2:] * PART], axis=1))
 
 
+def zoomed(track: Track) -> Track:
+    """The same through a camera that zooms around the picture's middle, on pictures that go on as in a mirror."""
+    height, width = track.frames.shape[1:3]
+    centre, frames, boxes = np.array([width, height]) / 2, [], track.boxes.copy()
+    for number, frame in enumerate(track.frames):
+        zoom = ZOOM ** math.sin(2 * math.pi * number / PERIOD)
+        wide = np.pad(frame, ((height // 2,) * 2, (width // 2,) * 2, (0, 0)), mode="reflect")
+        half = centre / zoom
+        shown = np.concatenate([centre * 2 - half, centre * 2 + half])
+        frames.append(np.asarray(Image.fromarray(wide).resize((width, height), Image.BILINEAR, tuple(shown))))
+        rows = track.seen == number
+        boxes[rows, :2] = (boxes[rows, :2] - centre) * zoom + centre
+        boxes[rows, 2:] *= zoom
+    return track._replace(frames=np.stack(frames), boxes=boxes)
+
+
+def to_and_fro(track: Track) -> Track:
+    """The same, forwards and backwards and so on, up to LONG frames."""
+    last = len(track.frames) - 1
+    turns = [min(n % (2 * last), 2 * last - n % (2 * last)) for n in range(LONG)]
+    rows = [(n, row) for n, turn in enumerate(turns) for row in np.flatnonzero(track.seen == turn)]
+    seen, boxes = np.array([n for n, _ in rows]), np.stack([track.boxes[row] for _, row in rows])
+    return track._replace(frames=track.frames[turns], seen=seen, boxes=boxes)
+
+
+FORMS: dict[str, Any] = {"whole": lambda track: track, "small": small, "middle": middle, "zoomed": zoomed, "long": to_and_fro}
+
+
 @torch.no_grad()
-def score(model: torch.nn.Module, track: Track) -> float:
-    """Mean overlap after the first frame: the area under the success curve."""
+def follow(model: Any, track: Track) -> tuple[np.ndarray, np.ndarray]:
+    """Boxes [S - 1, 4] and scores [S - 1] in the frames `seen` after the first."""
     first = int(track.seen[0])
     state = model.start(track.frames[first], Target(ids=np.array([1]), boxes=track.boxes[:1]))
-    found = {}
+    found: dict[int, Target] = {}
     for number in range(first + 1, len(track.frames)):
         state, one = model.step(state, track.frames[number])
-        found |= {key: target.box() for key, target in one.items()}
-    return float(iou(np.stack([found[int(n)] for n in track.seen[1:]]), track.boxes[1:]).mean())
+        found |= one
+    scores = [found[int(n)].scores for n in track.seen[1:]]
+    known = [math.nan if score is None else float(score[0]) for score in scores]
+    return np.stack([found[int(n)].box() for n in track.seen[1:]]), np.array(known)
+
+
+def numbers(model: Any, found: list[Track], each: bool) -> tuple[list[float], list[float]]:
+    """AUC and precision@20; and AUROC, calibration error, share of frames off in size, and seconds a step."""
+    aucs, near, scored, off, steps, began = [], [], [], [], 0, time.process_time()
+    for track in found:
+        boxes, scores = follow(model, track)
+        truth = track.boxes[1:]
+        overlap = np.nan_to_num(iou(boxes, truth))
+        away = np.linalg.norm(boxes[:, :2] + boxes[:, 2:] / 2 - truth[:, :2] - truth[:, 2:] / 2, axis=1)
+        ratio = boxes[:, 2:] / truth[:, 2:]
+        aucs.append(float(overlap.mean()))
+        near.append(float((away <= 20).mean()))
+        off.append(((ratio > 3) | (ratio < 1 / 3)).any(1))
+        scored.append(Scored(overlap, scores))
+        steps += len(track.frames) - int(track.seen[0]) - 1
+        if each:
+            print(f"  {track.name} {aucs[-1]:.3f} {near[-1]:.3f} off {off[-1].mean():.3f}", flush=True)
+    sure = confidence_numbers(scored)
+    spent = (time.process_time() - began) / steps
+    rest = [sure["auroc_50"], sure["calibration_error"], float(np.concatenate(off).mean()), spent]
+    return [float(np.mean(aucs)), float(np.mean(near))], rest
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("weights", type=Path)
+    parser.add_argument("weights")
     parser.add_argument("davis", type=Path, nargs="+")
+    parser.add_argument("--try", dest="tries", nargs="+", action="append", default=[], metavar="NAME=VALUE")
+    parser.add_argument("--forms", nargs="+", choices=FORMS, default=list(FORMS))
+    parser.add_argument("--each", action="store_true", help="a line for every object")
     given = parser.parse_args()
     places = [place for root in given.davis for place in sorted((root / "JPEGImages").glob("*/*"))]
     whole = [track for place in places for track in tracks(place)]
-    forms = {"whole": whole, "small": [reduced(track) for track in whole], "middle": [middle(track) for track in whole]}
-    model = weights.load(given.weights).eval()
-    print(f"{len(whole)} objects\n| size_smoothing | first_frame_bias | mean | {' | '.join(forms)} |")
-    print(f"|{'---|' * (3 + len(forms))}")
-    for first_frame_bias in (True, False):
-        for model.size_smoothing in SMOOTHING:
-            model.first_frame_bias = first_frame_bias
-            means = [np.mean([score(model, track) for track in form]) for form in forms.values()]
-            cells = [f"{value:.3f}" for value in (np.mean(means), *means)]
-            print(f"| {model.size_smoothing} | {first_frame_bias} | {' | '.join(cells)} |", flush=True)
+    every = [track for place in places for track in tracks(place, 1, 160)] if "long" in given.forms else []
+    forms = {name: [FORMS[name](one) for one in (every if name == "long" else whole)] for name in given.forms}
+    print(f"{len(whole)} objects, {torch.get_num_threads()} threads")
+    print(f"| settings | mean | {' | '.join(forms)} | AUROC .5 | calibration | size off | ms |")
+    print(f"|{'---|' * (6 + len(forms))}")
+    for words in [[], *given.tries]:
+        model = weights.load(given.weights).eval()
+        for name, value in registry.parsed(type(model), registry.assignments(words)).items():
+            setattr(model, name, value)
+        rows = [numbers(model, form, given.each) for form in forms.values()]
+        mean = np.mean([row[0] for row in rows], axis=0)
+        cells = [f"{auc:.3f} / {near:.3f}" for auc, near in [mean, *(row[0] for row in rows)]]
+        auroc, error, off, spent = np.mean([row[1] for row in rows], axis=0)
+        cells += [f"{auroc:.3f}", f"{error:.3f}", f"{100 * off:.1f} %", f"{1000 * spent:.0f}"]
+        print(f"| {' '.join(words) or 'as it is'} | {' | '.join(cells)} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -35,6 +35,11 @@ class Moves:
     """How often a layer rests, or an object goes along with the background."""
     blur: float = 0.15
     """How often the shutter is open for part of the motion."""
+    approach: float = 0.0
+    """How often the background moves as a street does that is driven along: ground, walls to both sides, and what is
+    far away."""
+    plain: float = 0.0
+    """How often a picture has lost its detail and most of its contrast, as asphalt and walls have."""
 
 
 MOVES = Moves()
@@ -102,6 +107,32 @@ def motion(rng: Rng, places: Tensor, about: Tensor, moves: Moves, plane: bool) -
     return moved
 
 
+def street(rng: Rng, places: Tensor, length: float) -> Tensor:
+    """float32 [2, H, W]: how far `places` move for a camera that drives along a street, turning a little.
+
+    The nearest ground moves by about `length` pixels. Depth is that of ground and walls, never nearer than the frame's
+    lower edge; motion is that of points on them (Longuet-Higgins and Prazdny, 1980).
+    """
+    height, width = places.shape[1:]
+    horizon, middle = height * rng.uniform(0.2, 0.55), width * rng.uniform(0.3, 0.7)
+    across, down = places[0] - middle, places[1] - horizon
+    reach = height - horizon
+    walls = np.exp(rng.uniform(np.log(0.8), np.log(4.0), 2)).astype(np.float32) * reach
+    near = torch.maximum(down / reach, torch.maximum(across / float(walls[0]), -across / float(walls[1])))
+    near = near.clamp(min=float(rng.uniform(0.02, 0.1)))  # one over depth; 1 at the lower edge
+    share = min(0.45, float(length) / (reach + abs(width / 2 - middle))) * (1 if rng.random() < 0.8 else -0.8)
+    grown = near * share / (1 - near * share).clamp(min=0.3)
+    turn = rng.normal(size=2) * [0.06 * width, 0.02 * height] * rng.uniform(0, 1)
+    shift = torch.tensor([across.new_tensor(turn[0]), across.new_tensor(turn[1])])[:, None, None]
+    return torch.stack([across, down]) * grown + shift
+
+
+def flattened(picture: Tensor, rng: Rng) -> Tensor:
+    """A picture [4, h, w] in [0, 1] with a smaller contrast, around its mean colour."""
+    mean = (picture[:3] * picture[3:]).mean((1, 2), keepdim=True) / picture[3:].mean().clamp(min=1e-3)
+    return torch.cat([mean + (picture[:3] - mean) * float(rng.uniform(0.04, 0.4)), picture[3:]]).clamp(0, 1)
+
+
 def placed(picture: list[Tensor], rng: Rng, size: tuple[int, int], scale: float, at: tuple[float, float]) -> tuple:
     """The level of a picture and the matrix [2, 3] that show it `scale` pixels of its own to a pixel, about `at`."""
     level = min(int(max(0, np.ceil(np.log2(max(scale, 1e-3)) - 0.3))), len(picture) - 1)
@@ -125,6 +156,10 @@ def background(picture: list[Tensor], rng: Rng, places: Tensor, moves: Moves) ->
     middle = torch.tensor([width / 2, height / 2])
     still = rng.random() < moves.still
     flow = torch.zeros_like(places) if still else motion(rng, places, middle, moves, plane=True)
+    if moves.approach and rng.random() < moves.approach:
+        flow = street(rng, places, float(np.exp(rng.uniform(np.log(2), np.log(moves.shift[1])))))
+    if moves.plain and rng.random() < moves.plain:
+        shown = flattened(shown, rng)
     return Layer(picture=shown, matrix=torch.from_numpy(matrix).float(), flow=flow, endless=True)
 
 
@@ -137,6 +172,8 @@ def thing(picture: list[Tensor], rng: Rng, places: Tensor, moves: Moves, below: 
     shown, matrix = placed(picture, rng, (height, width), long / side, (x, y))
     kind = rng.random()
     flow = motion(rng, places, torch.tensor([x, y], dtype=torch.float32), moves, plane=False)
+    if moves.plain and rng.random() < moves.plain / 2:
+        shown = flattened(shown, rng)
     if kind < moves.still:
         flow = below
     elif kind < 0.6:
