@@ -77,7 +77,7 @@ def convert(
     module, report, extra = _read(source, layout, entry, image, encoder_only)
     left_out: list[str] = []
     if folder:
-        files, found = module.embed()
+        files, found = module.export_folder()
         with replacing_files(out, EMBEDDED) as add:
             for name, data in files.items():
                 add(name, data)

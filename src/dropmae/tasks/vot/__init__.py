@@ -477,7 +477,7 @@ class VOT(Task):
 
         return export(self, out, objects)
 
-    def embed(self) -> tuple[dict[str, bytes], dict[str, Any]]:
+    def export_folder(self) -> tuple[dict[str, bytes], dict[str, Any]]:
         from dropmae.tasks.vot.embed import embed  # the same
 
         return embed(self)

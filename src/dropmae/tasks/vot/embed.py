@@ -60,7 +60,7 @@ def embed(tracker: Any) -> tuple[dict[str, bytes], dict[str, Any]]:
     onnxruntime, onnx, _ = needed("onnxruntime", "onnx", "onnxscript")
     template, step = Template(tracker).eval(), Step(tracker).eval()
     crops = [trial_crops(tracker, objects) for objects in (2, 3)]  # traced with two, checked with three
-    with torch.no_grad():
+    with torch.no_grad(), quiet():
         tokens, expected = template(crops[0][0]), step(template(crops[1][0]), crops[1][1])
         objects = torch.export.Dim("objects", min=1)
         first = torch.export.export(template, crops[0][:1], dynamic_shapes=({0: objects},), strict=False)
