@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import threading
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -230,7 +231,7 @@ def test_boxes_that_cannot_be_followed(box: list[float], folder: Path, clip: np.
 # ------------------------------------------------------------ on a command line, and in C++
 
 
-def ppm(frames: np.ndarray) -> bytes:
+def ppm(frames: Iterable[np.ndarray]) -> bytes:
     head = b"P6\n# a comment\n%d %d\n255\n"
     return b"".join(head % (frame.shape[1], frame.shape[0]) + frame.tobytes() for frame in frames)
 

@@ -10,6 +10,7 @@ beside the graphs as they are, hold none.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -49,9 +50,10 @@ class Step(nn.Module):
         return maps.score[:, 0], maps.offset, maps.size
 
 
-def embed(tracker: Any) -> tuple[dict[str, bytes], dict[str, Any]]:
+def embed(tracker: Any, constants: Mapping[str, Iterable[float]]) -> tuple[dict[str, bytes], dict[str, Any]]:
     """The files of the folder, and how far its networks' maps are from PyTorch's on some crops.
 
+    `constants` are settings that are no fields.
     ValueError where the tracker has no such form, or where a package for ONNX is missing; ArithmeticError where a graph
     in float32 computes something else.
     """
@@ -70,7 +72,7 @@ def embed(tracker: Any) -> tuple[dict[str, bytes], dict[str, Any]]:
         "template.onnx": to_onnx(first, crops[0][:1], ["template"], ["tokens"]),
         "step.onnx": to_onnx(later, each, ["tokens", "search"], ["score", "offset", "size"]),
     }
-    onnx.helper.set_model_props(graphs["step.onnx"], settings(tracker))
+    onnx.helper.set_model_props(graphs["step.onnx"], settings(tracker, constants))
     graphs["step.int8.onnx"] = to_int8(graphs["step.onnx"])
     files = {name: graph.SerializeToString() for name, graph in graphs.items()}
     sessions = {
@@ -88,17 +90,14 @@ def embed(tracker: Any) -> tuple[dict[str, bytes], dict[str, Any]]:
     return files, {"difference": far["step.onnx"], "difference_int8": far["step.int8.onnx"]}
 
 
-def settings(tracker: Any) -> dict[str, str]:
+def settings(tracker: Any, constants: Mapping[str, Iterable[float]]) -> dict[str, str]:
     """What the loop needs to know of a tracker."""
-    from dropmae.tasks.vot import WORST, ZOOMS  # which needs this
-
     numbers = ("image", "template", "margin", "search_factor", "template_factor", "size_smoothing", "lost_below")
     return {
         **{name: repr(getattr(tracker, name)) for name in numbers},
         **{name: str(int(getattr(tracker, name))) for name in ("window", "first_frame_bias")},
         "grid": str(tracker.grid[0]),
-        "zooms": " ".join(map(repr, ZOOMS)),
-        "worst": " ".join(map(repr, WORST.tolist())),
+        **{name: " ".join(repr(float(value)) for value in values) for name, values in constants.items()},
     }
 
 

@@ -43,10 +43,11 @@ class Tracker:
     def __init__(self, folder: str | Path = Path(__file__).parent, *, int8: bool = False, threads: int = 1) -> None:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
-        self._template, self._step = (
+        sessions: list[Any] = [
             onnxruntime.InferenceSession(str(Path(folder) / name), options, providers=["CPUExecutionProvider"])
             for name in ("template.onnx", "step.int8.onnx" if int8 else "step.onnx")
-        )
+        ]
+        self._template, self._step = sessions
         told = self._step.get_modelmeta().custom_metadata_map
         self.image, self.template, self.margin = (int(told[name]) for name in ("image", "template", "margin"))
         self.search_factor, self.template_factor = float(told["search_factor"]), float(told["template_factor"])
