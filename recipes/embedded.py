@@ -6,8 +6,9 @@ FOLDER is that folder and TRACKER its tracker.cpp, compiled. Boxes: every sequen
 is followed from its first box by `track` in float32, and by tracker.py and TRACKER with either network; the numbers are
 the largest and the 95th percentile of how far x, y, width or height is off, in pixels, and the success AUC. Times:
 milliseconds of a step on one thread, crops included and decoding not, of 1, 4 and 10 objects in the frames of the first
-sequence in DIR; the ways take turns, and of the rounds the one with the least median counts. TRACKER's is its wall time
-over all steps, reading pictures from a pipe included. Set OMP_NUM_THREADS=1.
+sequence in DIR. The ways take turns. CPU time is over all rounds, and does not count what else the machine does; wall
+time is of the round with the least median. TRACKER's is from a picture going into its pipe to the boxes coming out. Set
+OMP_NUM_THREADS=1.
 """
 
 from __future__ import annotations
@@ -104,40 +105,68 @@ def compare(given: argparse.Namespace) -> None:
         print(f"| all | | {name} | {most.max():.3f} | {np.median(usual):.3f} | {auc.mean():.3f} |")
 
 
-def ways(given: argparse.Namespace, frames: np.ndarray, boxes: np.ndarray) -> dict[str, Callable[[], list[float]]]:
+class Clock:
+    """Wall time and CPU time between calls: of this thread, or of a process's first one (Linux)."""
+
+    def __init__(self, process: int | None = None) -> None:
+        self.process, self.seconds = process, list[tuple[float, float]]()
+        self.before = self.now()
+
+    def now(self) -> tuple[float, float]:
+        if self.process is None:
+            return time.perf_counter(), time.thread_time()
+        return time.perf_counter(), int(Path(f"/proc/{self.process}/schedstat").read_text().split()[0]) / 1e9
+
+    def start(self) -> None:
+        self.before = self.now()
+
+    def stop(self) -> None:
+        now = self.now()
+        self.seconds.append((now[0] - self.before[0], now[1] - self.before[1]))
+
+
+def ways(given: argparse.Namespace, frames: np.ndarray, boxes: np.ndarray) -> dict[str, Callable[[], Clock]]:
     """Functions that follow `boxes` through `frames` once, and give the seconds of each step."""
     make = tracker_class(given.folder)
     target = Target(ids=np.arange(1, len(boxes) + 1), boxes=boxes)
 
-    def by_torch(engine: Engine) -> list[float]:
-        session = engine.session({0: target})
-        list(session.follow(enumerate(frames)))
-        return session.seconds[1:]
+    def by_torch(engine: Engine) -> Clock:
+        session, clock = engine.session({0: target}), Clock()
+        for number, frame in enumerate(frames):
+            clock.start()
+            session.push(number, frame)
+            clock.stop()
+        return clock
 
-    def by_onnxruntime(tracker: Any) -> list[float]:
+    def by_onnxruntime(tracker: Any) -> Clock:
         tracker.start(frames[0], boxes)
-        seconds = []
-        for frame in frames[1:]:
-            before = time.perf_counter()
+        clock = Clock()
+        for frame in frames:
+            clock.start()
             tracker.step(frame)
-            seconds.append(time.perf_counter() - before)
-        return seconds
+            clock.stop()
+        return clock
 
-    def by_process(*more: str) -> list[float]:
-        taken = []
-        for part in (frames[:1], frames):
-            before = time.perf_counter()
-            by_binary(given.binary, given.folder, part, boxes, *more)
-            taken.append(time.perf_counter() - before)
-        return [(taken[1] - taken[0]) / (len(frames) - 1)]
+    def by_process(*more: str) -> Clock:
+        words = [str(given.binary), str(given.folder), *map(str, boxes.ravel().tolist()), *more]
+        with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+            assert process.stdin is not None
+            assert process.stdout is not None
+            clock = Clock(process.pid)
+            for data in map(ppm, frames):
+                clock.start()
+                process.stdin.write(data)
+                process.stdin.flush()
+                for _ in boxes:
+                    process.stdout.readline()
+                clock.stop()
+        return clock
 
-    made: dict[str, Callable[[], list[float]]] = {}
+    made: dict[str, Callable[[], Clock]] = {}
     for precision in ("fp32", "bf16", "int8"):
-        engine = Engine(load_task(given.weights), "cpu", precision)
-        made[f"torch, {precision}"] = partial(by_torch, engine)
+        made[f"torch, {precision}"] = partial(by_torch, Engine(load_task(given.weights), "cpu", precision))
     for name, int8 in (("float", False), ("int8", True)):
-        tracker = make(given.folder, int8=int8)
-        made[f"Python, {name}"] = partial(by_onnxruntime, tracker)
+        made[f"Python, {name}"] = partial(by_onnxruntime, make(given.folder, int8=int8))
         if given.binary:
             made[f"C++, {name}"] = partial(by_process, *["--int8"] * int8)
     return made
@@ -148,20 +177,20 @@ def measure(given: argparse.Namespace) -> None:
     sequence = next(iter(registry.load("benchmarks", "otb")(protocol="official").sequences(given.times)))
     frames = np.stack([sequence.video[n % len(sequence.video)] for n in range(given.steps + 1)])
     first = sequence.targets[min(sequence.targets)].box()
-    print(f"{sequence.name}, {frames.shape[2]}x{frames.shape[1]}, {given.steps} steps, best of {given.rounds}")
-    print("| objects | | p50, ms | p99, ms |\n|---|---|---|---|")
+    print(f"{sequence.name}, {frames.shape[2]}x{frames.shape[1]}, {given.rounds} rounds of {given.steps} steps")
+    print("| objects | | CPU p50, ms | CPU p99, ms | wall p50, ms | wall p99, ms |\n|---|---|---|---|---|---|")
     for count in OBJECTS:
         shift = np.arange(count)[:, None] * np.array([[7.0, 3.0, 0.0, 0.0]])
-        best: dict[str, np.ndarray] = {}
         made = ways(given, frames, first + shift)
+        rounds: dict[str, list[np.ndarray]] = {name: [] for name in made}
         for _ in range(given.rounds):
             for name, run in made.items():
-                taken = 1000 * np.array(run())
-                if name not in best or np.median(taken) < np.median(best[name]):
-                    best[name] = taken
-        for name, taken in best.items():
-            late = f"{np.percentile(taken, 99):.1f}" if len(taken) > 1 else "-"
-            print(f"| {count} | {name} | {np.median(taken):.1f} | {late} |", flush=True)
+                rounds[name].append(1000 * np.array(run().seconds[1:]))  # [steps, 2]
+        for name, taken in rounds.items():
+            best = min(taken, key=lambda one: float(np.median(one[:, 0])))[:, 0]
+            used = np.concatenate(taken)[:, 1]
+            cells = (np.percentile(values, share) for values in (used, best) for share in (50, 99))
+            print(f"| {count} | {name} | {' | '.join(f'{cell:.1f}' for cell in cells)} |", flush=True)
 
 
 def weigh(given: argparse.Namespace) -> None:

@@ -120,8 +120,9 @@ class Tracker {
     margin_ = setting("margin")[0], first_frame_bias_ = setting("first_frame_bias")[0] != 0;
     zooms_ = setting("zooms"), worst_ = setting("worst");
     auto hann = [&](int k) { return 0.5 * (1 - std::cos(2 * std::acos(-1.0) / (grid_ + 1) * (k + 1))); };
+    bool windowed = setting("window")[0] != 0;
     for (int cell = 0; cell < grid_ * grid_; ++cell)
-      window_.push_back(setting("window")[0] != 0 ? float(hann(cell / grid_) * hann(cell % grid_)) : 1.0f);
+      window_.push_back(windowed ? float(hann(cell / grid_) * hann(cell % grid_)) : 1.0f);
   }
 
   // Follows what lies in these boxes from this frame on.
@@ -220,9 +221,8 @@ class Tracker {
   void find_errors(const Frame& frame) {
     for (double zoom : zooms_) {
       std::vector<Box> around, found;
-      for (const Box& b : boxes) {
+      for (const Box& b : boxes)
         around.push_back({b[0] + (b[2] - zoom * b[2]) / 2, b[1] + (b[3] - zoom * b[3]) / 2, zoom * b[2], zoom * b[3]});
-      }
       locate(frame, around, found);
       for (size_t i = 0; i < 2 * boxes.size(); ++i) {
         const Box &b = boxes[i / 2], &f = found[i / 2];
