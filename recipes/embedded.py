@@ -28,12 +28,15 @@ import torch
 
 import dropmae
 from dropmae import registry
+from dropmae.data.boxtracks import tracks_of
 from dropmae.engine import Engine
 from dropmae.loading import load_task
 from dropmae.metrics.boxes import iou
+from dropmae.rendering.synth import Rendering, render
 from dropmae.target import Target
 
 OBJECTS = (1, 4, 10)
+CLIPS = 10
 WITHOUT = ("onnxruntime", "numpy", "flatbuffers", "packaging", "protobuf")
 """What the folder needs, with what that needs."""
 WITH = ("torch", "numpy", "sympy", "mpmath", "networkx", "jinja2", "markupsafe", "filelock", "fsspec", "setuptools")
@@ -103,6 +106,26 @@ def compare(given: argparse.Namespace) -> None:
     for name, values in rows.items():
         most, usual, auc = np.array(values).T
         print(f"| all | | {name} | {most.max():.3f} | {np.median(usual):.3f} | {auc.mean():.3f} |")
+
+
+def apart(given: argparse.Namespace) -> None:
+    """How far one step's box in 8 bits is from that in float32, from the same place, in sides of the object."""
+    make = tracker_class(given.folder)
+    one, other = make(given.folder), make(given.folder, int8=True)
+    found = []
+    for number in range(CLIPS):
+        frames, targets = render(777, number, Rendering(frames=10, size=(200, 240), points=0, flow=False))
+        boxes = np.stack([boxes[0] for seen, boxes in tracks_of(targets).values() if seen[0] == 0])
+        one.start(frames[0], boxes)
+        other.start(frames[0], boxes)
+        other._errors = one._errors
+        for frame in frames[1:]:
+            other.boxes = one.boxes.copy()
+            sides = np.sqrt(one.boxes[:, 2:].prod(1))
+            found.append(np.abs(other.step(frame)[0] - one.step(frame)[0]).max(1) / sides)
+    usual, much, most = (100 * np.percentile(np.concatenate(found), share) for share in (50, 95, 100))
+    count = sum(map(len, found))
+    print(f"int8, {count} single steps: {usual:.2f} % of a side, 95 % of them {much:.2f} %, most {most:.2f} %")
 
 
 class Clock:
@@ -215,6 +238,7 @@ def main() -> None:
     given = parser.parse_args()
     print(f"{torch.get_num_threads()} threads of torch")
     weigh(given)
+    apart(given)
     if given.otb:
         compare(given)
     if given.times:
