@@ -32,7 +32,7 @@ SLOW = {
     *("demo", "distill", "dropseg", "encoders", "engine", "evaluation", "finetune", "frame_numbers", "images"),
     *("inspection", "int8", "moved", "official", "opening", "prepare", "pretrain", "propagation", "public", "readme"),
     *("recipes", "report", "resample", "resident", "sharding", "shards", "shipped", "shipped_tracker"),
-    *("show", "siammae", "simulation", "sot_benchmarks", "synth", "track", "users_files", "video", "vos"),
+    *("embedded", "show", "siammae", "simulation", "sot_benchmarks", "synth", "track", "users_files", "video", "vos"),
     *("interruption", "page", "page_browser", "runs", "shipped_encoder", "siamese", "vos_training", "vot", "weights"),
 }
 """Modules of tests that take long as a whole; single tests elsewhere are marked `slow` themselves."""

@@ -61,6 +61,10 @@ class Model(nn.Module):
         """Writes the step as one graph to OUT.pt2 or OUT.onnx; ValueError where it has no such form."""
         raise ValueError(f"{name_of(self)} has no step that could be exported as one graph")
 
+    def export_folder(self) -> tuple[dict[str, bytes], dict[str, Any]]:
+        """Files, {name: bytes}, that do elsewhere what it does here, and a report; ValueError where there are none."""
+        raise ValueError(f"{name_of(self)} has no form as a folder: name a file to write, OUT.safetensors say")
+
     @classmethod
     def reconstructs(cls) -> bool:
         """Whether it makes pictures of what it was not shown."""

@@ -13,7 +13,7 @@ import torch
 from dropmae import registry, weights
 from dropmae.contracts import Task
 from dropmae.progress import say
-from dropmae.storage import check_output, mark, mark_zip, replacing
+from dropmae.storage import check_output, mark, mark_zip, replacing, replacing_files
 from dropmae.weights import foreign, official
 from dropmae.weights.layouts import layouts, named
 from dropmae.weights.official import Image
@@ -24,6 +24,8 @@ FOLDERS = re.compile(r"(?<![\w./:])(?:[A-Za-z]:)?[/\\](?:[^/\\=*]+[/\\])+")
 """The folders of an absolute path."""
 GRAPHS = (".pt2", ".onnx")
 """Endings of files that hold a task's step as a graph."""
+EMBEDDED = "a folder of networks"
+"""Kind of the folders that hold a task for use elsewhere, for their mark (`storage.mark`)."""
 
 
 def convert(
@@ -39,7 +41,7 @@ def convert(
     objects: int = 1,
     overwrite: bool = False,
 ) -> dict[str, Any]:
-    """Turn a public checkpoint into a weight file of ours, any weights into a public layout, a tracker into a graph.
+    """Turn a public checkpoint into a weight file of ours, any weights into a public layout, a tracker into a program.
 
     Reads DropMAE, MAE, CropMAE, DINO, DINOv2, MoCo-v3, CLIP, BEiT, DeiT, timm and transformers' ViT files (.pth, .pt,
     .tar, .safetensors), with or without decoder, OSTrack and DropTrack trackers, DropSeg, and our own files and run
@@ -48,7 +50,8 @@ def convert(
     Args:
         source: a checkpoint, or a weight file or run folder of ours.
         out: the file to write; what is there is replaced once the new one is complete. OUT.onnx and OUT.pt2 (of
-            torch.export) hold a tracker's step as a graph of fixed shapes, checked against PyTorch.
+            torch.export) hold a tracker's step as a graph of fixed shapes, checked against PyTorch. Without an ending
+            it is a folder: a tracker's networks and the loop around them, in Python and in C++ (docs/tracking.md).
         to: public layout to write: dropmae, mae, timm, dino, dinov2, cropmae, ostrack, droptrack, dropseg or another
           (docs/weights.md). Ours where it is not given.
         layout: layout of the source, where its names do not tell.
@@ -64,10 +67,22 @@ def convert(
     if target is None and out.suffix in (".pth", ".pt", ".tar"):
         raise ValueError(f"{out}: weight files of ours end in .safetensors; --to writes one of {', '.join(layouts())}")
     inputs = [source, weights.locate(source)] if source.is_dir() else [source]
-    check_output(out, weights.KIND, inputs, overwrite=overwrite)
+    folder = to is None and (not out.suffix or out.is_dir())
+    if folder and (half or encoder_only or objects != 1):
+        raise ValueError(
+            f"{out} is a folder, with all of a task, for any number of objects: name a file, or leave "
+            "--half, --encoder-only and --objects out"
+        )
+    check_output(out, EMBEDDED if folder else weights.KIND, inputs, overwrite=overwrite, folder=folder)
     module, report, extra = _read(source, layout, entry, image, encoder_only)
     left_out: list[str] = []
-    if out.suffix in GRAPHS:
+    if folder:
+        files, found = module.export_folder()
+        with replacing_files(out, EMBEDDED) as add:
+            for name, data in files.items():
+                add(name, data)
+        report |= found | {"files": {name: len(data) for name, data in files.items()}}
+    elif out.suffix in GRAPHS:
         if to is not None or half:
             raise ValueError(f"{out} is a graph in float32: leave --to and --half out")
         report |= module.export_step(out, objects)
@@ -79,9 +94,9 @@ def convert(
         _write(tensors, out, target.entry, half)
         report["written"] = len(tensors)
     report |= {
-        "to": to or (out.suffix[1:] if out.suffix in GRAPHS else OURS),
+        "to": to or ("folder" if folder else out.suffix[1:] if out.suffix in GRAPHS else OURS),
         "out": str(out),
-        "bytes": out.stat().st_size,
+        "bytes": sum(report["files"].values()) if folder else out.stat().st_size,
         "left_out": left_out,
     }
     _print(report)
@@ -157,6 +172,7 @@ def _print(report: dict[str, Any]) -> None:
     if report["left_out"]:
         lines.append(f"  left out, no place in that layout: {weights.listed(report['left_out'])}")
     lines += [f"  {note}" for note in report["notes"]]
+    lines += [f"  {name}: {size / 1e6:.2f} MB" for name, size in report.get("files", {}).items()]
     lines.append(f"  licence of the weights: {report['licence'] or 'not stated'}")
     lines.append(f"  -> {report['out']} ({report['to']}, {report['bytes'] / 1e6:.1f} MB)")
     say(*lines)

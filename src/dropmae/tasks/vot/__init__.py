@@ -477,6 +477,11 @@ class VOT(Task):
 
         return export(self, out, objects)
 
+    def export_folder(self) -> tuple[dict[str, bytes], dict[str, Any]]:
+        from dropmae.tasks.vot.embed import embed  # with the packages of an extra
+
+        return embed(self, {"zooms": ZOOMS, "worst": WORST})
+
     @torch.no_grad()
     def adopt(self, encoder: Encoder, grid: tuple[int, int]) -> set[str]:
         """Takes over what a pre-trained encoder has in another form; the names so filled.

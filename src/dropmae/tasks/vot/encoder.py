@@ -99,7 +99,7 @@ class OneStreamEncoder(Encoder):
         """
         first = template.shape[1]
         tokens = torch.cat([template, search], dim=1)
-        place = torch.arange(search.shape[1], device=search.device).expand(len(search), -1)
+        place = torch.arange(search.shape[1], device=search.device).expand(search.shape[0], -1)
         removed: list[Tensor] = []
         blocks: list[Any] = list(self.blocks)
         for number, block in enumerate(blocks):
@@ -120,7 +120,7 @@ class OneStreamEncoder(Encoder):
         tokens = self.norm(tokens)
         found = tokens[:, first:]
         if removed:
-            empty = found.new_zeros(len(found), search.shape[1], found.shape[2])
+            empty = found.new_zeros(found.shape[0], search.shape[1], found.shape[2])
             found = empty.scatter(1, place.unsqueeze(-1).expand_as(found), found)
         return Joint(tokens[:, :first], found.transpose(1, 2).unflatten(2, grid), removed)
 

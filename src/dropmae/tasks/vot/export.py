@@ -8,9 +8,12 @@ output  boxes     float32 [N, 4]       centre x, y, width, height in shares of t
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import io
+import logging
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -53,15 +56,7 @@ def export(tracker: Any, out: Path, objects: int = 1) -> dict[str, Any]:
     if objects < 1:
         raise ValueError(f"objects must be at least 1, not {objects}")
     step = Step(tracker).eval()
-    # Two places of one picture, so that there is something to find; any crops would do.
-    rng = np.random.default_rng(0)
-    side = tracker.image
-    picture = torch.from_numpy(rng.integers(0, 256, (objects, 3, 2 * side // 8, 2 * side // 8), dtype=np.uint8))
-    picture = picture.repeat_interleave(8, 2).repeat_interleave(8, 3)
-    inputs = (
-        picture[..., : tracker.template, : tracker.template].contiguous(),
-        picture[..., :side, :side].contiguous(),
-    )
+    inputs = trial_crops(tracker, objects)
     with torch.no_grad():
         expected = step(*inputs)
         program = torch.export.export(step, inputs, strict=False)
@@ -80,27 +75,62 @@ def export(tracker: Any, out: Path, objects: int = 1) -> dict[str, Any]:
     return {"inputs": [list(part.shape) for part in inputs], "difference": max(differences)}
 
 
+def trial_crops(tracker: Any, objects: int) -> tuple[Tensor, Tensor]:
+    """A template and a search crop for so many objects: two places of one picture, so that there is something to find.
+
+    Any crops would do.
+    """
+    rng = np.random.default_rng(0)
+    side = tracker.image
+    picture = torch.from_numpy(rng.integers(0, 256, (objects, 3, 2 * side // 8, 2 * side // 8), dtype=np.uint8))
+    picture = picture.repeat_interleave(8, 2).repeat_interleave(8, 3)
+    return (
+        picture[..., : tracker.template, : tracker.template].contiguous(),
+        picture[..., :side, :side].contiguous(),
+    )
+
+
 def _onnx(program: Any, inputs: tuple[Tensor, Tensor], partial: Path) -> list[Tensor]:
     """Writes an ONNX file and runs it."""
-    try:
-        onnxruntime, _ = (importlib.import_module(name) for name in ("onnxruntime", "onnxscript"))
-    except ImportError as error:
-        raise ValueError(f"ONNX needs the package {error.name}: pip install 'dropmae[export]'") from None
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # about converters, nothing a user could change
-        made = torch.onnx.export(
-            program,
-            inputs,
-            input_names=["template", "search"],
-            output_names=["boxes", "scores"],
-            dynamo=True,
-            verbose=False,
-        )
-    assert made is not None
-    made.model.doc_string = mark(weights.KIND)
-    made.save(str(partial))
+    onnx, onnxruntime = needed("onnx", "onnxruntime")
+    onnx.save(to_onnx(program, inputs, ["template", "search"], ["boxes", "scores"]), str(partial))
     session = onnxruntime.InferenceSession(str(partial), providers=["CPUExecutionProvider"])
     return [
         torch.from_numpy(values)
         for values in session.run(None, dict(zip(("template", "search"), map(np.asarray, inputs))))
     ]
+
+
+def to_onnx(program: Any, inputs: tuple[Tensor, ...], takes: list[str], gives: list[str]) -> Any:
+    """An exported program as an ONNX model, which carries our mark and tells nothing of where it was made."""
+    needed("onnxscript")
+    with quiet():
+        made = torch.onnx.export(program, inputs, input_names=takes, output_names=gives, dynamo=True, verbose=False)
+    assert made is not None
+    model = made.model_proto
+    model.doc_string = mark(weights.KIND)
+    parts = (model.graph.node, model.graph.input, model.graph.output, model.graph.value_info, model.graph.initializer)
+    for part in (model, model.graph, *(row for rows in parts for row in rows)):
+        part.ClearField("metadata_props")  # among them, stack traces with the folders of this machine
+    return model
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Without warnings about converters and missing packages, nothing that a user could change."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
+
+
+def needed(*names: str) -> list[Any]:
+    """Modules of the extra `export`; ValueError where one is missing."""
+    try:
+        return [importlib.import_module(name) for name in names]
+    except ImportError as error:
+        raise ValueError(f"ONNX needs the package {error.name}: pip install 'dropmae[export]'") from None
