@@ -112,7 +112,8 @@ def _read(
         header = weights.read_header(source)
         module: Any = weights.load(source)
         if image is not None:
-            foreign.grid_of(image, module.patch)
+            if patch := registry.settings(module).get("patch", 0):  # convolutions alone have none
+                foreign.grid_of(image, patch)
             if isinstance(module, Task):  # a task, whose position tables are learned
                 module.resize_image(image)
             else:

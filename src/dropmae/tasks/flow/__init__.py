@@ -11,6 +11,7 @@ Flow of frame t leads to frame t + 1: frame t is answered when t + 1 is there, t
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -174,6 +175,13 @@ class Flow(Task):
         self.image = (image, image) if isinstance(image, int) else image
         self.check_fields()
 
+    def export_step(self, out: Path, objects: int) -> dict[str, Any]:
+        from dropmae.tasks.flow.export import export  # of use to this alone
+
+        if objects != 1:
+            raise ValueError("flow has no objects: leave --objects out")
+        return export(self, out)
+
     # ---------------------------------------------------------------- training
 
     def sample(self, sequence: Sequence, rng: np.random.Generator) -> dict[str, Any]:
@@ -267,7 +275,7 @@ class Flow(Task):
             guess = self.smaller(pictures.flip(0), self.halves)
             back = self.polished(self.decoder(second, first, guess=guess), pictures[1:], pictures[:1]).flow
             occluded = torch.maximum(occluded, astray(flow, back))
-        narrow, scale = torch.sigmoid(logits[:, :1]), logits[:, 1:2].clamp(0, BROADEST).exp()
+        narrow, scale = torch.sigmoid(logits[:, :1]), logits[:, 1:2].clamp(0.0, BROADEST).exp()
         within = narrow * -np.expm1(-self.precise) + (1 - narrow) * -torch.expm1(-self.precise / scale)
         return torch.cat([flow, occluded, within**2], 1)[0, :, :height, :width]
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -104,6 +105,11 @@ class TAP(Task):
             raise ValueError(f"training pictures are square, not {side}x{other}")
         self.image = side
         self.check_fields()
+
+    def export_step(self, out: Path, objects: int) -> dict[str, Any]:
+        from dropmae.tasks.tap.export import export  # of use to this alone
+
+        return export(self, out, objects)
 
     # ---------------------------------------------------------------- training
 

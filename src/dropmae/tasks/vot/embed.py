@@ -19,7 +19,8 @@ import torch
 from torch import Tensor, nn
 
 from dropmae.storage import workspace
-from dropmae.tasks.vot.export import TOLERANCE, needed, quiet, to_onnx, trial_crops
+from dropmae.tasks._graph import needed, quiet, to_onnx
+from dropmae.tasks.vot.export import TOLERANCE, trial_crops
 
 FILES = ("tracker.py", "tracker.cpp", "README.md")
 """What is written as it is."""
