@@ -185,6 +185,8 @@ class Page:
             else:
                 work.prompts.call(asked.get("names"))
             await anyio.to_thread.run_sync(work.said)
+            if "frame" in asked and not self.queue:  # it is likely to be followed from there, soon
+                self.torch.submit(work.look_up, asked["frame"])
             return JSONResponse(self.state(work))
 
     # ------------------------------------------------------------ following
