@@ -234,7 +234,7 @@ class Work:
                 continue  # nothing that is drawn here would give it
             hint = ": paint the thing (M)" if "mask" in cls.needs else ""
             why = "" if able else f"made of {' or '.join(cls.needs)}, which {self.spec} does not give{hint}"
-            found[suffix] = {"text": (cls.__doc__ or "").splitlines()[0], "why": why}
+            found[suffix] = {"text": (cls.__doc__ or "").splitlines()[0].replace("`", ""), "why": why}
         return found
 
     def export(self, suffix: str, out: Path) -> None:

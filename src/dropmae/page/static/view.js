@@ -98,8 +98,8 @@ function draw_lines(work) {
   };
   trace("#10101080", 2.5);
   trace("#ffffffb0", 1);
-  for (let x = Math.ceil(left / step) * step; x <= right; x += step) write(x, x, top, "#fff");
-  for (let y = Math.ceil((top + 1) / step) * step; y <= bottom; y += step) write(y, left, y, "#fff");
+  for (let x = Math.ceil(left / step) * step; x <= right - near(30); x += step) write(x, x, top, "#fff");
+  for (let y = Math.ceil((top + 1) / step) * step; y <= bottom - near(12); y += step) write(y, left, y, "#fff");
 }
 
 function draw_mask(id, one) {
