@@ -44,6 +44,8 @@ MISSED = 3
 """Samples after which an object that is not seen is another one when it is."""
 SPREAD = 0.4
 """How far its centre has to come, in shares of its own size."""
+FEW = 2
+"""Pixels to each side of which the mean is made one by one."""
 LARGEST = 0.7
 """Share of the picture that an object has at most: beyond it the light has changed."""
 
@@ -241,13 +243,17 @@ def shift(one: np.ndarray, other: np.ndarray) -> tuple[int, int]:
 
 def averaged(values: np.ndarray, reach: int) -> np.ndarray:
     """The mean over windows of 2 `reach` + 1 pixels, [h, w]; the border is repeated."""
+    span = 2 * reach + 1
     for axis in (0, 1):
-        width = [(reach + 1, reach) if a == axis else (0, 0) for a in (0, 1)]
-        sums = np.pad(values, width, "edge").cumsum(axis, dtype=np.float64)
-        length = values.shape[axis]
-        span = 2 * reach + 1
-        high, low = (np.take(sums, range(first, first + length), axis) for first in (span, 0))
-        values = ((high - low) / span).astype(np.float32)
+        around = [(reach, reach) if a == axis else (0, 0) for a in (0, 1)]
+        row = np.pad(values, around, "edge").astype(np.float64).swapaxes(0, axis)
+        if reach <= FEW:
+            total = sum((row[place : place + values.shape[axis]] for place in range(1, span)), start=row[: 1 - span])
+        else:
+            sums = np.add.accumulate(row, 0)
+            total = sums[span - 1 :].copy()
+            total[1:] -= sums[:-span]
+        values = (total / span).astype(np.float32).swapaxes(0, axis)
     return values
 
 

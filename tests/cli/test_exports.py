@@ -137,8 +137,11 @@ def same(found: Any, wanted: dict[int, Target], *, names: bool = True) -> None:
 
 
 @pytest.mark.parametrize("masks", [False, True])
-@pytest.mark.parametrize("suffix", [".coco.json", ".cvat.xml", ".mot.txt", ".mot.zip", ".mot", ".csv"])
+@pytest.mark.parametrize(
+    "suffix", [".coco.json", ".cvat.xml", ".mot.txt", ".mot.zip", ".mot", ".csv", ".masks", ".masks.zip"]
+)
 def test_what_is_read_again_is_what_was_followed(suffix: str, masks: bool, tmp_path: Path) -> None:
+    masks |= suffix.startswith(".masks")
     targets = followed(masks)
     if suffix == ".coco.json" and not masks:
         targets = {f: replace(t, boxes=np.clip(np.array(t.boxes), 0, [30, 28, 22, 11.5])) for f, t in targets.items()}

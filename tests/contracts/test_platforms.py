@@ -157,3 +157,14 @@ def test_no_compiler_is_imported_for_use() -> None:
     names = ", ".join(f"dropmae.verbs.{name}" for name in ("track", "evaluate", "prepare", "info"))
     code = f"import sys, {names}; sys.exit('torch._dynamo' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_no_compiler_is_imported_to_follow(tmp_path: Path) -> None:
+    """Nor when a box is followed: the first answer would come a second or two later."""
+    code = (
+        "import sys, numpy, dropmae; frames = list(numpy.zeros((3, 90, 120, 3), numpy.uint8) + 50); "
+        "print(len(list(dropmae.track(frames, box=(30, 30, 20, 20))))); "
+        "sys.exit(bool({'torch._dynamo', 'sympy'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (0, "3\n"), done.stderr

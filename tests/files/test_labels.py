@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from dropmae.formats.labels import PALETTE, LabelFolder, label_png, read_labels, write_labels
+from dropmae.formats.annotations import read_annotations
+from dropmae.formats.labels import NAMED, PALETTE, LabelFolder, label_png, name_lines, read_labels, write_labels
 from dropmae.storage import write_folder
 
 MASK = np.array([[0, 1, 2], [3, 255, 20]], np.uint8)
@@ -94,3 +96,30 @@ def test_one_number_twice(tmp_path: Path) -> None:
     write_folder(tmp_path / "clip", {"1.png": MASK, "00001.png": MASK}, label_png)
     with pytest.raises(OSError, match="twice"):
         list(LabelFolder(tmp_path / "clip"))
+
+
+def test_label_maps_are_annotations(tmp_path: Path) -> None:
+    """One PNG, a folder or a zip of <frame>.png; with what a list of names beside them calls the objects."""
+    one, two = np.array([[0, 1], [2, 2]], np.uint8), np.array([[0, 0], [0, 255]], np.uint8)
+    files = {"00004.png": label_png(one), "11.png": label_png(two), NAMED: name_lines({1: "a: fox", 2: "owl"}).encode()}
+    write_folder(tmp_path / "clip", files, bytes)
+    with zipfile.ZipFile(tmp_path / "clip.masks.zip", "w") as archive:
+        for name, data in files.items():
+            archive.writestr(name if name == NAMED else f"clip/{name}", data)
+    for path in (tmp_path / "clip", tmp_path / "clip.masks.zip"):
+        ((name, found),) = read_annotations(path).items()
+        assert (name, list(found)) == ("clip", [4, 11])
+        assert np.array_equal(np.array(found[4].mask), one)
+        assert (found[4].ids.tolist(), found[4].names) == ([1, 2], ["a  fox", "owl"])
+        assert np.array_equal(np.array(found[11].mask), two > 0), "white on black is one object"
+    (tmp_path / "fox.png").write_bytes(files["00004.png"])
+    for path, frame in ((tmp_path / "fox.png", 0), (tmp_path / "clip" / "00004.png", 4)):
+        ((_, found),) = read_annotations(path).items()
+        assert list(found) == [frame]
+        assert np.array_equal(np.array(found[frame].mask), one)
+    (tmp_path / "clip" / NAMED).write_text("fox:1,2,3::\n")
+    with pytest.raises(OSError, match=r"labelmap.txt: 'fox:1,2,3::' is not name:r,g,b::"):
+        read_annotations(tmp_path / "clip" / "00004.png")
+    Image.fromarray(np.arange(48, dtype=np.uint8).reshape(4, 4, 3)).save(tmp_path / "1.png")
+    with pytest.raises(FileNotFoundError, match="a folder of annotated videos holds"):
+        read_annotations(tmp_path)  # of pictures

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import csv
+import json
+import signal
+import subprocess
+import time
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +15,7 @@ import pytest
 
 import dropmae
 import launch
-from dropmae import moving
+from dropmae import locks, moving
 from dropmae.moving import find_moving
 from dropmae.verbs._folder import table, wall_clock
 from dropmae.video import Video, write
@@ -84,6 +88,36 @@ def test_clocks_and_lines_of_the_summary(tmp_path: Path) -> None:
         ("a,b.mp4", "empty", "3"),
         ("c.mp4", "bad: no video", ""),
     ]
+
+
+@pytest.mark.slow
+def test_a_folder_that_is_killed_goes_on(tmp_path: Path) -> None:
+    """SIGKILL in the middle: what was finished is whole and is not done again, and the end is as without it."""
+    folder, out = tmp_path / "in", tmp_path / "out"
+    folder.mkdir()
+    for number in range(5):
+        write(folder / f"{number}.mp4", filmed(24, 6), RATE)
+    command = ["track", str(folder), "--find", "moving", "--workers", "2", "--weights", "shipped:vot", "--out"]
+    started = launch.start([*command, str(out)], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    journal, end = out / "track.jsonl", time.monotonic() + 120
+    while not (journal.exists() and journal.read_text().count("\n") > 2):
+        assert started.poll() is None, "it ended by itself"
+        assert time.monotonic() < end
+        time.sleep(0.01)
+    started.send_signal(signal.SIGKILL)
+    assert started.wait(60) == -signal.SIGKILL
+    finished = [json.loads(line)["name"] for line in journal.read_text().splitlines()[1:]]
+    before = {name: (out / f"{name}.jsonl").stat().st_mtime_ns for name in finished}
+    assert 2 <= len(before) < 5
+    done = launch.run([*command, str(out)])
+    assert done.returncode == 0, done.stderr
+    assert "5 videos, 0 empty, 0 bad" in done.stderr
+    assert {name: (out / f"{name}.jsonl").stat().st_mtime_ns for name in finished} == before
+    assert launch.run([*command, str(tmp_path / "whole")]).returncode == 0
+    names = [*(f"{number}.mp4.jsonl" for number in range(5)), "summary.csv"]
+    assert [(out / name).read_bytes() for name in names] == [(tmp_path / "whole" / name).read_bytes() for name in names]
+    left = [{path.name for path in made.iterdir()} - {locks.NAME} for made in (out, tmp_path / "whole")]
+    assert left[0] == left[1]
 
 
 @pytest.mark.slow

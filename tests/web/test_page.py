@@ -23,11 +23,13 @@ import dropmae
 import launch
 from dropmae import registry, weights
 from dropmae.cli import main
+from dropmae.formats.labels import NAMED, label_png, name_lines
 from dropmae.page import server as serving
 from dropmae.page import uploads
 from dropmae.page.guard import HEADERS
 from dropmae.page.prompts import IDS
 from dropmae.page.server import Page, Server
+from dropmae.page.serving import warm_up
 from dropmae.page.work import Engines
 from dropmae.target import encode_mask, read_targets, write_targets
 from dropmae.video import write
@@ -417,6 +419,26 @@ def test_closing_ends_within_a_frame_and_loses_nothing(
     assert client.get(where).status_code == 404
 
 
+def test_the_first_answer_comes_at_once(clip: Path, tmp_path: Path) -> None:
+    """What comes with the package is made ready once the page is there, and nobody who follows waits for it."""
+    with Server(Page([str(clip)], Engines(None, {}, "cpu", "auto"), tmp_path)) as other, Client(other) as mine:
+        other.page.queue.append(mine)
+        warming = threading.Thread(target=warm_up, args=(other.page,))
+        warming.start()
+        warming.join(0.3)
+        assert not other.page.engines.made
+        other.page.queue.clear()
+        warming.join(60)
+        state = mine.box(mine.open(), 4, SQUARE)
+        assert state["weights"] in other.page.engines.made
+        before = time.process_time()
+        asked = {"way": "forwards", "frame": 4}
+        with mine.stream("POST", f"/works/{state['key']}/follow", json=asked) as answer:
+            lines = answer.iter_lines()
+            assert [json.loads(next(lines))["frame"] for _ in range(2)] == [4, 5]
+            assert time.process_time() - before < 1  # docs/results.md has what it takes, 0.4 s
+
+
 def test_two_videos_take_turns(served: Server, client: Client) -> None:
     one, two = (client.box(client.open(), 0, SQUARE) for _ in range(2))
     found: dict[str, Any] = {}
@@ -453,6 +475,47 @@ def test_saved_work_goes_on(client: Client, clip: Path) -> None:
         answer = client.post(f"/works/{other['key']}/saved", content=bad)
         assert answer.status_code == 422, bad[:80]
     assert len(client.answers(other)) == FRAMES - 2
+
+
+def test_labels_become_what_is_said(client: Client, tmp_path: Path) -> None:
+    """Mask PNGs, one or several with names, and annotation files; what was said elsewhere stays, and it is undone."""
+    state = client.box(client.open(), 2, SQUARE, number=9)
+
+    def bring(files: dict[str, bytes], frame: int = 7) -> Any:
+        head = json.dumps([[name, len(data)] for name, data in files.items()]).encode() + b"\n"
+        return client.post(f"/works/{state['key']}/labels?frame={frame}", content=head + b"".join(files.values()))
+
+    mask = label_png(3 * HALF)
+    state = bring({"any.png": mask}).json()
+    assert state["prompts"] == {
+        "2": [{"id": 9, "box": list(SQUARE)}],
+        "7": [{"id": 3, "mask": {"size": [72, 96], "counts": RLE["counts"]}}],
+    }
+    files = {"../00004.png": mask, "5.png": mask, NAMED: name_lines({3: "<b>fox"}).encode()}
+    state = bring(files).json()
+    assert list(state["prompts"]) == ["2", "4", "5", "7"]
+    assert state["names"] == {"3": "<b>fox", "9": "object 9"}
+    before = state["prompts"]
+    boxes = "frame,id,name,x,y,width,height,score\n8,3,fox,1,2,30,40,\n8,9,,5,6,7,8,0.5\n"
+    state = bring({"a.csv": boxes.encode()}).json()
+    assert state["prompts"]["8"] == [{"id": 3, "box": [1, 2, 30, 40]}, {"id": 9, "box": [5, 6, 7, 8]}]
+    state = client.say(state, undo=True)
+    assert (state["prompts"], state["names"]["3"]) == (before, "<b>fox")
+    small = label_png(HALF[:9, :9] + 1)
+    for bad, words in {
+        "a.png": (mask[:99], "a.png: "),
+        "b.png": (small, "mask must have the video's size, 72 x 96"),
+        "c.csv": (boxes.replace("8,3,", "99,3,").encode(), "c.csv: frame 99 is none of the 40 frames"),
+        "d.zip": (b"PK\x03\x04", "d.zip: a damaged zip"),
+        "e.txt": (b"what?", "e.txt: not annotations of a known form"),
+    }.items():
+        answer = bring({bad: words[0]})
+        assert answer.status_code == 422
+        assert answer.json()["error"].startswith(words[1])
+    for body in (b"", b"[]\n", b'[["a.png", -1]]\n', b'[["a", 1], ["a", 1]]\nxx', b"[[1]]\n", b"{}\n"):
+        assert client.post(f"/works/{state['key']}/labels", content=body).status_code == 422
+    assert client.get(f"/works/{state['key']}").json()["prompts"] == before
+    assert len(client.follow(state, frame=2, stop=9)) == 8
 
 
 def test_a_full_disk_is_told(served: Server, client: Client, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from dropmae import registry, weights
+from dropmae.formats.labels import label_png, name_lines
 from dropmae.page.server import Page, Server
 from dropmae.page.work import Engines
 from dropmae.target import decode_mask, encode_mask
@@ -343,6 +344,50 @@ def test_masks_and_points_are_drawn(browser: Any, clip: Path, tmp_path: Path) ->
         assert np.allclose(told[0], [70, 60], atol=0.8)
         assert told[1:] == [None] * (len(points) - 1)
         screen.close()
+
+
+def test_lines_of_coordinates(screen: Screen) -> None:
+    """By key and by button; a line is where its number says, at any zoom."""
+
+    def tones(x: float) -> list[int]:
+        place = screen.place(x, 33)
+        return screen.js(
+            "((at) => [...view.getContext('2d').getImageData(at[0], at[1], 1, 1).data].slice(0, 3))"
+            f"([{place[0]} - view.getBoundingClientRect().x, {place[1]} - view.getBoundingClientRect().y])"
+        )
+
+    screen.until("s.store.frames.kept.has(0)", 20)
+    before = [tones(20), tones(25)]
+    screen.press("l")
+    screen.until("document.getElementById('lines').ariaPressed === 'true'", 20)
+    step = 10  # of 96 pixels on 670 of the screen
+    screen.until("s.store.lines", 20)
+    time.sleep(0.2)
+    assert tones(2 * step) != before[0]
+    assert tones(2.5 * step) == before[1]
+    screen.page.get_by_role("button", name="Lines L").click()
+    screen.until("document.getElementById('lines').ariaPressed === 'false'", 20)
+    time.sleep(0.2)
+    assert [tones(20), tones(25)] == before
+
+
+def test_labels_are_brought(screen: Screen, tmp_path: Path) -> None:
+    """A mask of the frame that is shown, then several of those in their names."""
+    mask = np.zeros((HEIGHT, WIDTH), np.uint8)
+    mask[20:40, 30:50] = 2
+    for name in ("mask.png", "00008.png", "00011.png"):
+        (tmp_path / name).write_bytes(label_png(mask))
+    (tmp_path / "labelmap.txt").write_text(name_lines({2: "owl"}))
+    screen.go(5)
+    screen.page.set_input_files("#file", tmp_path / "mask.png")
+    state = screen.said(1)
+    assert np.array_equal(decode_mask(state["prompts"]["5"][0]["mask"]), mask > 0)
+    screen.page.set_input_files("#file", [tmp_path / name for name in ("00008.png", "00011.png", "labelmap.txt")])
+    state = screen.said(2)
+    assert (list(state["prompts"]), state["names"]) == (["5", "8", "11"], {"2": "owl"})
+    screen.until("hint.textContent.includes('3 files are read: what is said is in 3 frames.')", 20)
+    screen.press("z")
+    assert list(screen.said(3)["prompts"]) == ["5"]
 
 
 def test_masks_are_coded_as_in_python(screen: Screen) -> None:

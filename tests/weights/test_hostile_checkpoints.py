@@ -17,6 +17,8 @@ import pickle
 import re
 import resource
 import struct
+import subprocess
+import sys
 import tarfile
 import types
 import typing
@@ -317,6 +319,17 @@ def test_every_class_has_an_outline() -> None:
     shell = weights.outline(header, "here").state_dict()
     assert {name: tensor.shape for name, tensor in shell.items()} == {n: t.shape for n, t in made.state_dict().items()}
     assert all(tensor.is_meta for tensor in shell.values())
+
+
+def test_an_outline_imports_no_compiler() -> None:
+    """PyTorch thinks about numbers on no device with it, and to import it takes longer than to follow twenty frames."""
+    code = (
+        "import sys; from dropmae import weights\n"
+        "for path in weights.SHIPPED.glob('*.safetensors'): weights.outline(weights.read_header(path), path.stem)\n"
+        "print(sorted({'torch._dynamo', 'sympy'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
 
 
 def test_arrays_of_others_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,10 +25,10 @@ from dropmae.visualize.topview import draw_camera, draw_frame
 
 @dataclass(kw_only=True)
 class MP4(Export):
-    """An overlay: boxes, masks, points and flow on the frames, classes below, in H.264; with the video's sound, and
-    at its times.
+    """An overlay in H.264: boxes, masks, points and flow on the frames, classes below; with the video's sound.
 
-    Scans are shown from above; where they lie in KITTI's layout with calibration and pictures, the camera's above that.
+    Frames come at the video's times. Scans are shown from above; where they lie in KITTI's layout with calibration and
+    pictures, the camera's above that.
     """
 
     suffixes = (".mp4", ".mov")

@@ -19,8 +19,9 @@ from dropmae.storage import mark_zip, replacing
 
 @dataclass(kw_only=True)
 class NPZ(Export):
-    """NumPy arrays: `frames` [T], `points` [T, M, 2] (x, y in pixels, NaN where unknown), `visible` [T, M] and, where
-    the task tells, `uncertainty` [T, M] in pixels.
+    """NumPy arrays: `frames` [T], `points` [T, M, 2] (x, y in pixels, NaN where unknown), `visible` [T, M].
+
+    Where the task tells, `uncertainty` [T, M] in pixels, too.
     """
 
     suffixes = (".npz",)

@@ -13,6 +13,7 @@ import numpy as np
 
 from dropmae.formats.coco import Size, read_coco, read_megadetector
 from dropmae.formats.cvat import read_cvat
+from dropmae.formats.labels import LabelMaps
 from dropmae.formats.rows import Row, Rows
 from dropmae.names import printable, relative
 from dropmae.opening import FILE_BYTES, Archive, read_bytes
@@ -22,7 +23,7 @@ Videos = dict[str, Mapping[int, Target]]
 """What is known of each video, by its name in the file."""
 NAMES = ("targets.jsonl", "annotations.xml", "annotations.json", "gt/gt.txt", "gt.txt", "annotations.csv")
 """Files that a folder of videos may keep its annotation in, the first of them that is there."""
-FORMS = "a targets.jsonl, CVAT's .xml, a .json of COCO or MegaDetector, MOT's .txt, a .csv of `track`"
+FORMS = "a targets.jsonl, CVAT's .xml, a .json of COCO or MegaDetector, MOT's .txt, a .csv of `track`, <frame>.png"
 
 
 def read_annotations(path: Path, size: Size | None = None) -> Videos:
@@ -34,6 +35,8 @@ def read_annotations(path: Path, size: Size | None = None) -> Videos:
     path = Path(path)
     if path.is_dir():
         file = annotation_file(path)
+        if file is None and drawn(path):
+            return {title(path): LabelMaps(path)}
         if file is None:
             raise FileNotFoundError(f"{path / NAMES[0]}: no such file; a folder of annotated videos holds {FORMS}")
         return read_annotations(file, size)
@@ -41,15 +44,33 @@ def read_annotations(path: Path, size: Size | None = None) -> Videos:
         return dict(read_targets(path))
     data, inside = read_bytes(path), path
     labels = None
+    if data[:8] == b"\x89PNG\r\n\x1a\n":
+        return {title(path): LabelMaps(path)}
     if data[:4] == b"PK\x03\x04":
         with Archive(path) as archive:
             there = set(archive.names())
             name = next((name for name in NAMES if name in there), None)
+            if name is None and (maps := LabelMaps(path)).files:
+                return {title(path): maps}
             if name is None:
-                raise OSError(f"{path}: a zip of annotations holds one of {', '.join(NAMES)}")
+                raise OSError(f"{path}: a zip of annotations holds one of {', '.join(NAMES)}, or <frame>.png")
             data, inside = archive.read(name, FILE_BYTES), Path(name)
             labels = archive.read("gt/labels.txt").decode("utf-8", "replace") if "gt/labels.txt" in there else None
     return dict(parsed(path, inside, data, labels, size).items())
+
+
+def drawn(folder: Path) -> bool:
+    """Whether a folder has label maps <frame>.png: the first of them is one, and no picture."""
+    try:
+        maps = LabelMaps(folder)
+        return any(maps.labels(number).size for number in [*maps][:1])
+    except OSError:
+        return False
+
+
+def title(path: Path) -> str:
+    """The name of the video that a file is about which names none: its own, without endings."""
+    return path.name.split(".")[0]
 
 
 def annotation_file(folder: Path) -> Path | None:
@@ -120,10 +141,10 @@ def read_mot(path: Path, text: str, labels: list[str]) -> dict[str, Rows]:
     info = path.parent.parent / "seqinfo.ini"
     match = re.search(r"^name=(.+)$", read_bytes(info).decode("utf-8", "replace"), re.M) if info.is_file() else None
     plain = path.parent.parent.name if path.parent.name == "gt" else path.name.split(".")[0]
-    title = relative(match[1].strip() if match else plain, path)
+    name = relative(match[1].strip() if match else plain, path)
     if any(row.id == 0 for found in rows.values() for row in found) and any(row.id for f in rows.values() for row in f):
         rows = {frame: [row._replace(id=row.id + 1) for row in found] for frame, found in rows.items()}
-    return {title: Rows(rows, title)}
+    return {name: Rows(rows, name)}
 
 
 def read_csv(path: Path, text: str) -> dict[str, Rows]:
@@ -139,5 +160,4 @@ def read_csv(path: Path, text: str) -> dict[str, Rows]:
             rows.setdefault(int(line["frame"]), []).append(row)
         except (ValueError, TypeError) as error:
             raise OSError(f"{path}, line {number}: {printable(error)[:100]}") from None
-    title = path.name.split(".")[0]
-    return {title: Rows(rows, title)}
+    return {title(path): Rows(rows, title(path))}

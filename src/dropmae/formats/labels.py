@@ -5,14 +5,16 @@ from __future__ import annotations
 import io
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from functools import cached_property
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 from PIL import Image
 
 from dropmae import storage
-from dropmae.opening import open_image
+from dropmae.names import printable
+from dropmae.opening import IMAGE_BYTES, Archive, open_image, read_text
 from dropmae.storage import replacing
 from dropmae.target import Target
 
@@ -33,8 +35,8 @@ LEVELS = 64
 """More different values than this in a grey picture are shades, not objects."""
 
 
-def read_labels(path: str | Path, shades: bool = False) -> np.ndarray:
-    """uint8 or int32 [H, W]: the object id of every pixel of a PNG, or another lossless image.
+def read_labels(path: str | Path, shades: bool = False, data: bytes | None = None) -> np.ndarray:
+    """uint8 or int32 [H, W]: the object id of every pixel of a PNG, or another lossless image, or of its bytes `data`.
 
     Palette images give their index whatever the colours are, grey ones their value (so 0 and 255 in DAVIS-2016),
     two-level ones 0 and 1. Colour images are read through the DAVIS palette, or as grey where their channels agree.
@@ -43,7 +45,7 @@ def read_labels(path: str | Path, shades: bool = False) -> np.ndarray:
 
     FileNotFoundError and OSError name the file and what is wrong with it.
     """
-    with open_image(path, path) as image:
+    with open_image(path if data is None else data, path) as image:
         mode, form, pixels = image.mode, image.format, np.asarray(image)
     if form in LOSSY and not shades:
         raise OSError(
@@ -231,3 +233,71 @@ class MatchedLabels(LabelFolder):
         """{place of the image: label map}; a label map without an image is left out."""
         known = {path.stem: path for path in self.folder.glob("*.png")}
         return {place: known[stem] for place, stem in enumerate(self.stems) if stem in known}
+
+
+NAMED = "labelmap.txt"
+"""The file beside label maps that says what objects are called, in lines name:r,g,b:: as CVAT has it."""
+
+
+def name_lines(names: Mapping[int, str]) -> str:
+    """The text of `NAMED` for {object: name}; objects beyond 255 have no colour, and so none there."""
+    lines = [f"{' '.join(name.split()).replace(':', ' ')}:{','.join(map(str, PALETTE[i].tolist()))}::"
+             for i, name in sorted(names.items()) if i <= 255]  # fmt: skip
+    return "".join(f"{line}\n" for line in ["# label:color_rgb:parts:actions", *lines])
+
+
+def names_in(text: str, where: object) -> dict[int, str]:
+    """{object: name} of the text of `NAMED`; OSError for lines that are none, or of colours that no object has."""
+    known = {",".join(map(str, colour.tolist())): number for number, colour in enumerate(PALETTE)}
+    found = {}
+    for line in text.splitlines():
+        name, _, rest = line.partition(":")
+        if not line.strip() or line.startswith("#"):
+            continue
+        number = known.get(rest.partition(":")[0].replace(" ", ""))
+        if number is None:
+            raise OSError(f"{where}: {printable(line)[:60]!r} is not name:r,g,b:: with a colour of DAVIS's palette")
+        if number:
+            found[number] = name.strip()
+    return found
+
+
+class LabelMaps(LabelFolder):
+    """Label maps that somebody drew: one PNG, or a folder or a zip of <frame>.png, with names by `NAMED` beside them.
+
+    A single PNG is of the frame that its name tells, else of frame 0. White on black is one object.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        super().__init__(path, foreground)
+        self.single, self.inside, text = self.folder.is_file(), dict[int, str](), ""
+        self.zipped = self.single and zipfile.is_zipfile(self.folder)
+        if self.zipped:
+            with Archive(self.folder) as archive:
+                members = archive.names()
+                text = archive.read(NAMED).decode("utf-8", "replace") if NAMED in members else ""
+            for name in members:
+                stem = PurePosixPath(name).stem
+                if name.lower().endswith(".png") and stem.isdecimal():
+                    if (number := int(stem)) in self.inside:
+                        raise OSError(f"{path}: frame {number} is there twice (also as {self.inside[number]})")
+                    self.inside[number] = name
+            self.given = {number: self.folder / name for number, name in sorted(self.inside.items())}
+        elif self.single:
+            self.given = {int(self.folder.stem) if self.folder.stem.isdecimal() else 0: self.folder}
+        beside = (self.folder.parent if self.single else self.folder) / NAMED
+        if not self.zipped and beside.is_file():
+            text = read_text(beside)
+        self.names = names_in(text, f"{path}: {NAMED}")
+
+    def labels(self, number: int) -> np.ndarray:
+        if not self.zipped:
+            return super().labels(number)
+        with Archive(self.folder) as archive:
+            data = archive.read(self.inside[number], IMAGE_BYTES)
+        return foreground(read_labels(self.files[number], data=data))
+
+    def __getitem__(self, number: int) -> Target:
+        target = super().__getitem__(number)
+        names = [self.names.get(i) for i in target.ids.tolist()]
+        return replace(target, names=names) if any(names) else target

@@ -29,7 +29,7 @@ def read_results(path: Path, names: Sequence[str]) -> Mapping[int, Target]:
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such file or folder of results")
-    if path.suffix.lower() in (".jsonl", ".xml", ".json", ".csv"):
+    if path.suffix.lower() in (".jsonl", ".xml", ".json", ".csv", ".png"):
         return of_video(path, read_annotations(path), names)
     if path.suffix == ".txt" and not of_mot(path):
         return boxes_by_frame(read_boxes(path))

@@ -39,7 +39,12 @@ def takes(query: Tensor, key: Tensor, value: Tensor) -> bool:
 
 def attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     """softmax(Q K^T D**-0.5) V; query [B, H, L, D], key and value [B, H, M, D] -> [B, H, L, D]."""
-    return _forward(query, key, value)[0]
+    if torch.is_grad_enabled() or torch.compiler.is_compiling():
+        return _forward(query, key, value)[0]
+    # PyTorch imports its compiler, more than a second, when an operator that it was told of is first called.
+    out = _output(query)
+    _run_forward(query, key, value, out, _norms(query), None, None, 0)
+    return out
 
 
 def dropped_attention(query: Tensor, key: Tensor, value: Tensor, count: int, keys: Tensor) -> Tensor:

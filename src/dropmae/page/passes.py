@@ -10,6 +10,7 @@ import bisect
 import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -114,8 +115,13 @@ class Pass:
         news = [number for number in newly_told(self.prompts) if number >= frame]
         return frame if frame in known else max(news, default=min(known))
 
-    def run(self, engine: Engine, video: Video, frame: int, stop: int) -> Iterator[Step]:
-        """Follows from `frame` to the one before `stop` (in this direction); before that what has to be caught up."""
+    def run(
+        self, engine: Engine, video: Video, frame: int, stop: int, read: tuple[int, np.ndarray] | None = None
+    ) -> Iterator[Step]:
+        """Follows from `frame` to the one before `stop` (in this direction); before that what has to be caught up.
+
+        `read` is the frame that was read last: forwards it need not be looked for again.
+        """
         state, number = self.begin(frame)
         if state is None:
             self.renew(number)
@@ -124,9 +130,12 @@ class Pass:
             session = state.snapshot()
             session.prompts = self.told()
         numbers = range(number, stop, self.direction)
+        frames = pictures(video, numbers)
+        if read is not None and self.direction > 0 and numbers and numbers[0] == read[0]:
+            frames = chain([read], pictures(video, numbers[1:]))
         done = None
         try:
-            for step, picture in pictures(video, numbers):
+            for step, picture in frames:
                 done, before = None, len(session.skipped)
                 answers = session.push(step, picture)
                 self.keep(step, session)

@@ -31,7 +31,7 @@ from starlette.routing import Route
 
 from dropmae import storage
 from dropmae.names import printable
-from dropmae.page import commands, saved, uploads
+from dropmae.page import commands, labels, saved, uploads
 from dropmae.page.guard import Guard
 from dropmae.page.passes import Step
 from dropmae.page.prompts import whole
@@ -92,6 +92,7 @@ class Page:
             Route("/works/{key}/exports", self.export, methods=["POST"]),
             Route("/files/{token}", self.file),
             Route("/works/{key}/saved", self.restore, methods=["POST"]),
+            Route("/works/{key}/labels", self.labels, methods=["POST"]),
             Route("/works/{key}/done", self.done, methods=["POST"]),
         ]
         handlers: Any = {
@@ -185,6 +186,8 @@ class Page:
             else:
                 work.prompts.call(asked.get("names"))
             await anyio.to_thread.run_sync(work.said)
+            if "frame" in asked and not self.queue:  # it is likely to be followed from there, soon
+                self.torch.submit(work.look_up, asked["frame"])
             return JSONResponse(self.state(work))
 
     # ------------------------------------------------------------ following
@@ -277,6 +280,21 @@ class Page:
                 await anyio.to_thread.run_sync(saved.read, path, work)
             finally:
                 storage.remove(path)
+            return JSONResponse({**self.state(work), "scores": work.scores()})
+
+    async def labels(self, request: Request) -> Response:
+        """Says what files tell, of which one PNG alone is about the frame `frame`: see `labels.read`."""
+        frame = uploads.int_of(request.query_params.get("frame"))
+        async with self.held(request) as work:
+            folder = work.folder / f"labels-{secrets.token_hex(8)}"
+            folder.mkdir()
+            try:
+                path = folder.with_suffix(".files")
+                await uploads.stored(request, path, uploads.SAVED_BYTES)
+                await anyio.to_thread.run_sync(labels.read, path, folder, work, frame)
+            finally:
+                storage.remove(folder)
+                storage.remove(folder.with_suffix(".files"))
             return JSONResponse({**self.state(work), "scores": work.scores()})
 
     async def done(self, request: Request) -> Response:

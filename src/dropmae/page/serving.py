@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import threading
+import time
+from concurrent.futures import CancelledError
 from typing import Any
 
 import numpy as np
@@ -31,8 +35,7 @@ def serve(
         engines.takes(spec)
         engines.get(spec)
     with workspace("web") as folder, Server(Page(videos, engines, folder), port) as server:
-        for kind in KINDS:
-            server.page.torch.submit(warm, engines, kind)
+        threading.Thread(target=warm_up, args=(server.page,), name="warming", daemon=True).start()
         say("the page is served on this machine alone, until Ctrl-C; its address:")
         try:
             server.wait(browser)
@@ -49,6 +52,15 @@ def pick(video: str, frame: int, browser: bool = True) -> dict[int, Target]:
         say("show on the page what to follow, then press Enter there; its address:")
         server.wait(browser)
         return server.page.answer or {}
+
+
+def warm_up(page: Page) -> None:
+    """Makes all that is likely to be used ready, one after the other, and never before what somebody waits for."""
+    with contextlib.suppress(RuntimeError, CancelledError):  # the page is closed
+        for kind in KINDS:
+            while page.queue:
+                time.sleep(0.1)
+            page.torch.submit(warm, page.engines, kind).exception()  # whoever follows is told of it
 
 
 def warm(engines: Engines, kind: str) -> None:

@@ -102,6 +102,8 @@ class Work:
         """The weights that follow, once something is shown."""
         self.used: str | None = None
         """Those that found what is there."""
+        self.read: tuple[int, np.ndarray] | None = None
+        """A frame that was read last, before it is followed from."""
         self.frames: OrderedDict[int, np.ndarray] = OrderedDict()
         self.looked, self.looking = 0, threading.Lock()
 
@@ -163,7 +165,13 @@ class Work:
         if self.spec is None:
             raise ValueError("nothing is shown yet: draw a box round what to follow, or paint it")
         self.order = [-direction, direction]
-        yield from self.passes[direction].run(self.engines.get(self.spec), self.video, frame, stop)
+        read, self.read = self.read, None
+        yield from self.passes[direction].run(self.engines.get(self.spec), self.video, frame, stop, read)
+
+    def look_up(self, frame: int) -> None:
+        """Reads a frame in which something is shown: from the last key frame on, that may take a second."""
+        with contextlib.suppress(OSError):  # it is told where it is followed
+            self.read = (frame, self.video[frame])
 
     def both(self) -> list[tuple[int, int, int]]:
         """(direction, frame, stop) of what is to be followed so that every frame has its answer."""
@@ -226,7 +234,7 @@ class Work:
                 continue  # nothing that is drawn here would give it
             hint = ": paint the thing (M)" if "mask" in cls.needs else ""
             why = "" if able else f"made of {' or '.join(cls.needs)}, which {self.spec} does not give{hint}"
-            found[suffix] = {"text": (cls.__doc__ or "").splitlines()[0], "why": why}
+            found[suffix] = {"text": (cls.__doc__ or "").splitlines()[0].replace("`", ""), "why": why}
         return found
 
     def export(self, suffix: str, out: Path) -> None:

@@ -28,6 +28,7 @@ from torch.nn.modules.module import (
     register_module_module_registration_hook,
     register_module_parameter_registration_hook,
 )
+from torch.overrides import TorchFunctionMode
 
 import dropmae
 from dropmae import contracts, registry
@@ -317,13 +318,31 @@ def outline(header: Mapping[str, Any], where: str) -> nn.Module:
         if count > MOST:
             raise ValueError(f"{where}: its fields make a {header['name']} of more than {MOST:,} tensors")
 
-    with torch.device("meta"), _counting(counted):
+    with torch.device("meta"), _Unfilled(), _counting(counted):
         try:
             return build(header, where)
         except (ValueError, TypeError, KeyError, IndexError, AttributeError, ArithmeticError, RuntimeError) as error:
             if str(error).startswith(where):
                 raise
             raise ValueError(f"{where}: its fields make no {header['name']} ({printable(error)[:120]})") from error
+
+
+class _Unfilled(TorchFunctionMode):
+    """Tensors on no device are not filled with numbers: for that PyTorch would import its compiler, more than a second.
+
+    It leaves out what fresh weights are usually made with, which changes no shape: random numbers, scaled, or a log.
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func in (torch.randn, torch.rand):
+            return torch.empty(*args, **{name: value for name, value in kwargs.items() if name != "generator"})
+        if func in (Tensor.normal_, nn.init.normal_) and (tensor := [*args, *kwargs.values()][0]).is_meta:
+            return tensor
+        plain = func in (Tensor.mul, Tensor.log) and all(type(factor) in (int, float) for factor in args[1:])
+        if plain and args[0].is_meta and args[0].is_floating_point():
+            return torch.empty(args[0].shape, dtype=args[0].dtype)
+        return func(*args, **kwargs)
 
 
 @contextlib.contextmanager

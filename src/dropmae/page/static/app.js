@@ -24,9 +24,13 @@ async function open(number) {
   try { s.use(await json("/open", { json: { video: number } }), true); } catch (error) { s.fail(error); }
 }
 
-async function upload(file) {
+const LABELS = /\.(png|zip|xml|json|jsonl|csv|txt)$/i;
+
+async function upload(files) {
+  const [file] = files;
   store.error = "";
   if (file.name.endsWith(".dropmae")) return restore(file);
+  if (store.work && files.every(({ name }) => LABELS.test(name))) return bring(files);
   s.say(`${file.name} is being copied to the server on this machine and looked through…`);
   try {
     const answer = await ask("/upload", { method: "POST", body: file, headers: { "x-name": encodeURIComponent(file.name) } });
@@ -45,6 +49,21 @@ async function restore(file) {
   } catch (error) { s.fail(error); }
 }
 
+// What others have drawn becomes what is said here; one mask alone is of this frame, several of those in their names.
+async function bring(files) {
+  await s.stop();
+  const head = JSON.stringify(files.map(({ name, size }) => [name, size]));
+  const body = new Blob([head, "\n", ...files]);
+  try {
+    const answer = await ask(`/works/${store.work.key}/labels?frame=${store.frame}`, { method: "POST", body });
+    s.use(await answer.json());
+    $("empty").hidden = true;
+    const frames = Object.keys(store.work.prompts).map(Number);
+    if (!frames.includes(store.frame)) s.go(Math.min(...frames));
+    s.say(`${files.length > 1 ? `${files.length} files are` : `${files[0].name} is`} read: what is said is in ${frames.length > 1 ? `${frames.length} frames` : `frame ${frames[0]}`}.`);
+  } catch (error) { s.fail(error); }
+}
+
 async function welcome() {
   const { videos, works } = await json("/open");
   const wanted = location.hash.slice(1), found = works.find((one) => one.key === wanted) ?? (works.length === 1 ? works[0] : null);
@@ -60,7 +79,7 @@ function choose(videos, works) {
   const pick = element("button", { className: "main", text: "Choose a file…", onclick: () => $("file").click() });
   $("empty").replaceChildren(
     element("h1", { text: videos.length ? "Which video?" : "Drop a video here" }), list, pick,
-    element("p", { text: "It stays on this machine. Saved work (.dropmae) opens here too, once its video is open." }),
+    element("p", { text: "It stays on this machine. Once a video is open, saved work (.dropmae) and labels open here too: mask PNGs (one is of the frame that is shown; several, or a zip, of the frames in their names), CVAT, COCO, MOT, targets.jsonl." }),
     ...(store.work ? [element("button", { text: "Back", onclick: () => { $("empty").hidden = true; } })] : []));
   $("empty").hidden = false;
 }
@@ -250,12 +269,14 @@ function show() {
   $("title").textContent = work ? `${work.name}  ${work.width} × ${work.height}, ${work.fps} frames/s` : "";
   $("hint").textContent = hint();
   $("hint").classList.toggle("wrong", !!store.error);
-  for (const button of $("tools").children) {
+  for (const button of $("tools").querySelectorAll("[data-tool]")) {
     const why = tools.refusal(button.dataset.tool);
     button.setAttribute("aria-pressed", String(button.dataset.tool === store.tool));
     button.disabled = !!why || !work;
     button.title = why ? `${TOOLS[button.dataset.tool].name} cannot be used: ${why}` : `${TOOLS[button.dataset.tool].hint} (${TOOLS[button.dataset.tool].key})`;
   }
+  $("lines").setAttribute("aria-pressed", String(store.lines));
+  $("lines").disabled = !work;
   const asked = work?.question !== null && work?.question !== undefined, told = !!work && Object.keys(work.prompts).length > 0;
   $("following").hidden = $("save").hidden = $("open").hidden = asked;
   $("done").hidden = !asked;
@@ -286,15 +307,16 @@ function show() {
 for (const [tool, { name, sign, key: letter }] of Object.entries(TOOLS)) {
   const button = element("button", { onclick: () => choose_tool(tool) }, element("span", { text: sign, ariaHidden: "true" }), `${name} `, element("kbd", { text: letter }));
   button.dataset.tool = tool;
-  $("tools").append(button);
+  $("lines").before(button);
 }
-const buttons = { undo: s.undo, redo: s.redo, save, help, new: new_object, copy, done, stop: s.stop, step, play, keep: s.keep_frame, weakest: least_sure,
+function lines() { store.lines = !store.lines; s.changed(); }
+const buttons = { lines, undo: s.undo, redo: s.redo, save, help, new: new_object, copy, done, stop: s.stop, step, play, keep: s.keep_frame, weakest: least_sure,
   forwards: () => follow("forwards"), backwards: () => follow("backwards"), both: () => follow("both"),
   home: () => s.go(0), end: () => s.go(Infinity), before: () => s.go(store.frame - 1), after: () => s.go(store.frame + 1),
   open: async () => { const { videos, works } = await json("/open"); choose(videos, works); } };
 for (const [id, run] of Object.entries(buttons)) $(id).addEventListener("click", () => run());
 $("number").addEventListener("change", () => s.go(Number($("number").value)));
-$("file").addEventListener("change", () => { if ($("file").files[0]) upload($("file").files[0]); $("file").value = ""; });
+$("file").addEventListener("change", () => { if ($("file").files[0]) upload([...$("file").files]); $("file").value = ""; });
 
 const ready = (run) => (event, name) => { if (store.work) run(event, name); };
 const arrows = (dx) => ready((event, name) => s.go(store.frame + dx * (name.startsWith("Shift") ? 10 : 1)));
@@ -326,10 +348,12 @@ key("O", "the chosen point is hidden here, or seen", ready(tools.toggle_visible)
 key("[", "smaller brush", () => { store.radius = Math.max(1, Math.round(store.radius * 0.8)); s.changed(); });
 key("]", "larger brush", () => { store.radius = Math.min(100, Math.ceil(store.radius * 1.25)); s.changed(); });
 key("H", "hide or show what was found", () => { store.hidden = !store.hidden; s.changed(); });
+key("L", "lines of coordinates over the picture", lines);
 key("0", "show the whole picture", () => { view.fit(); s.changed(); });
 key("+ =", "zoom in", ready(() => { view.zoom_by(1.25, view.canvas.clientWidth / 2, view.canvas.clientHeight / 2); s.changed(); }));
 key("-", "zoom out", ready(() => { view.zoom_by(0.8, view.canvas.clientWidth / 2, view.canvas.clientHeight / 2); s.changed(); }));
 key("S", "save as…", ready(() => { if (!$("save").disabled && !$("save").hidden) save(); }));
+key("I", "bring labels or saved work: mask PNGs, CVAT, COCO, MOT", ready(() => { if (!$("open").hidden) $("file").click(); }));
 key("C", "copy the command line", ready(copy));
 key("Enter", "close an outline; when asked, go on in the terminal", () => { if (!tools.close_polygon() && !$("done").hidden && !$("done").disabled) done(); });
 key("?", "these keys", help);
@@ -346,7 +370,7 @@ document.addEventListener("keydown", (event) => { if (event.key === " " && !even
 for (const kind of ["dragover", "drop"]) document.addEventListener(kind, (event) => {
   event.preventDefault();
   $("empty").classList.toggle("over", kind === "dragover");
-  if (kind === "drop" && event.dataTransfer.files[0]) upload(event.dataTransfer.files[0]);
+  if (kind === "drop" && event.dataTransfer.files[0]) upload([...event.dataTransfer.files]);
 });
 new ResizeObserver(s.changed).observe($("stage"));
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", s.changed);

@@ -12,7 +12,7 @@ export const colour = (id) => COLOURS[(id - 1) % COLOURS.length];
 export const css = (id) => `rgb(${colour(id).join(" ")})`;
 
 export const store = {
-  work: null, frame: 0, object: null, tool: "box", hidden: false, opacity: 0.45, radius: 12, spacing: 24, outline: false,
+  work: null, frame: 0, object: null, tool: "box", hidden: false, opacity: 0.45, radius: 12, spacing: 24, lines: false,
   rounds: 0, answers: new Map(), scores: {}, frames: null, unseen: new Set(), skipped: {},
   hidden_ids: new Set(), running: null, progress: null, error: "", message: "", point: null, playing: false,
 };

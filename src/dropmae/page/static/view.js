@@ -73,12 +73,33 @@ export function draw() {
     context.fillRect(0, 0, work.width, work.height);
     write(image ?? "…", work.width / 2, work.height / 2, "#fff", true);
   }
+  if (store.lines) draw_lines(work);
   if (!store.hidden) {
     const here = shown(store.frame);
     for (const [id, one] of here) if (!store.hidden_ids.has(id)) draw_mask(id, one);
     for (const [id, one] of here) if (!store.hidden_ids.has(id)) draw_one(id, one, work);
   }
   draw_draft(work);
+}
+
+// Coordinates of the file: lines at round numbers, so far apart that their numbers can be read at the edges.
+function draw_lines(work) {
+  const steps = [1, 2, 5].flatMap((n) => [n, 10 * n, 100 * n, 1000 * n]).sort((a, b) => a - b);
+  const step = steps.find((one) => one >= near(64)) ?? 5000, [w, h] = [canvas.clientWidth, canvas.clientHeight];
+  const [left, top] = [Math.max(0, -place.x / place.scale), Math.max(0, -place.y / place.scale)];
+  const [right, bottom] = [Math.min(work.width, (w - place.x) / place.scale), Math.min(work.height, (h - place.y) / place.scale)];
+  const trace = (ink, wide) => {
+    context.beginPath();
+    for (let x = Math.ceil(left / step) * step; x <= right; x += step) { context.moveTo(x, top); context.lineTo(x, bottom); }
+    for (let y = Math.ceil(top / step) * step; y <= bottom; y += step) { context.moveTo(left, y); context.lineTo(right, y); }
+    context.strokeStyle = ink;
+    context.lineWidth = near(wide);
+    context.stroke();
+  };
+  trace("#10101080", 2.5);
+  trace("#ffffffb0", 1);
+  for (let x = Math.ceil(left / step) * step; x <= right - near(30); x += step) write(x, x, top, "#fff");
+  for (let y = Math.ceil((top + 1) / step) * step; y <= bottom - near(12); y += step) write(y, left, y, "#fff");
 }
 
 function draw_mask(id, one) {
