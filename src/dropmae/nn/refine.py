@@ -47,6 +47,13 @@ def views(padded: Tensor, radius: int) -> Iterator[Tensor]:
         yield padded[:, :, y : y + height, x : x + width]
 
 
+def windows(padded: Tensor, radius: int) -> Tensor:
+    """[B, C, (2 r + 1)^2, h, w]: all `views` at once, as one operation: for graphs, which would hold each view as one."""
+    height, width = (side - 2 * radius for side in padded.shape[2:])
+    cells = functional.unfold(padded, 2 * radius + 1)
+    return cells.view(*padded.shape[:2], (2 * radius + 1) ** 2, height, width)
+
+
 def alike(own: Tensor, features: Tensor, places: Tensor, radius: int) -> Tensor:
     """[B, M, K, h, w]: products of M features [B, M, C, h, w] each with those around places, over the root of C.
 
@@ -90,6 +97,8 @@ def correlation(own: Tensor, warped: Tensor, radius: int) -> Tensor:
     Outside there is nothing.
     """
     own, padded = own * own.shape[1] ** -0.5, functional.pad(warped, (radius,) * 4)
+    if torch.compiler.is_exporting():
+        return (own[:, :, None] * windows(padded, radius)).sum(1)
     if torch.is_grad_enabled() and (own.requires_grad or padded.requires_grad):
         return Correlation.apply(own, padded, radius)
     return torch.stack([(own * view).sum(1) for view in views(padded, radius)], 1)
@@ -241,7 +250,10 @@ class Refiner(nn.Module):
 
 def neighbours(x: Tensor) -> Tensor:
     """[B, 9, D, h, w]: the cells of a map [B, D, h, w] around each one, with itself; at the border the last again."""
-    return torch.stack(list(views(functional.pad(x, (1, 1, 1, 1), mode="replicate"), 1)), 1)
+    padded = functional.pad(x, (1, 1, 1, 1), mode="replicate")
+    if torch.compiler.is_exporting():
+        return windows(padded, 1).transpose(1, 2)
+    return torch.stack(list(views(padded, 1)), 1)
 
 
 def convex_upsample(flow: Tensor, weights: Tensor, factor: int) -> Tensor:
