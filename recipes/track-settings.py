@@ -106,7 +106,13 @@ def to_and_fro(track: Track) -> Track:
     return track._replace(frames=track.frames[turns], seen=seen, boxes=boxes)
 
 
-FORMS: dict[str, Any] = {"whole": lambda track: track, "small": small, "middle": middle, "zoomed": zoomed, "long": to_and_fro}
+FORMS: dict[str, Any] = {
+    "whole": lambda track: track,
+    "small": small,
+    "middle": middle,
+    "zoomed": zoomed,
+    "long": to_and_fro,
+}
 
 
 @torch.no_grad()

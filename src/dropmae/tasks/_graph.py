@@ -19,15 +19,13 @@ from dropmae import weights
 from dropmae.storage import mark, mark_zip, replacing
 
 
-def export(
-    step: nn.Module, inputs: dict[str, Tensor], gives: list[str], out: Path, tolerance: float
-) -> dict[str, Any]:
+def export(step: nn.Module, inputs: dict[str, Tensor], gives: list[str], out: Path, tolerance: float) -> dict[str, Any]:
     """Writes what `step` computes of the named `inputs` to OUT.pt2 or OUT.onnx; how far it is from PyTorch.
 
     ValueError where a package for ONNX is missing; ArithmeticError where the graph computes something else than a
     tensor for each name of `gives`, as PyTorch computes it to within `tolerance`.
     """
-    step, given = step.eval(), tuple(inputs.values())
+    step, given = step.eval(), tuple(value.clone() for value in inputs.values())  # one tensor twice would be one input
     with torch.no_grad():
         expected = step(*given)
         program = torch.export.export(step, given, strict=False)
@@ -47,7 +45,9 @@ def export(
             found = [torch.from_numpy(values) for values in session.run(None, told)]
         differences = [float((a - b).detach().abs().max()) for a, b in zip(expected, found, strict=True)]
         if not max(differences) <= tolerance:
-            raise ArithmeticError(f"{out}: what was exported is {max(differences):.2g} from what PyTorch computes: not kept")
+            raise ArithmeticError(
+                f"{out}: what was exported is {max(differences):.2g} from what PyTorch computes: not kept"
+            )
     return {"inputs": [list(part.shape) for part in given], "difference": max(differences)}
 
 

@@ -1,4 +1,6 @@
-"""The flow of a pair as one graph: all of `Flow.answers` for pictures of one size, guesses from halved pairs included.
+"""The flow of a pair as one graph: `Flow.answers` for pictures of one size, without guesses from halved pairs (halves=0).
+
+With them the graph would be four times as large, and its writing take a quarter of an hour.
 
 input   first, second  uint8 [1, 3, H, W]   two frames
 output  flow           float32 [2, H, W]    in pixels, from the first to the second
@@ -8,6 +10,7 @@ output  flow           float32 [2, H, W]    in pixels, from the first to the sec
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +20,7 @@ from torch import Tensor, nn
 from dropmae.tasks import _graph
 
 TOLERANCE = 0.02
-"""Pixels that flow may be from PyTorch's: where two guesses are equally good, either may win."""
+"""Pixels that flow may be from PyTorch's."""
 SHIFT = (3, 5)
 """Rows and columns by which the second picture of the trial is moved."""
 
@@ -27,7 +30,8 @@ class Step(nn.Module):
 
     def __init__(self, task: Any) -> None:
         super().__init__()
-        self.task = task
+        self.task = copy.copy(task)
+        self.task.halves = 0
 
     def forward(self, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         found = self.task.answers(torch.cat([first, second]))

@@ -66,6 +66,11 @@ def export(task: Any, out: Path, points: int) -> dict[str, Any]:
         maps = tuple(one.float() for one in task.encoder(first))
         known = packed(task.head.asked(maps, asked))
     fresh = torch.arange(points)[None] % 4 == 3
-    inputs = {"frame": first.roll((2, 3), (2, 3)), "fresh": fresh, "asked": asked, **dict(zip(STATE, known, strict=True))}
+    inputs = {
+        "frame": first.roll((2, 3), (2, 3)),
+        "fresh": fresh,
+        "asked": asked,
+        **dict(zip(STATE, known, strict=True)),
+    }
     gives = [f"next_{name}" for name in STATE]
     return _graph.export(step, inputs, [*gives, "spread"], out, TOLERANCE)

@@ -48,9 +48,7 @@ def export(tracker: Any, out: Path, objects: int = 1) -> dict[str, Any]:
     if objects < 1:
         raise ValueError(f"objects must be at least 1, not {objects}")
     template, search = trial_crops(tracker, objects)
-    return _graph.export(
-        Step(tracker), {"template": template, "search": search}, ["boxes", "scores"], out, TOLERANCE
-    )
+    return _graph.export(Step(tracker), {"template": template, "search": search}, ["boxes", "scores"], out, TOLERANCE)
 
 
 def trial_crops(tracker: Any, objects: int) -> tuple[Tensor, Tensor]:
