@@ -32,7 +32,7 @@ from dropmae.tasks.vot.head import overlaps
 ALIEN, LATELY, BATCH, WARM, KEEP = 0.05, 0.6, 24, 60, 0.997
 """Share of samples whose search view is of another object; of those with a later template of its own; sizes."""
 WRONG = 0.4, 0.15
-"""Deviation of the log of the size that the head is told, of both sides together and of each: so much that it had better
+"""Deviation of the log of the size that the head is told, of both sides together and of each: so much that it has to
 look. Heads that learned with .12 and .06 believed what they were told, and in tracking nothing led the size back."""
 
 

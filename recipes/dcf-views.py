@@ -5,9 +5,9 @@ Use: python recipes/dcf-views.py OUT --clips FILE ... --photos FILE ... --cutout
 OUT.npz gets `crops` uint8 [N, 4, 252, 252, 3], `boxes` float [N, 4, 4] x y w h in shares of the crop, `present` [N, 4]
 (1, 0: the object is not there, -1: too little of it is), `visible` [N, 4] and `factors` [N]. An episode is one object
 seen four times. Two of three are photographs of single objects with alpha, pasted over a clip or a photograph: bent,
-turned, scaled, lit otherwise, before others of their kind and behind things. Of some of them only a part is the object,
-as a face is of a person (`--parts`, their share). The rest are pieces of a picture, which is turned, scaled and sheared.
-Some lose detail, colour, contrast, or what JPEG takes. Needs OpenCV (the extra `bench`).
+turned, scaled, lit otherwise, before others of their kind and behind things. Of some of them a part alone is the
+object, as a face is of a person (`--parts`, their share). The rest are pieces of a picture, which is turned, scaled and
+sheared. Some lose detail, colour, contrast, or what JPEG takes. Needs OpenCV (the extra `bench`).
 """
 
 from __future__ import annotations

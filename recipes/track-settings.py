@@ -1,9 +1,9 @@
-"""Settings of a tracker, compared on objects of DAVIS in four forms, none of which is a benchmark for reporting.
+"""Settings of a tracker, compared on objects of DAVIS in five forms, none of which is a benchmark for reporting.
 
 Use: python recipes/track-settings.py WEIGHTS DAVIS [DAVIS ...] [--try NAME=VALUE ...]... [--forms FORM ...] [--each]
 
-Each `--try` makes a row; the first row is WEIGHTS as it is. DAVIS are folders with JPEGImages and Annotations; boxes are
-those around the masks of all their sequences: around what is not black where a mask is 0 and 255 (DAVIS-2016), else
+Each `--try` makes a row; the first row is WEIGHTS as it is. DAVIS are folders with JPEGImages and Annotations. Boxes
+are those around the masks of all their sequences: around what is not black where a mask is 0 and 255 (DAVIS-2016), else
 around each object. Of each sequence every third frame counts, reduced to 240 rows, but in the last form. Forms:
 
 whole   the objects as they are
@@ -12,8 +12,8 @@ middle  the middle 60 % of each box, as a box need not be around all of a thing 
 zoomed  a camera that zooms in and out by a factor of 1.8, once in 20 of these frames
 long    every frame, to and fro, up to the 240th, at 160 rows: what drifts is lost
 
-The numbers are means over objects: area under the success curve / precision at 20 pixels; then AUROC of overlap > .5 and
-calibration error over all frames, the frames with a side beyond three times or below a third of the truth, and the
+The numbers are means over objects: area under the success curve / precision at 20 pixels; then AUROC of overlap > .5
+and calibration error over all frames, the frames with a side beyond three times or below a third of the truth, and the
 processor time of a step. The choice is the best mean of the forms.
 """
 

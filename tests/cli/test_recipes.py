@@ -96,21 +96,22 @@ def test_the_settings_of_a_tracker_are_tried_on_any_davis(tmp_path: Path) -> Non
     frames.mkdir(parents=True)
     masks.mkdir(parents=True)
     noise = np.random.default_rng(0).integers(0, 256, (120, 160, 3), dtype=np.uint8)
-    for number in range(2):
+    for number in range(4):
         mask = np.zeros((120, 160), np.uint8)
         mask[40:80, 50 + 4 * number : 90 + 4 * number] = 255
         Image.fromarray(np.where(mask[..., None], 255 - noise // 4, noise // 4)).save(frames / f"{number:05}.jpg")
         Image.fromarray(mask).save(masks / f"{number:05}.png")
     command = [sys.executable, str(RECIPES[0].with_name("track-settings.py")), str(SHIPPED / "vot.safetensors")]
-    done = subprocess.run([*command, str(tmp_path)], capture_output=True, text=True, timeout=240, check=True)
+    words = [str(tmp_path), "--try", "size_smoothing=1.0", "first_frame_bias=no", "--forms", "whole", "middle", "long"]
+    done = subprocess.run([*command, *words], capture_output=True, text=True, timeout=240, check=True)
     count, head, _, *rows = done.stdout.splitlines()
-    assert count == "1 objects"
-    assert head.split(" | ")[-3:] == ["whole", "small", "middle |"]
-    assert len(rows) == 10
+    assert count.startswith("1 objects")
+    assert head.split(" | ")[1:5] == ["mean", "whole", "middle", "long"]
+    assert [row.split(" | ")[0] for row in rows] == ["| as it is", "| size_smoothing=1.0 first_frame_bias=no"]
     for row in rows:
-        cells = [float(cell) for cell in row.strip("| ").split(" | ")[2:]]
-        assert cells[0] == pytest.approx(np.mean(cells[1:]), abs=1e-3)
-        assert 0.5 < cells[1] <= 1  # four pixels to the right
+        mean, *forms = ([float(part) for part in cell.split(" / ")] for cell in row.split(" | ")[1:5])
+        assert mean == pytest.approx(np.mean(forms, axis=0), abs=1e-3)
+        assert 0.5 < forms[0][0] <= 1  # four pixels to the right
 
 
 def test_the_gpu_check_goes_through_on_a_cpu(tmp_path: Path) -> None:

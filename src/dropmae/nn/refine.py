@@ -48,7 +48,7 @@ def views(padded: Tensor, radius: int) -> Iterator[Tensor]:
 
 
 def windows(padded: Tensor, radius: int) -> Tensor:
-    """[B, C, (2 r + 1)^2, h, w]: all `views` at once, as one operation: for graphs, which would hold each view as one."""
+    """[B, C, (2 r + 1)^2, h, w]: all `views` by one operation, for graphs, which would hold one for each of them."""
     height, width = (side - 2 * radius for side in padded.shape[2:])
     cells = functional.unfold(padded, 2 * radius + 1)
     return cells.view(*padded.shape[:2], (2 * radius + 1) ** 2, height, width)

@@ -52,7 +52,7 @@ def export(step: nn.Module, inputs: dict[str, Tensor], gives: list[str], out: Pa
 
 
 def blocks(shape: tuple[int, ...], seed: int = 0) -> Tensor:
-    """uint8 [..., H, W]: a picture to try a graph on, of random blocks of 8 pixels, so that there is something to find."""
+    """uint8 [..., H, W]: a picture to try a graph on, of random blocks of 8 pixels."""
     sides = shape[-2:]
     rng = np.random.default_rng(seed)
     coarse = rng.integers(0, 256, (*shape[:-2], *(-(-side // 8) for side in sides)), dtype=np.uint8)

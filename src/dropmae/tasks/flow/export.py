@@ -1,4 +1,4 @@
-"""The flow of a pair as one graph: `Flow.answers` for pictures of one size, without guesses from halved pairs (halves=0).
+"""The flow of a pair as one graph: `Flow.answers` for pictures of one size, without guesses from halved pairs.
 
 With them the graph would be four times as large, and its writing take a quarter of an hour.
 
