@@ -62,6 +62,7 @@ def test_flow(run: Any, name: str) -> None:
     )
     own = task.between(first, second)
     assert own.flow is not None
+    assert own.flow_confidence is not None
     np.testing.assert_allclose(flow.transpose(1, 2, 0), own.flow, atol=1e-3)
     np.testing.assert_array_equal(occluded > 0.5, own.occluded)
     np.testing.assert_allclose(confidence, own.flow_confidence, atol=1e-4)
