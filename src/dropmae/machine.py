@@ -9,6 +9,7 @@ import platform
 import signal
 import sys
 import zlib
+from functools import cache
 from pathlib import Path
 
 
@@ -86,6 +87,16 @@ def _stat(pid: int) -> list[str]:
             return file.read().rpartition(")")[2].split()
     except OSError:
         return []
+
+
+@cache
+def instructions() -> frozenset[str]:
+    """What the processor can do, as Linux on x86 names it; nothing is known elsewhere."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("flags"):
+                return frozenset(line.partition(":")[2].split())
+    return frozenset()
 
 
 def cores() -> int:

@@ -588,13 +588,14 @@ def test_writing(tmp_path: Path) -> None:
 
 
 def test_the_same_frames_give_the_same_bytes(tmp_path: Path) -> None:
-    """Whatever was in memory before: with B frames, x264 made three files of twenty others on AVX-512."""
+    """Whatever was in memory before: with AVX-512 x264 made 41 other files in 80 runs, and 3 without B frames."""
     clip = Path(__file__).parents[2] / "docs/images/car.mp4"
     frames, path, found = Video(clip).read(range(76, 96)), tmp_path / "clip.mp4", set[bytes]()
-    for seed in range(12):
-        junk = [np.full(random.Random(seed + 99 * n).randrange(1000, 3_000_000), 21 * seed, np.uint8) for n in range(5)]
+    draw = random.Random(0)
+    for _ in range(12):
+        junk = [np.frombuffer(draw.randbytes(draw.randrange(1000, 400_000)), np.uint8).repeat(2) for _ in range(12)]
         del junk
-        write(path, frames, 12.5)
+        write(path, frames[:, 60:132, 150:246], 12.5)
         found.add(path.read_bytes())
     assert len(found) == 1
 

@@ -13,6 +13,7 @@ import av
 import numpy as np
 from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
 
+from dropmae import machine
 from dropmae.storage import mark, replacing, unwritable
 from dropmae.video.frames import FPS
 from dropmae.video.sound import Sound
@@ -57,7 +58,7 @@ class Writer:
         *,
         crf: int = 20,
         gop: int = 250,
-        b_frames: int = 0,
+        b_frames: int = 2,
         references: int = 3,
         preset: str = "veryfast",
         tune: str = "",
@@ -67,8 +68,6 @@ class Writer:
     ):
         """`crf` 0..51, lower is better; at most `gop` frames from key frame to key frame; `preset`, `tune` of x264.
 
-        With `b_frames` files are a tenth smaller, and on processors with AVX-512 the same frames may give other bytes:
-        what x264 does there for its MB-tree is not the same each time.
         `sound` is copied as it is, unless this container cannot hold it, which `silent` then says. `kind` of output is
         what the file is marked as (`storage.mark`).
         """
@@ -78,6 +77,8 @@ class Writer:
         self.path, self.rate, self.threads, self.kind = Path(path), rate, threads, kind
         self.settings = {"crf": str(crf), "g": str(gop), "bf": str(b_frames), "refs": str(references), "preset": preset}
         self.settings |= {"tune": tune} if tune else {}
+        if "avx512bw" in machine.instructions():  # what x264 does with them depends on what was in memory before
+            self.settings["x264-params"] = "asm=avx2"
         self.size: tuple[int, int] | None = None
         self.count = 0
         self.stack = ExitStack()
