@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from dropmae.loading import named
 from dropmae.target import Target
 from dropmae.tasks.dcf import DCF, State, crops, fine, ridge
 from dropmae.tasks.dcf.head import GRID, Head, likeness, middle, tokens
+from dropmae.video import Video
 
 
 class Colours(nn.Module):
@@ -384,3 +386,18 @@ def test_fine_filter_places_the_box_to_a_pixel(world):
         state, found = task.step(state, shown(world, place))
     box = found[3].box()
     np.testing.assert_allclose(box[:2] + box[2:] / 2, [126, 82], atol=1.5)
+
+
+@pytest.mark.parametrize("told", [0.6, 0.8, 1.25, 1.6])
+def test_the_shipped_heads_look_for_the_size_whatever_they_are_told(told: float) -> None:
+    """Heads that had learned with sizes nearly right found .86 of the height when told .6, so that sizes ran away."""
+    frame = Video(Path(__file__).parents[2] / "docs/images/car.mp4")[76]
+    task, box = weights.load("shipped:filters").eval(), np.array([160.0, 69.0, 108.0, 171.0])
+    state = task.start(frame, Target(ids=np.array([1]), boxes=box[None]))
+    centre, size = box[:2] + box[2:] / 2, box[2:] * told
+    state = dataclasses.replace(state, boxes=np.concatenate([centre - size / 2, size])[None])
+    with torch.no_grad():
+        found = task.look(state, frame, [0], [crops.region(centre, task.reach(state, 0))], [True])[0]
+    ratio = found.box[2:] / box[2:]
+    assert (ratio > 0.9).all()
+    assert (ratio < 1.15).all()

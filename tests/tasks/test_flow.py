@@ -15,7 +15,7 @@ from dropmae.datasets.layers import Layers
 from dropmae.engine import Engine, follow
 from dropmae.formats.flow import read_flow, read_marks
 from dropmae.nn.refine import centres, sample
-from dropmae.rendering.layers import levels, render_pair
+from dropmae.rendering.layers import Moves, levels, render_pair, street
 from dropmae.sequence import Sequence
 from dropmae.target import Target, read_targets
 from dropmae.tasks.flow import Flow, astray
@@ -75,6 +75,26 @@ def test_rendered_flow_is_where_things_went(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(FileNotFoundError, match="no picture or video"):
         Layers().sequences(tmp_path / "empty")
+
+
+def test_a_street_that_is_driven_along() -> None:
+    """Pairs agree with their flow, which grows towards the lower edge, and points at one place but for a turn."""
+    ground = levels(torch.from_numpy(np.concatenate([texture(240, 300), np.full((1, 240, 300), 255, np.uint8)])))
+    moves, contrast = Moves(approach=1.0, plain=0.5, shift=(0.3, 12.0)), []
+    for number in range(8):
+        frames, flow, occluded = render_pair(ground, [], (96, 128), generator(3, number), moves)
+        first, second = (torch.from_numpy(frame).permute(2, 0, 1).float()[None] for frame in frames)
+        goal = centres(96, 128) + torch.from_numpy(flow).permute(2, 0, 1)[None]
+        off = (sample(second, goal) - first).abs().mean(1)[0].numpy()
+        assert np.median(off[~occluded]) < 4
+        contrast.append(float(first.std()))
+    assert min(contrast) < 0.5 * max(contrast), "half of them have lost their contrast"
+    places = centres(96, 128)[0]
+    for number in range(8):
+        flow = street(generator(4, number), places, 10.0).numpy()
+        grown = np.linalg.norm(flow - flow[:, 20, 64][:, None, None], axis=0)
+        assert grown[-1].mean() > 2 * grown[20].mean()
+        assert np.isfinite(flow).all()
 
 
 def test_samples_keep_flow_true() -> None:
