@@ -142,11 +142,14 @@ def test_a_pool_ignores_signals_and_ends_at_once() -> None:
     ],
 )
 def test_what_befalls_data_processes_is_told_in_a_line(text: str, says: str) -> None:
-    told = explained(RuntimeError(text))
+    told = explained(RuntimeError(text), 2)
     assert told is not None
     assert says in told
     assert "\n" not in told
-    assert explained(RuntimeError("CUDA error")) is None
+    assert explained(RuntimeError("CUDA error"), 2) is None
+    for error in (ConnectionResetError(104, "Connection reset by peer"), EOFError()):
+        assert "data process was killed" in str(explained(error, 2)), "it was about to hand over a batch"
+        assert explained(error, 0) is None, "a store that is read by this process"
 
 
 # ------------------------------------------------------------ the verbs

@@ -300,9 +300,9 @@ def fit(
                 checkpoint(step + 1)
         if done == how.steps:
             learner.collect()
-    except (RuntimeError, OSError) as error:
+    except (RuntimeError, OSError, EOFError) as error:
         with undisturbed():
-            reason = explained(error)
+            reason = explained(error, how.workers)
             if isinstance(error, OSError) and reason is None:
                 raise
             # A data process was killed, memory is full, another rank is gone: what has been learned is still there.
@@ -334,15 +334,21 @@ def fit(
     }
 
 
-def explained(error: Exception) -> str | None:
-    """What PyTorch's error about its data processes comes to, with the remedy; None for any other error."""
+def explained(error: Exception, workers: int) -> str | None:
+    """What PyTorch's error about its data processes comes to, with the remedy; None for any other error.
+
+    One that is killed while a batch is taken from it is a connection that breaks off; what they read, they report.
+    """
     text = str(error)
+    killed = "a data process was killed, perhaps for want of memory: fewer --workers need less"
+    if workers and isinstance(error, (ConnectionError, EOFError)):
+        return killed
     if "DataLoader worker" not in text:
         return None
     if any(word in text for word in ("shared memory", "Bus error", "No space left on device", "shm")):
         return "shared memory (/dev/shm) is full: give it more (docker run --shm-size=2g), or train with --workers 0"
     if "is killed" in text or "exited unexpectedly" in text:
-        return "a data process was killed, perhaps for want of memory: fewer --workers need less"
+        return killed
     return text.strip().splitlines()[-1].removeprefix("OSError: ")
 
 
