@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import runpy
 import shlex
 import subprocess
 import sys
@@ -89,6 +90,28 @@ def test_boxes_drawn_by_hand_can_be_read() -> None:
             box = frames[number].box(1)
             assert (box[:2] >= 0).all()
             assert (box[2:] > 10).all()
+
+
+def test_a_part_of_a_cut_out_keeps_its_place_and_size() -> None:
+    pytest.importorskip("cv2", reason="views are rendered with OpenCV, of the extra `bench`")
+    views = runpy.run_path(str(RECIPES[0].with_name("dcf-views.py")))
+    thing = np.zeros((120, 160, 4), np.uint8)
+    thing[20:100, 30:130, 3] = 255
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        x, y, w, h = part = views["part_of"](thing, rng)
+        assert x >= 30
+        assert y >= 20
+        assert x + w <= 130
+        assert y + h <= 100
+        assert 0.3 <= w / 100 <= 0.75
+        assert 0.3 <= h / 80 <= 0.75
+        turned = views["affine"](2.0, np.pi / 2, 1.0, 0.0, (x + w / 2, y + h / 2), (50.0, 60.0))
+        np.testing.assert_allclose(views["moved"](part, turned), [50 - h, 60 - w, 2 * h, 2 * w])
+    assert (
+        views["part_of"](np.where(np.eye(120, 160, dtype=bool)[..., None], 255, thing * 0).astype(np.uint8), rng)
+        is None
+    )
 
 
 def test_the_settings_of_a_tracker_are_tried_on_any_davis(tmp_path: Path) -> None:
