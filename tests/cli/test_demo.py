@@ -11,7 +11,9 @@ import pytest
 
 import dropmae
 from dropmae.cli import main
-from dropmae.video import write_store
+from dropmae.target import read_targets
+from dropmae.video import Video, write_store
+from dropmae.weights import SHIPPED
 from samples import moving_squares
 
 DEMO = importlib.import_module("dropmae.verbs.demo")
@@ -24,6 +26,7 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(DEMO, "FIELDS", {**DEMO.FIELDS, "image": 32, "patch": 8})
     monkeypatch.setattr(DEMO, "TRAINING", {**DEMO.TRAINING, "global_batch": 2, "workers": 0})
     monkeypatch.setattr(DEMO, "FOLLOWED", {**DEMO.FOLLOWED, "frames": 4, "size": (64, 80)})
+    monkeypatch.setattr(DEMO, "REAL", {**DEMO.REAL, "stop": 3})
     monkeypatch.setattr(DEMO, "FEWEST", 2)
     monkeypatch.setattr(DEMO, "MOST", 3)
 
@@ -40,11 +43,27 @@ def test_demo_ends_with_a_report_and_returns_at_once_the_second_time(tiny: None,
     assert "TwinMAE" in page
     assert "DropMAE" in page
     assert "followed from one box by the tracker that comes with the package" in page
+    assert "Tracking in a real clip" in page
     assert (out / "tracking" / "tracked.mp4").is_file()
+    ((_, followed),) = read_targets(out / "tracking" / "real.jsonl").items()
+    assert [len(followed[frame].ids) for frame in sorted(followed)] == [1, 1, 1]
     assert json.loads((out / "demo.json").read_text())["steps"] == 2
     before = {path: path.stat().st_mtime_ns for path in out.rglob("*.safetensors")}
     assert dropmae.demo(out=out, minutes=100)["steps"] == 2
     assert before == {path: path.stat().st_mtime_ns for path in out.rglob("*.safetensors")}
+
+
+def test_the_real_clip_of_the_demo_comes_with_the_package_and_is_credited() -> None:
+    clip = SHIPPED / "car.mp4"
+    assert clip.stat().st_size < 500_000
+    with Video(clip) as video:
+        assert len(video) == DEMO.REAL["stop"]
+        assert video.width >= 320
+        x, y, w, h = DEMO.REAL["box"]
+        frame = video[0].astype(float)
+        inside = frame[int(y) : int(y + h), int(x) : int(x + w)].mean()
+        assert inside > 2 * frame[:, : int(x)].mean()  # a white car on dark asphalt
+    assert "car.mp4" in (SHIPPED / "CREDITS.md").read_text()
 
 
 def test_demo_trains_as_long_as_the_time_allows(tiny: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
