@@ -1,13 +1,15 @@
 """What `dropmae convert shipped:vot FOLDER` writes, beside `dropmae track`: the same boxes? how fast? how large?
 
-Use: python recipes/embedded.py FOLDER [--otb DIR ...] [--binary TRACKER] [--times DIR] [--rounds 5] [--steps 60]
+Use: python recipes/embedded.py FOLDER [--otb DIR ... --final [TITLE]] [--log FILE] [--binary TRACKER] [--times DIR]
+         [--rounds 5] [--steps 60]
 
 FOLDER is that folder and TRACKER its tracker.cpp, compiled. Boxes: every sequence in the layout of OTB below each DIR
 is followed from its first box by `track` in float32, and by tracker.py and TRACKER with either network; the numbers are
-the largest and the 95th percentile of how far x, y, width or height is off, in pixels, and the success AUC. Times:
-milliseconds of a step on one thread, crops included and decoding not, of 1, 4 and 10 objects in the frames of the first
-sequence in DIR. The ways take turns. CPU time is over all rounds, and does not count what else the machine does; wall
-time is of the round with the least median. TRACKER's is from a picture going into its pipe to the boxes coming out. Set
+the largest and the 95th percentile of how far x, y, width or height is off, in pixels, and the success AUC. Such sets
+are for reporting: this needs --final, and puts the look on record in docs/log.md (or FILE). Times: milliseconds of a
+step on one thread, crops included and decoding not, of 1, 4 and 10 objects in the frames of the first sequence in DIR.
+The ways take turns. CPU time is over all rounds, and does not count what else the machine does; wall time is of the
+round with the least median. TRACKER's is from a picture going into its pipe to the boxes coming out. Set
 OMP_NUM_THREADS=1.
 """
 
@@ -23,6 +25,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import looks  # beside this file
 import numpy as np
 import torch
 
@@ -31,7 +34,7 @@ from dropmae import registry
 from dropmae.data.boxtracks import tracks_of
 from dropmae.engine import Engine
 from dropmae.loading import load_task
-from dropmae.metrics.boxes import iou
+from dropmae.metrics.boxes import centre_distances, iou
 from dropmae.rendering.synth import Rendering, render
 from dropmae.target import Target
 
@@ -81,7 +84,9 @@ def compare(given: argparse.Namespace) -> None:
     make = tracker_class(given.folder)
     rows: dict[str, list[tuple[float, float, float]]] = {}
     print("| sequence | frames | | " + "most, px | 95 %, px | AUC |\n|---|---|---|---|---|---|")
+    commit = looks.commit()
     for root in given.otb:
+        worth: dict[str, list[tuple[float, float]]] = {}
         for sequence in registry.load("benchmarks", "otb")(protocol="official").sequences(root):
             frames = np.stack(list(sequence.video))
             numbers = sorted(sequence.targets)
@@ -99,10 +104,15 @@ def compare(given: argparse.Namespace) -> None:
                 auc = float(np.mean([(overlap > step).mean() for step in np.linspace(0, 1, 21)]))
                 row = float(off.max()), float(np.percentile(off, 95)), auc
                 rows.setdefault(name, []).append(row)
+                far = np.array([centre_distances(boxes[n][None], truth[n][None])[0] for n in numbers[1:]])
+                worth.setdefault(name, []).append((auc, float((far <= 20).mean())))
                 print(
                     f"| {sequence.name} | {len(frames)} | {name} | {row[0]:.3f} | {row[1]:.3f} | {auc:.3f} |",
                     flush=True,
                 )
+        for name, pairs in worth.items():
+            tracker, place = f"{given.weights} ({name})", f"otb: {root.resolve().name}"
+            looks.record(given.log, given.final, commit, tracker, place, len(pairs), *np.mean(pairs, axis=0).tolist())
     for name, values in rows.items():
         most, usual, auc = np.array(values).T
         print(f"| all | | {name} | {most.max():.3f} | {np.median(usual):.3f} | {auc.mean():.3f} |")
@@ -235,7 +245,10 @@ def main() -> None:
     parser.add_argument("--times", type=Path)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=60)
+    looks.add_options(parser)
     given = parser.parse_args()
+    if given.otb and given.final is None:
+        parser.error(looks.refusal(", ".join(str(root) for root in given.otb)))
     print(f"{torch.get_num_threads()} threads of torch")
     weigh(given)
     apart(given)

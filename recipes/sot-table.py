@@ -1,7 +1,7 @@
 """One table of trackers on sequences in the layouts of OTB and TLD, and on videos with a targets.jsonl.
 
 Use: python recipes/sot-table.py [--otb DIR ...] [--tld DIR] [--folder DIR] --out OUT [--weights FILE ...]
-         [--trunk FILE] [--nano DIR ...] [--only ROW ...] [--final TITLE]
+         [--trunk FILE] [--nano DIR ...] [--only ROW ...] --final [TITLE] [--log FILE]
 
 Rows: a copy of the first box, OpenCV's KCF and CSRT (the extra `bench`), the tracker's network with random weights, and
 the tracker: the one that comes with the package, or those named. `--trunk` names the encoder of heads that have none
@@ -16,22 +16,23 @@ stands.
 hand-boxes.jsonl beside this file is such a targets.jsonl: boxes drawn by eye, to about 3 pixels, in five or six frames
 of each of 13 clips of 256 rows that no setting of the tracker was chosen on, before any tracker had been run there.
 
-These sets are for reporting: `--final` appends the date, the commit and the table to docs/log.md, so that every look is
-on record.
+These sets are for reporting, so no tracker is run on them without `--final`, which means that nothing will be chosen
+by what comes out. Each look is put on record in docs/log.md (or `--log FILE`) as soon as a set is done: date, commit,
+TITLE, tracker, set, success AUC and precision@20. Without `--final` the table of what OUT holds is printed again, if
+all of it is on record; else the command ends with what is missing. Settings are chosen with recipes/track-settings.py.
 """
 
 from __future__ import annotations
 
 import argparse
-import datetime
 import json
 import os
-import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import looks  # beside this file
 import numpy as np
 import torch
 
@@ -142,6 +143,20 @@ def clocked(task: Any, seconds: list[float]) -> Any:
     return task
 
 
+def recorded(out: Path) -> Path:
+    """The file that says that the look whose results are in `out` is on record, and at which sequences."""
+    return out.with_name(f"{out.name}.recorded.json")
+
+
+def on_record(name: str, root: Path, out: Path) -> bool:
+    """Whether the look at every sequence of a benchmark is on record, and its results are in `out`."""
+    if not recorded(out).is_file():
+        return False
+    done = json.loads(recorded(out).read_text())
+    there = [sequence.name for sequence in registry.load("benchmarks", name)(**PROTOCOLS[name]).sequences(root)]
+    return sorted(there) == sorted(done) and all((out / f"{one}.json").is_file() for one in there)
+
+
 def measure(make: Callable[[], Any], name: str, root: Path, out: Path) -> dict[str, Any]:
     """Follows every sequence of a benchmark that is not done yet, and scores them; {sequence: its numbers}."""
     bench: Any = registry.load("benchmarks", name)(**PROTOCOLS[name])
@@ -196,7 +211,7 @@ def off_size(row: dict[str, Any]) -> tuple[int, int]:
 
 def line(row: str, found: dict[str, Any]) -> list[str]:
     """The cells of a tracker's row, but for the sequences."""
-    cells = [f"{np.mean([one[key] for one in found.values()]):.3f}" for key in ("success_auc", "precision_20")]
+    cells = [f"{mean(found, key):.3f}" for key in ("success_auc", "precision_20")]
     steps, seconds = (sum(one[key] for one in found.values()) for key in ("steps", "seconds"))
     tracks = [
         Scored(np.nan_to_num(iou(table_of(one["boxes"]), table_of(one["truth"]))), np.array(one["scores"], np.float64))
@@ -209,46 +224,57 @@ def line(row: str, found: dict[str, Any]) -> list[str]:
     return [row, *cells, f"{100 * off / max(known, 1):.1f} %"]
 
 
+def mean(found: dict[str, Any], key: str) -> float:
+    return float(np.mean([one[key] for one in found.values()]))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--otb", type=Path, nargs="*", default=[])
-    for name in ("tld", "folder"):
-        parser.add_argument(f"--{name}", type=Path, nargs="*", default=[])
-    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--otb", type=Path, nargs="*", default=[], help="folders in the layout of OTB")
+    parser.add_argument("--tld", type=Path, nargs="*", default=[], help="folders in the layout of TLD")
+    parser.add_argument("--folder", type=Path, nargs="*", default=[], help="folders of videos with a targets.jsonl")
+    parser.add_argument("--out", type=Path, required=True, help="for results; what is there is not made again")
     parser.add_argument("--weights", type=Path, nargs="*", default=[SHIPPED / "vot.safetensors"])
-    parser.add_argument("--trunk", type=Path)
-    parser.add_argument("--nano", type=Path, nargs="*", default=[])
+    parser.add_argument("--trunk", type=Path, help="the encoder of heads that have none")
+    parser.add_argument("--nano", type=Path, nargs="*", default=[], help="folders with the files of NanoTrack")
     parser.add_argument("--only", nargs="*", help="rows to make; by default all")
-    parser.add_argument("--final", metavar="TITLE", help="appends the look to docs/log.md")
+    looks.add_options(parser)
     given = parser.parse_args()
+    made = {
+        row: make
+        for row, make in rows(given.weights, given.trunk, given.nano).items()
+        if not given.only or row in given.only
+    }
+    places = [(name, root) for name in PROTOCOLS for root in getattr(given, name)]
+    if not made or not places:
+        parser.error("nothing to do: name --otb, --tld or --folder, and rows that there are")
+
+    def results(row: str, name: str, root: Path) -> Path:
+        return given.out / row.replace(" ", "-") / name / root.resolve().name
+
+    todo = [(row, *place) for row in made for place in places if not on_record(*place, results(row, *place))]
+    if todo and given.final is None:
+        missing = [f"{row} on {root.resolve().name}" for row, _, root in todo]
+        parser.error(looks.refusal(", ".join(missing[:3]) + (f" and {len(missing) - 3} more" if missing[3:] else "")))
     print(f"{torch.get_num_threads()} threads, {os.cpu_count()} cores")
-    table: dict[str, Any] = {}
-    for row, make in rows(given.weights, given.trunk, given.nano).items():
-        if given.only and row not in given.only:
-            continue
+    commit, table = looks.commit(), dict[str, Any]()
+    for row, make in made.items():
         table[row] = {}
-        for name in PROTOCOLS:
-            for root in getattr(given, name):
-                table[row] |= measure(make, name, root, given.out / row.replace(" ", "-") / name / root.resolve().name)
+        for name, root in places:
+            out = results(row, name, root)
+            found = measure(make, name, root, out)
+            if (row, name, root) in todo:
+                numbers = mean(found, "success_auc"), mean(found, "precision_20")
+                place = f"{name}: {root.resolve().name}"
+                looks.record(given.log, given.final, commit, row, place, len(found), *numbers)
+                recorded(out).write_text(json.dumps(sorted(found)))
+            table[row] |= found
     (given.out / "table.json").write_text(json.dumps(table, indent=1))
     names = list(next(iter(table.values())))
     head = ["", "success AUC", "precision@20", "ms", "AUROC .5", "AUROC .3", "calibration", "size off", *names]
     lines = [head, ["---"] * len(head)]
     lines += [[*line(row, f), *(f"{f[name]['success_auc']:.3f}" for name in names)] for row, f in table.items()]
-    text = "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
-    print(text)
-    if given.final:
-        record(given.final, text)
-
-
-def record(title: str, text: str) -> None:
-    """Appends a look at sets that are for reporting to docs/log.md."""
-    place = Path(__file__).parent.parent
-    commit = subprocess.run(
-        ["git", "-C", str(place), "describe", "--always", "--dirty"], capture_output=True, text=True, check=True
-    ).stdout.strip()
-    with open(place / "docs" / "log.md", "a") as file:
-        file.write(f"\n## {datetime.date.today()}: {title}\n\nAt {commit}, `recipes/sot-table.py --final`.\n\n{text}\n")
+    print("\n".join(f"| {' | '.join(cells)} |" for cells in lines))
 
 
 if __name__ == "__main__":

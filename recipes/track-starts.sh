@@ -5,7 +5,7 @@
 # Hours:    0.1 a run on one CPU core with AVX512-BF16, 8 runs
 # Use:      recipes/track-starts.sh CLIPS FRAMES ENCODERS OUT: CLIPS of `dropmae synth`, FRAMES of `dropmae prepare
 #           --frames`, ENCODERS a folder with dropmae, twinmae and mae-tiny-112.safetensors; STEPS=400; then
-#           python recipes/sot-table.py --otb DIR --tld DIR --out TABLE --weights OUT/*/last.safetensors
+#           python recipes/sot-table.py --otb DIR --tld DIR --out TABLE --weights OUT/*/last.safetensors --final
 set -euo pipefail
 clips=$1 frames=$2 encoders=$3 out=$4 steps=${STEPS:-400}
 train() { # NAME SEED and flags

@@ -6,8 +6,10 @@ import json
 import os
 import runpy
 import shlex
+import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -158,3 +160,71 @@ def test_the_gpu_check_goes_through_on_a_cpu(tmp_path: Path) -> None:
     written = sorted(path.name for path in (tmp_path / "out").iterdir() if path.is_file())
     assert written == ["dropmae-metrics.jsonl", "dropmae.safetensors", "gpu-check.json", "twinmae-metrics.jsonl",
                        "twinmae.safetensors"]  # fmt: skip
+
+
+@pytest.fixture
+def sot_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Runs recipes/sot-table.py for a box that does not move, on two made-up sequences in the layout of OTB."""
+    pytest.importorskip("cv2", reason="the table has rows of OpenCV, of the extra `bench`")
+    noise = np.random.default_rng(0).integers(0, 256, (48, 64, 3), dtype=np.uint8)
+    for name, speed in (("Stays", 0), ("Leaves", 40)):
+        (tmp_path / "Mine" / name / "img").mkdir(parents=True)
+        for number in range(1, 5):
+            Image.fromarray(noise).save(tmp_path / "Mine" / name / "img" / f"{number:04}.jpg")
+        boxes = "".join(f"{1 + speed * number},1,20,20\n" for number in range(4))
+        (tmp_path / "Mine" / name / "groundtruth_rect.txt").write_text(boxes)
+    monkeypatch.syspath_prepend(str(RECIPES[0].parent))
+    script = RECIPES[0].with_name("sot-table.py")
+
+    def run(*words: str) -> None:
+        places = ["--otb", str(tmp_path / "Mine"), "--out", str(tmp_path / "out"), "--log", str(tmp_path / "log.md")]
+        monkeypatch.setattr(sys, "argv", [str(script), *places, "--only", "first box", *words])
+        runpy.run_path(str(script), run_name="__main__")
+
+    return run
+
+
+def test_each_look_at_a_reporting_set_is_on_record(
+    sot_table: Callable[..., None], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log = tmp_path / "log.md"
+    with pytest.raises(SystemExit, match="2"):
+        sot_table()
+    assert "first box on Mine: there is no look on record" in capsys.readouterr().err
+    assert not log.exists()
+    assert not (tmp_path / "out").exists()
+    sot_table("--final", "one | two")
+    head, rule, row = log.read_text().splitlines()[-3:]
+    assert head == "| date | commit | look | tracker | set | sequences | success AUC / precision@20 |"
+    assert rule.count("|") == head.count("|") == row.count("|")
+    date, commit, *rest = row.strip("| ").split(" | ")
+    assert len(date.split("-")) == 3
+    assert commit == runpy.run_path(str(RECIPES[0].with_name("looks.py")))["commit"]()
+    # one sequence is right in all frames but the last threshold of the curve, 1, and the other in the first frame alone
+    assert rest == ["one / two", "first box", "otb: Mine", "2", "0.595 / 0.625"]
+
+
+def test_a_look_is_recorded_once_and_again_where_there_is_more_to_see(
+    sot_table: Callable[..., None], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log, out = tmp_path / "log.md", tmp_path / "out" / "first-box" / "otb"
+    log.write_text("# Log\n\nWords.\n")
+    sot_table("--final")
+    once = log.read_text()
+    assert once.startswith("# Log\n\nWords.\n\n## Looks at reporting sets\n")
+    sot_table("--final", "the same")
+    sot_table()  # prints what is known
+    assert "| first box | 0.595 | 0.625 |" in capsys.readouterr().out.splitlines()[-1]
+    assert log.read_text() == once
+    log.write_text(once + "\nMore words.\n")
+    shutil.copytree(tmp_path / "Mine" / "Stays", tmp_path / "Mine" / "StaysToo")
+    with pytest.raises(SystemExit, match="2"):
+        sot_table()
+    sot_table("--final", "three")
+    *_, first, second, empty, last = log.read_text().splitlines()
+    assert (empty, last) == ("", "More words.")
+    assert " | - | first box | otb: Mine | 2 | " in first
+    assert " | three | first box | otb: Mine | 3 | " in second
+    (out / "Mine.recorded.json").unlink()  # results that nobody wrote down
+    with pytest.raises(SystemExit, match="2"):
+        sot_table()
