@@ -522,7 +522,7 @@ def test_a_camera_can_only_be_iterated(monkeypatch: pytest.MonkeyPatch) -> None:
                 wrong(camera)
         assert [frame.shape for frame in camera] == [(48, 64, 3)] * 20
     monkeypatch.setitem(files.CAMERAS, "linux", ("v4l2", "/dev/nothing{}"))
-    with pytest.raises(FileNotFoundError, match="camera 7: no such file"):
+    with pytest.raises(FileNotFoundError, match="camera 7: there is no such camera"):
         Video(7)
 
 

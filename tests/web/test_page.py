@@ -565,7 +565,7 @@ def test_wrong_words(clip: Path, tracker: Path, tmp_path: Path, capsys: pytest.C
         ("nowhere.mp4",): "nowhere.mp4: no such file",
         (str(tmp_path / "text.mp4"),): "text.mp4: not a video",
         (str(tmp_path / "none"),): "holds no video",
-        ("0",): "a live stream has no frames to go back to",
+        ("63",): "camera 63: there is no such camera on this machine",
         (str(clip), "--weights", str(tmp_path / "w.safetensors")): "w.safetensors",
         (str(clip), "--set", "x"): "settings are written name=value",
     }.items():

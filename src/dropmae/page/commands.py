@@ -11,9 +11,9 @@ from dropmae.target import Target
 
 
 def command(work: Any) -> str:
-    """`dropmae track ...` with what is said; empty where nothing is."""
+    """`dropmae track ...` with what is said; empty where nothing is, and where the video is still being recorded."""
     told: dict[int, Target] = work.prompts.targets
-    if not told:
+    if not told or (work.recording is not None and work.recording.on):
         return ""
     stem = Path(work.name).stem
     words = ["dropmae", "track", work.path, *prompt_words(told, work.prompts.said.names, stem)]

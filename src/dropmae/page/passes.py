@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import bisect
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
@@ -16,13 +16,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from dropmae.engine import Answer, Engine, Session, first_told, joined, only, pictures
+from dropmae.engine import Answer, Engine, Session, first_told, joined, one, only, pictures
 from dropmae.page.answers import Answers, Kept
 from dropmae.target import FIELDS, Target
 from dropmae.video import Video
 
 EVERY = 8
 """A copy of the state is kept every so many frames, and four times as far back ever fewer of them."""
+LIVE_STATES = 32
+"""Copies of the state that are kept of what is followed live."""
 
 
 class Step(NamedTuple):
@@ -32,6 +34,8 @@ class Step(NamedTuple):
     answers: list[Answer]
     skipped: str = ""
     """Why the frame was passed over."""
+    idle: bool = False
+    """Whether nothing came, and somebody may stop."""
 
 
 class Pass:
@@ -189,6 +193,56 @@ class Pass:
     def close(self) -> None:
         self.answers.close()
         self.states = {}
+
+
+class LivePass(Pass):
+    """Forwards through a video that is still being recorded, from frame to whatever frame is the newest by then.
+
+    Frames that come while the task is busy are left out, but for those in which something is said. So what it finds
+    depends on how fast the machine is, and no other pass goes on from it.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(1, folder)
+
+    def follow(self, engine: Engine, video: Video, frame: int, newer: Callable[[int], int | None]) -> Iterator[Step]:
+        """Follows from `frame` on; `newer` is `Recording.newer`. ValueError where nothing is said until there."""
+        state, origin = self.begin(frame)
+        if state is None:
+            self.renew(origin)
+            session = engine.session(self.told())
+            number: int | None = origin
+        else:
+            session = state.snapshot()
+            session.prompts = self.told()
+            number = min([n for n in session.prompts if origin <= n] + [frame])
+        last = None
+        try:
+            while number is not None:
+                if number != last:
+                    last, before, picture = None, len(session.skipped), one(video, number)
+                    answers = session.push(number, picture)
+                    self.keep(number, session)
+                    self.take(answers)
+                    last = number
+                    yield Step(number, answers, session.skipped[number] if len(session.skipped) > before else "")
+                else:
+                    yield Step(number, [], idle=True)
+                told = min((n for n in session.prompts if n > number), default=None)
+                number = newer(number) if told is None else told
+            if last is not None and session.begun and (answers := session.snapshot().finish()):
+                self.take(answers)
+                yield Step(last, answers)
+        finally:
+            if last is not None:
+                self.states[last] = (self.key(last), session)
+
+    def keep(self, number: int, session: Session) -> None:
+        """Keeps a copy of the state now and then, and the newest of them."""
+        if number in self.prompts or number - max(self.states, default=-EVERY) >= EVERY:
+            self.states[number] = (self.key(number), session.snapshot())
+            for old in sorted(self.states)[:-LIVE_STATES]:
+                del self.states[old]
 
 
 def content(target: Target) -> bytes:

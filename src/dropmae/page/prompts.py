@@ -34,7 +34,10 @@ class Prompts:
     """What was said about a video of some size, with what was said before."""
 
     def __init__(self, name: str, frames: int, size: tuple[int, int], file: Path) -> None:
-        """`file` is where the lines are written, `size` the height and width of the frames."""
+        """`file` is where the lines are written, `size` the height and width of the frames.
+
+        `frames` is how many there are; of a video that is being recorded `count` grows.
+        """
         self.name, self.count, self.size, self.file = name, frames, size, file
         self.said, self.version = Said({}, {}), 0
         self.targets: dict[int, Target] = {}

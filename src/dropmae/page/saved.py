@@ -23,7 +23,9 @@ KIND = "work on a video"
 
 def write(work: Work, out: Path) -> None:
     """Writes a work, whole or not at all."""
-    index, parts = [], {direction: one.answers for direction, one in work.passes.items()}
+    if work.recording is not None and work.recording.on:
+        raise ValueError("stop the recording first: work is saved on a whole video")
+    index, parts = [], {direction: one.answers for direction, one in work.every.items()}
     for direction, found in parts.items():
         index += [[direction, frame, place.length, place.key] for frame, place in sorted(found.places.items())]
     head = {
@@ -33,7 +35,7 @@ def write(work: Work, out: Path) -> None:
         "weights": work.spec,
         "prompts": {str(frame): list(lines) for frame, lines in work.prompts.said.frames.items()},
         "names": {str(number): name for number, name in work.prompts.said.names.items()},
-        "origins": {str(direction): one.origin for direction, one in work.passes.items()},
+        "origins": {str(direction): one.origin for direction, one in work.every.items()},
         "order": work.order,
         "answers": index,
     }
@@ -54,10 +56,11 @@ def read(path: Path, work: Work) -> None:
             frames = {int(frame): work.prompts.checked(lines) for frame, lines in head["prompts"].items()}
             names, order = checked_names(head["names"]), [int(sign) for sign in head["order"]]
             origins = {int(sign): None if origin is None else int(origin) for sign, origin in head["origins"].items()}
+            origins = {0: None, **origins}  # work that was saved before cameras has none that was live
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"the saved work is damaged ({error})") from None
         inside = {frame for _, frame, *_ in index} | {*frames, *origins.values()} - {None}
-        if sorted(order) != [-1, 1] or set(origins) != {-1, 1} or not inside <= set(range(work.count)):
+        if sorted(order) != [-1, 1] or set(origins) != {-1, 0, 1} or not inside <= set(range(work.count)):
             raise ValueError("the saved work speaks of frames that are not there")
         found = []
         for direction, frame, length, key in index:
@@ -68,12 +71,12 @@ def read(path: Path, work: Work) -> None:
             found.append((direction, frame, kept, key))
     work.prompts.change(Said(dict(sorted(frames.items())), names))
     work.said()
-    for direction, one in work.passes.items():
+    for direction, one in work.every.items():
         one.reset()
         one.origin = origins[direction]
         one.tell(work.prompts.targets)
     for direction, frame, kept, key in found:
-        work.passes[direction].answers.put(frame, kept, key)
+        work.every[direction].answers.put(frame, kept, key)
     work.order = order
 
 

@@ -35,14 +35,19 @@ from dropmae.page import commands, labels, saved, uploads
 from dropmae.page.guard import Guard
 from dropmae.page.passes import Step
 from dropmae.page.prompts import whole
+from dropmae.page.recording import Recording, camera_name
 from dropmae.page.work import Engines, Work
 from dropmae.progress import say
 from dropmae.target import Target, target_lines
+from dropmae.video import is_live
+from dropmae.video.tape import SUFFIX
 
 MOST = 8
 """Videos that are open at once."""
 PATIENCE = 10.0
 """Seconds that a change waits for what was followed to stop."""
+LOOK = 0.07
+"""Seconds between two looks at a recording."""
 SIDE = 4096
 """Longest side of a picture that is sent."""
 TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
@@ -58,6 +63,8 @@ class Conflict(Exception):
     """What was asked for does not fit what is there now."""
 
 
+IDLE = ["\n"]
+"""What is sent where there is nothing to say: whoever has gone is noticed then."""
 EXPECTED = (KeyError, ValueError, OSError, ClientDisconnect, uploads.TooLarge, Conflict)
 """What people or the world can be the cause of."""
 
@@ -86,6 +93,8 @@ class Page:
             Route("/works/{key}", self.show),
             Route("/works/{key}", self.drop, methods=["DELETE"]),
             Route("/works/{key}/frames/{number:int}", self.frame),
+            Route("/works/{key}/live", self.watch),
+            Route("/works/{key}/stop", self.stop, methods=["POST"]),
             Route("/works/{key}/answers", self.answers),
             Route("/works/{key}/prompts", self.say, methods=["POST"]),
             Route("/works/{key}/follow", self.follow, methods=["POST"]),
@@ -116,7 +125,7 @@ class Page:
 
     async def list_videos(self, _: Request) -> Response:
         opened = [{"key": work.key, "name": work.name} for work in self.works.values()]
-        names = [Path(video).name for video in self.videos]
+        names = [camera_name(video) if is_live(video) else Path(video).name for video in self.videos]
         return JSONResponse({"videos": names, "works": opened, "question": self.question})
 
     async def open_video(self, request: Request) -> Response:
@@ -124,6 +133,26 @@ class Page:
         if not isinstance(number, int) or not 0 <= number < len(self.videos):
             raise ValueError("video is the number of one that the command line names")
         return await self.opened(self.videos[number], "")
+
+    async def watch(self, request: Request) -> Response:
+        """How a recording goes on, line by line, until it has ended."""
+        recording = self.recording(self.work(request))
+
+        async def lines() -> AsyncIterator[str]:
+            while True:
+                state = recording.state()
+                yield json.dumps(state) + "\n"
+                if state["ended"] is not None:
+                    return
+                await asyncio.sleep(LOOK)
+
+        return StreamingResponse(lines(), media_type="application/x-ndjson")
+
+    async def stop(self, request: Request) -> Response:
+        """Ends a recording: what there is is a video as any other then."""
+        work = self.work(request)
+        await anyio.to_thread.run_sync(self.recording(work).stop)
+        return JSONResponse(self.state(self.work(request)))
 
     async def upload(self, request: Request) -> Response:
         title = printable(unquote(request.headers.get("x-name", "video")))[:200]
@@ -144,7 +173,12 @@ class Page:
         key = secrets.token_hex(16)
         folder = self.folder / key
         folder.mkdir(mode=0o700)
-        work = await anyio.to_thread.run_sync(Work, key, source, folder, self.engines, title)
+        begun: Any = source
+        if is_live(source):
+            if any(one.recording is not None and one.recording.on for one in self.works.values()):
+                raise Conflict("a camera is being recorded already: stop that first")
+            begun = await anyio.to_thread.run_sync(Recording, source, folder)
+        work = await anyio.to_thread.run_sync(Work, key, begun, folder, self.engines, title)
         self.works[key], self.locks[key] = work, asyncio.Lock()
         return JSONResponse(self.state(work))
 
@@ -206,10 +240,16 @@ class Page:
             if (stop - frame) * sign <= 0:
                 raise ValueError(f"no frame lies {way} from {frame} before {stop}")
             runs = [(sign, frame, stop)]
+        elif way == "live":
+            if not self.recording(work).on:
+                raise Conflict("the recording has ended: follow it forwards")
+            if not whole(frame, 0, work.count - 1):
+                raise ValueError("frame is the number of a frame")
+            runs = [(0, frame, 0)]
         else:
-            raise ValueError("way is forwards, backwards or both")
+            raise ValueError("way is forwards, backwards, both or live")
         for sign, start, _ in runs:
-            work.passes[sign].begin(start)
+            work.every[sign].begin(start)
         lock = await self.locked(work)
         return StreamingResponse(self.lines(work, lock, runs), media_type="application/x-ndjson")
 
@@ -226,7 +266,7 @@ class Page:
                 for run in runs:
                     steps = work.follow(*run)
                     while found := await self.follows(next_lines, work, steps):
-                        count += 1
+                        count += found != IDLE
                         for line in found:
                             yield line
                         await anyio.lowlevel.checkpoint()  # where the page has gone, this ends it
@@ -311,7 +351,14 @@ class Page:
         key = request.path_params["key"]
         if key not in self.works:
             raise KeyError("this video is not open any more: open it again")
-        return self.works[key]
+        work = self.works[key]
+        work.prompts.count = work.count
+        return work
+
+    def recording(self, work: Work) -> Recording:
+        if work.recording is None:
+            raise KeyError("this video is no recording")
+        return work.recording
 
     async def locked(self, work: Work) -> asyncio.Lock:
         lock = self.locks[work.key]
@@ -358,6 +405,7 @@ class Page:
             "command": commands.command(work),
             "exports": work.exports(),
             "question": self.question,
+            "live": None if work.recording is None else work.recording.state(),
         }
 
 
@@ -371,9 +419,11 @@ def known_line(work: Work, number: int) -> str:
 
 
 def next_lines(work: Work, steps: Iterator[Step]) -> list[str]:
-    """Follows one frame more; the lines on it, none at the end."""
+    """Follows one frame more; the lines on it, none at the end, an empty one where none came yet."""
     if (step := next(steps, None)) is None:
         return []
+    if step.idle:
+        return IDLE
     lines = [known_line(work, answer.frame) for answer in step.answers]
     if step.skipped:
         lines.append(json.dumps({"skipped": step.frame, "reason": printable(step.skipped)}) + "\n")
@@ -386,11 +436,14 @@ def file_of(name: str) -> Response:
 
 
 def write_form(work: Work, form: Any, path: Path) -> None:
-    """Writes what was said (.prompts.jsonl), all of a work (.dropmae), or what was found in any of the forms."""
+    """Writes what was said (.prompts.jsonl), all of a work (.dropmae), a recording (.recorded.mov), or what was found
+    in any of the forms."""
     if form == ".prompts.jsonl":
         storage.write_text(path, "".join(f"{line}\n" for line in work.prompts.lines()))
     elif form == saved.SUFFIX:
         saved.write(work, path)
+    elif form == SUFFIX and work.recording is not None:
+        work.recording.tape.write(path)
     elif isinstance(form, str):
         work.export(form, path)
     else:
@@ -446,6 +499,9 @@ class Server:
         return self
 
     def __exit__(self, *_: object) -> None:
+        for work in self.page.works.values():
+            if work.recording is not None:
+                work.recording.stop()  # and with it whoever watches or follows it
         self.server.should_exit = True
         self.thread.join(5)
         self.page.torch.shutdown(wait=False, cancel_futures=True)

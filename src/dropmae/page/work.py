@@ -21,11 +21,13 @@ from dropmae.exports import endings
 from dropmae.exports.jsonl import called
 from dropmae.loading import contract_of, load_task, named, training_free_class
 from dropmae.page.answers import Kept
-from dropmae.page.passes import Pass, Step, merged, newly_told, with_names
+from dropmae.page.passes import LivePass, Pass, Step, merged, newly_told, with_names
 from dropmae.page.prompts import KINDS, Prompts, kinds_of, plain_name
+from dropmae.page.recording import Recording
 from dropmae.target import Target, empty
 from dropmae.video import Video
 from dropmae.video.cuts import CutFinder
+from dropmae.video.tape import SUFFIX
 
 BYTES = 64 << 20
 """Of decoded frames that are kept for looking at."""
@@ -85,17 +87,26 @@ class Engines:
 class Work:
     """A video on the page. Whoever changes it or follows holds `lock`; frames can be looked at by anybody."""
 
-    def __init__(self, key: str, source: str | Path, folder: Path, engines: Engines, title: str = "") -> None:
-        """`folder` is empty and its own; ValueError or OSError where `source` is no video of pictures."""
+    def __init__(
+        self, key: str, source: str | Path | Recording, folder: Path, engines: Engines, title: str = ""
+    ) -> None:
+        """`folder` is its own; ValueError or OSError where `source` is no video of pictures.
+
+        Of a recording the frames are there as they come; once it has ended it is a video as any other.
+        """
         self.key, self.folder, self.engines = key, folder, engines
-        self.video, self.shown = Video(source), Video(source)
+        self.recording = source if isinstance(source, Recording) else None
+        place = source.tape if isinstance(source, Recording) else source
+        self.video, self.shown = Video(place), Video(place)
         if self.video.kind != "picture":
             raise ValueError(f"{source}: holds scans, and the page shows pictures")
-        self.count, self.size = len(self.video), (self.video.height, self.video.width)
+        self.known, self.size = len(self.video), (self.video.height, self.video.width)
         self.name = title or (self.video.path.name if self.video.path is not None else self.video.name)
-        self.path = str(source)
+        self.path = f"{self.name}{SUFFIX}" if self.recording is not None else str(source)
         self.prompts = Prompts(called(self.video, folder), self.count, self.size, folder / "prompts.jsonl")
         self.passes = {1: Pass(1, folder), -1: Pass(-1, folder)}
+        self.live = LivePass(folder)
+        """What was followed while it was recorded, which counts where nothing else is known."""
         self.order = [1, -1]
         """Directions, the one that was followed last at the end."""
         self.spec: str | None = None
@@ -106,6 +117,16 @@ class Work:
         """A frame that was read last, before it is followed from."""
         self.frames: OrderedDict[int, np.ndarray] = OrderedDict()
         self.looked, self.looking = 0, threading.Lock()
+
+    @property
+    def count(self) -> int:
+        """Frames that there are by now."""
+        return self.known if self.recording is None else len(self.recording.tape)
+
+    @property
+    def every(self) -> dict[int, Pass]:
+        """The passes: 1 forwards, -1 backwards, 0 live."""
+        return {**self.passes, 0: self.live}
 
     # ------------------------------------------------------------ looking
 
@@ -143,9 +164,9 @@ class Work:
         self.spec = self.engines.called(kinds[0]) if kinds else None
         if self.spec is not None and self.spec != self.used:
             self.used = self.spec
-            for one in self.passes.values():
+            for one in self.every.values():
                 one.reset()
-        for one in self.passes.values():
+        for one in self.every.values():
             one.tell(targets)
 
     def accepts(self) -> dict[str, str]:
@@ -161,9 +182,15 @@ class Work:
     # ------------------------------------------------------------ following
 
     def follow(self, direction: int, frame: int, stop: int) -> Iterator[Step]:
-        """Follows from a frame to the one before `stop`; ValueError where nothing is shown on the way."""
+        """Follows from a frame to the one before `stop`, or with direction 0 whatever comes, to the recording's end.
+
+        ValueError where nothing is shown on the way.
+        """
         if self.spec is None:
             raise ValueError("nothing is shown yet: draw a box round what to follow, or paint it")
+        if direction == 0 and self.recording is not None:
+            yield from self.live.follow(self.engines.get(self.spec), self.video, frame, self.recording.newer)
+            return
         self.order = [-direction, direction]
         read, self.read = self.read, None
         yield from self.passes[direction].run(self.engines.get(self.spec), self.video, frame, stop, read)
@@ -189,20 +216,23 @@ class Work:
 
     def frames_found(self) -> list[int]:
         """Frames that have an answer; none where nothing is said any more."""
-        return sorted({*self.passes[1].answers, *self.passes[-1].answers}) if self.spec is not None else []
+        return sorted({*self.passes[1].answers, *self.passes[-1].answers, *self.live.answers}) if self.spec else []
 
     def stale_ranges(self) -> list[list[int]]:
         """First and last frames of stretches whose answers were found before something else was said."""
-        found = (self.passes[1].stale() | self.passes[-1].stale()) & set(self.frames_found())
+        followed = {*self.passes[1].answers, *self.passes[-1].answers}
+        found = self.passes[1].stale() | self.passes[-1].stale() | (self.live.stale() - followed)
+        found &= set(self.frames_found())
         edges = sorted(number for number in found if number - 1 not in found)
         return [[first, next(n for n in range(first, self.count + 1) if n + 1 not in found)] for first in edges]
 
     def scores(self) -> dict[int, dict[int, float | None]]:
         """{frame: {object: score}} of what was found."""
-        forward, backward = (one.scores() for one in self.passes.values())
+        forward, backward, live = (one.scores() for one in self.every.values())
         later, earlier = (forward, backward) if self.order[-1] > 0 else (backward, forward)
         names = self.prompts.said.names
-        both = {n: {**earlier.get(n, {}), **later.get(n, {})} for n in self.frames_found()}
+        both = {n: {**earlier.get(n, {}), **later.get(n, {})} for n in {*earlier, *later}}
+        both = {n: both.get(n) or live.get(n, {}) for n in self.frames_found()}
         return {n: {number: score for number, score in row.items() if number in names} for n, row in both.items()}
 
     def doubtful_below(self) -> float | None:
@@ -216,7 +246,7 @@ class Work:
         if forward is not None and backward is not None:
             told = self.passes[-1].told() if self.order[-1] < 0 else {}
             forward = merged(frame, forward, backward, self.prompts.targets, told)
-        kept = forward or backward
+        kept = forward or backward or known(self.live.answers.get(frame), self.prompts.said.names)
         if kept is None or self.spec is None:
             return None
         called = {n: name for n, name in self.prompts.said.names.items() if name != plain_name(n)}
@@ -255,10 +285,12 @@ class Work:
                 add(Answer(number, picture, target, given, missed, finder.cut(picture)))
 
     def close(self) -> None:
-        for one in self.passes.values():
+        for one in self.every.values():
             one.close()
         self.video.close()
         self.shown.close()
+        if self.recording is not None:
+            self.recording.close()
 
 
 def known(kept: Kept | None, names: Mapping[int, str]) -> Kept | None:

@@ -8,6 +8,7 @@ from typing import Any
 
 from dropmae import registry
 from dropmae.contracts import Precision
+from dropmae.page import recording
 from dropmae.video import Video, find, is_live
 
 
@@ -27,7 +28,8 @@ def web(
     leaves the machine. It runs until it is interrupted (Ctrl-C); save what should be kept.
 
     Args:
-        video: a video file, a folder of images, or a folder of videos to choose from; without it, the page takes files.
+        video: a video file, a folder of images, a folder of videos to choose from, or a camera by its number (0), which
+            is recorded as long as you like; without it, the page takes files.
         weights: a weight file or run folder, as for `track`; by default what fits what is shown.
         set: name=value of the task's settings, of those that may change after training.
         port: of 127.0.0.1; 0 takes a free one.
@@ -40,11 +42,15 @@ def web(
 
 
 def videos_of(video: str | None) -> list[str]:
-    """What a path names: itself, or the videos below a folder that is none of images."""
+    """What a path names: itself, or the videos below a folder that is none of images.
+
+    OSError where it is a camera that there is not.
+    """
     if video is None:
         return []
     if is_live(video):
-        raise ValueError(f"{video}: a live stream has no frames to go back to; follow it with dropmae track")
+        recording.open_camera(video).close()
+        return [video]
     found = find(video)
     if found == [Path(video)]:
         Video(video).close()

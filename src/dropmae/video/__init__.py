@@ -22,7 +22,7 @@ import numpy as np
 from dropmae.opening import load_array, open_file
 from dropmae.video.addresses import is_address, local
 from dropmae.video.errors import DamagedFrame, broken
-from dropmae.video.frames import IMAGES, Arrays, Media, Piece, folder_pieces, tar_pieces
+from dropmae.video.frames import IMAGES, Arrays, Media, Piece, Still, folder_pieces, tar_pieces
 from dropmae.video.images import Pictures, open_images
 from dropmae.video.listing import find
 from dropmae.video.motion import BLOCK
@@ -53,10 +53,10 @@ class Video:
 
     `source` is the path of a video file, of a folder of images (in natural order), of a .npy array or of a frame store
     that `prepare --frames` wrote; `archive.tar::member`, a file or a folder of images in an uncompressed tar; a
-    Piece of a shard; an array [T, H, W, 3] or [T, H, W]; a list of arrays or of image paths; or a live stream, which
-    can only be iterated: a camera by number (0 or "0") or an rtsp:// address. Files are recognised by their content. Of
-    several video streams the first is read. Rotation in a file's metadata is applied, edit lists are obeyed; non-square
-    pixels stay.
+    Piece of a shard; an array [T, H, W, 3] or [T, H, W]; a list of arrays or of image paths; a Tape, which is still
+    being recorded; or a live stream, which can only be iterated: a camera by number (0 or "0") or an rtsp:// address.
+    Files are recognised by their content. Of several video streams the first is read. Rotation in a file's metadata is
+    applied, edit lists are obeyed; non-square pixels stay.
 
     A folder of .bin and .pcd files is a sequence of scans: `kind` is "scan", a frame is float32 [P, C], several are a
     list, and there is no height and width.
@@ -95,6 +95,8 @@ class Video:
     def name(self) -> str:
         """The file's name without its suffix, or the folder's name; of a list of images that of the first."""
         if self.path is None:
+            if isinstance(self.source, Still):
+                return self.source.name
             first = self.source[0] if isinstance(self.source, (list, tuple)) else None
             if isinstance(first, (str, Path)):
                 return Path(first).stem
@@ -283,6 +285,8 @@ def open_media(source: Any, short_side: int | None, threads: int) -> Media:
         from dropmae.video.files import Live
 
         return Live(source, short_side, threads)
+    if isinstance(source, Still):
+        return source
     if isinstance(source, np.ndarray):
         return Arrays(source, short_side)
     if isinstance(source, Piece):  # which is a tuple as well

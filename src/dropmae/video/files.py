@@ -309,7 +309,10 @@ class Live:
 
     def opened(self) -> Decoder:
         if self.decoder is None:
-            self.decoder = Decoder(self.name, self.url, threads=self.threads, options=self.options)
+            try:
+                self.decoder = Decoder(self.name, self.url, threads=self.threads, options=self.options)
+            except FileNotFoundError:
+                raise FileNotFoundError(f"{self.name}: there is no such camera on this machine") from None
         return self.decoder
 
     def __len__(self) -> int:

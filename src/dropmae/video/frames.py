@@ -75,6 +75,7 @@ class Still:
     """Media whose frames are independent of each other and carry no motion."""
 
     kind = "picture"
+    name = "array"
     fps: float = FPS
     full: tuple[int, int]
 

@@ -108,8 +108,9 @@ async function take(form, button) {
 async function save() {
   if (!store.work) return;
   await s.stop();
+  const taken = store.work.live ? [[".recorded.mov", "The recording itself, frame by frame as it is here; opens here again", ""]] : [];
   const rows = Object.entries(store.work.exports).map(([form, { text, why }]) => [form, text, why]);
-  rows.push([".prompts.jsonl", "What you showed, for dropmae track --prompts", ""], [".dropmae", "All of this work, to go on with later: open it here", ""]);
+  rows.push(...taken, [".prompts.jsonl", "What you showed, for dropmae track --prompts", ""], [".dropmae", "All of this work, to go on with later: open it here", ""]);
   rows.sort((one, other) => !!one[2] - !!other[2]);
   const table = element("table");
   for (const [form, text, why] of rows) {
@@ -182,6 +183,7 @@ function jump(step) { // to the previous or next frame that something was said a
 function follow(way) {
   const first = Math.min(...Object.keys(store.work?.prompts ?? {}).map(Number));
   const frame = $("from").value === "first" && Number.isFinite(first) ? first : store.frame;
+  if (way === "forwards" && s.recording()) return s.follow("live", { frame: store.frame });
   s.follow(way, { frame, count: Number($("count").value) || 0 });
 }
 
@@ -214,10 +216,14 @@ function hint() {
   if (store.error) return store.error;
   if (store.skipped[store.frame]) return `This frame cannot be read and was passed over: ${store.skipped[store.frame]}`;
   if (!work) return store.message || "";
+  if (store.running?.way === "live") return store.edge ? "It is followed live; frames that come too fast are left out. Drag its box if it is wrong, Esc stops." : "The picture waits for you; what comes is followed on. End shows it again.";
   if (store.running) return "Answers appear as they are made. Esc stops; what was found stays.";
   if (tools.refusal(store.tool)) return `${TOOLS[store.tool].name}: ${tools.refusal(store.tool)}.`;
   if (view.draft.corners) return TOOLS.polygon.hint;
   if (store.message) return store.message;
+  if (s.recording() && work.live.silent) return `The camera has given no frame for ${work.live.silent} seconds.`;
+  if (s.recording() && !Object.keys(work.prompts).length) return store.edge ? `1. When it is seen well: ${TOOLS[store.tool].hint} The picture waits for you.` : TOOLS[store.tool].hint;
+  if (s.recording()) return "Press Follow (F): it goes on live from this frame to what the camera sees now. T ends the recording.";
   if (!Object.keys(work.prompts).length) return `1. Go to a frame that shows it well. 2. ${TOOLS[store.tool].hint}`;
   if (work.question !== null) return "Show more objects (N), or press Enter: the terminal goes on.";
   if (!Object.keys(store.scores).length) return "3. Press Follow (F). More things to follow: New (N).";
@@ -266,7 +272,7 @@ function show() {
   timeline.draw();
   objects();
   options();
-  $("title").textContent = work ? `${work.name}  ${work.width} × ${work.height}, ${work.fps} frames/s` : "";
+  $("title").textContent = work ? `${work.name}  ${work.width} × ${work.height}, ${work.live ? work.fps.toFixed(1) : work.fps} frames/s` : "";
   $("hint").textContent = hint();
   $("hint").classList.toggle("wrong", !!store.error);
   for (const button of $("tools").querySelectorAll("[data-tool]")) {
@@ -282,7 +288,8 @@ function show() {
   $("done").hidden = !asked;
   $("done").disabled = !told;
   for (const id of ["forwards", "backwards", "both", "step", "keep", "weakest"]) $(id).disabled = !told;
-  $("save").disabled = !told;
+  $("save").disabled = !told && !work?.live;
+  live(work);
   $("undo").disabled = !work?.undo;
   $("redo").disabled = !work?.redo;
   $("stop").hidden = !store.running;
@@ -302,6 +309,16 @@ function show() {
   view.canvas.setAttribute("aria-label", work ? `Frame ${store.frame} of ${work.name}` : "No video");
 }
 
+function live(work) {
+  $("live").hidden = !s.recording();
+  if (!s.recording()) return;
+  const { seconds, bytes, limit, frames, fps } = work.live, share = bytes / limit, left = (limit - bytes) / (bytes / seconds) / 60;
+  $("clock").textContent = `${Math.floor(seconds / 60)}:${String(Math.floor(seconds % 60)).padStart(2, "0")}`;
+  $("room").value = share;
+  const room = seconds > 1 ? `, about ${left < 10 ? left.toFixed(1) : Math.round(left)} min left` : "";
+  $("recorded").textContent = `${frames} frames, ${fps.toFixed(1)} a second; ${(bytes / 2 ** 20).toFixed(1)} of ${Math.round(limit / 2 ** 20)} MB${room}`;
+}
+
 // ---------------------------------------------------------------- buttons and keys
 
 for (const [tool, { name, sign, key: letter }] of Object.entries(TOOLS)) {
@@ -310,7 +327,7 @@ for (const [tool, { name, sign, key: letter }] of Object.entries(TOOLS)) {
   $("lines").before(button);
 }
 function lines() { store.lines = !store.lines; s.changed(); }
-const buttons = { lines, undo: s.undo, redo: s.redo, save, help, new: new_object, copy, done, stop: s.stop, step, play, keep: s.keep_frame, weakest: least_sure,
+const buttons = { newest: () => s.go(Infinity), cut: s.cut, lines, undo: s.undo, redo: s.redo, save, help, new: new_object, copy, done, stop: s.stop, step, play, keep: s.keep_frame, weakest: least_sure,
   forwards: () => follow("forwards"), backwards: () => follow("backwards"), both: () => follow("both"),
   home: () => s.go(0), end: () => s.go(Infinity), before: () => s.go(store.frame - 1), after: () => s.go(store.frame + 1),
   open: async () => { const { videos, works } = await json("/open"); choose(videos, works); } };
@@ -322,8 +339,9 @@ const ready = (run) => (event, name) => { if (store.work) run(event, name); };
 const arrows = (dx) => ready((event, name) => s.go(store.frame + dx * (name.startsWith("Shift") ? 10 : 1)));
 key("ArrowLeft Shift+ArrowLeft", "frame before; Shift: ten", arrows(-1));
 key("ArrowRight Shift+ArrowRight", "next frame; Shift: ten", arrows(1));
+key("T", "end the recording of a camera", ready(s.cut));
 key("Home", "first frame", () => s.go(0));
-key("End", "last frame", () => s.go(Infinity));
+key("End", "last frame; of a camera what it sees now", () => s.go(Infinity));
 key("Space", "play, pause; with a drag: move the picture", (event) => { if (!event.repeat) tools.held.space = true; });
 key("F", "follow forwards from here; again: stop", ready(() => follow("forwards")));
 key("B", "follow backwards from here", ready(() => follow("backwards")));

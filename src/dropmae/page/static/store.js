@@ -14,7 +14,7 @@ export const css = (id) => `rgb(${colour(id).join(" ")})`;
 export const store = {
   work: null, frame: 0, object: null, tool: "box", hidden: false, opacity: 0.45, radius: 12, spacing: 24, lines: false,
   rounds: 0, answers: new Map(), scores: {}, frames: null, unseen: new Set(), skipped: {},
-  hidden_ids: new Set(), running: null, progress: null, error: "", message: "", point: null, playing: false,
+  hidden_ids: new Set(), edge: true, running: null, progress: null, error: "", message: "", point: null, playing: false,
 };
 const listeners = [];
 let waiting = false;
@@ -48,12 +48,42 @@ export function use(work, fresh = false) {
     store.object = null;
     store.message = "";
     store.skipped = {};
+    store.edge = true;
+    if (recording()) watch(work.key);
     location.hash = work.key;
     document.title = `${work.name} – dropmae`;
   }
   const ids = Object.keys(work.names).map(Number);
   if (store.object === null || (!ids.includes(store.object) && store.object !== fresh_id())) store.object = ids[0] ?? 1;
   changed();
+}
+
+// Whether frames are still coming, from a camera.
+export const recording = () => store.work?.live?.ended === null;
+
+// How the recording goes on; the newest frame is shown unless people look at another one.
+async function watch(key) {
+  const control = new AbortController();
+  try {
+    const answer = await ask(`/works/${key}/live`, { signal: control.signal });
+    for await (const line of lines(answer)) {
+      if (store.work?.key !== key) { control.abort(); return; }
+      Object.assign(store.work, { live: line, frames: line.frames, fps: line.fps });
+      if (store.edge && !store.running) store.frame = line.frames - 1;
+      if (line.ended !== null) break;
+      changed();
+    }
+    await store.running?.ended;
+    await refresh();
+    store.edge = false;
+    if (!store.error) say(`The recording has ended, as ${store.work.live.ended}. It is a video as any other now; S saves it.`);
+  } catch (error) { fail(error); }
+}
+
+// Ends the recording.
+export async function cut() {
+  if (!recording()) return;
+  try { await json(`/works/${store.work.key}/stop`, { json: {} }); } catch (error) { fail(error); }
 }
 
 export const fresh_id = () => Math.max(0, ...Object.keys(store.work?.names ?? {}).map(Number)) + 1;
@@ -63,6 +93,7 @@ export const prompt_of = (frame, id) => (store.work.prompts[frame] ?? []).find((
 export function go(frame) {
   if (!store.work) return;
   const next = Math.max(0, Math.min(store.work.frames - 1, Math.round(frame)));
+  store.edge = recording() && next === store.work.frames - 1;
   if (next !== store.frame) { store.frame = next; store.point = null; store.message = ""; }
   changed();
 }
@@ -189,7 +220,9 @@ export async function follow(way, options = {}) {
     if (options.count) asked.stop = Math.max(-1, Math.min(total, frame + sign * options.count));
   }
   const begun = performance.now();
-  let count = 0, over = false;
+  let count = 0, over = false, at = frame;
+  const live = way === "live", taken = [];
+  store.edge = live;
   store.progress = { share: null, text: "Getting ready…" };
   changed();
   try {
@@ -199,7 +232,7 @@ export async function follow(way, options = {}) {
       else if (line.error) throw new Error(line.error);
       else if (line.done !== undefined) { over = true; store.work.stale = line.stale; }
       else {
-        const at = line.frame ?? line.skipped ?? line.seen;
+        at = line.frame ?? line.skipped ?? line.seen;
         count++;
         if (line.skipped !== undefined) store.skipped[line.skipped] = line.reason;
         if (line.frame !== undefined) {
@@ -208,6 +241,14 @@ export async function follow(way, options = {}) {
           for (const one of line.targets) if (one.id) store.scores[line.frame][one.id] = one.score ?? null;
         }
         const rate = count / (performance.now() - begun) * 1000;
+        if (live) {
+          taken.push(at);
+          while (taken.length > 60) taken.shift();
+          store.progress = { share: null, text: `Frame ${at}: ${live_rate(taken)}` };
+          if (store.edge && at >= frame) store.frame = at;
+          changed();
+          continue;
+        }
         const last = asked.stop ?? (way === "backwards" ? -1 : total);
         const left = way === "both" ? null : Math.max(0, Math.abs(last - at) - 1);
         const ahead = way === "both" || (at - frame) * sign >= 0;
@@ -221,9 +262,11 @@ export async function follow(way, options = {}) {
       }
     }
     if (!over) throw new Error("the server stopped before it was done");
-    store.message = count ? `Followed ${count} frame${count > 1 ? "s" : ""}.` : "Every frame has its answer already.";
+    if (live) store.message = live_result(count, frame, at);
+    else store.message = count ? `Followed ${count} frame${count > 1 ? "s" : ""}.` : "Every frame has its answer already.";
   } catch (error) {
-    if (error.name === "AbortError") store.message = `Stopped after ${count} frames; what was found stays.`;
+    if (error.name === "AbortError" && live) store.message = live_result(count, frame, at);
+    else if (error.name === "AbortError") store.message = `Stopped after ${count} frames; what was found stays.`;
     else fail(error);
   }
   store.running = null;
@@ -232,6 +275,16 @@ export async function follow(way, options = {}) {
   await refresh();
   store.rounds++;
 }
+
+const live_rate = (taken) => { // by the frames that were taken last, and those between them that were not
+  const share = (taken.length - 1) / (taken.at(-1) - taken[0]), { fps } = store.work;
+  return `${Number.isFinite(share) ? (share * fps).toFixed(1) : "…"} of ${fps.toFixed(1)} frames/s are followed`;
+};
+
+const live_result = (count, first, last) => {
+  const missing = Math.max(0, last - first + 1 - count);
+  return `Followed ${count} of ${count + missing} frames live` + (missing ? `; ${missing} came too fast. Once the recording has ended, F follows every frame.` : ".");
+};
 
 export async function stop() {
   if (!store.running) return;

@@ -145,6 +145,7 @@ function down(event) {
   if (!store.work) return;
   canvas.focus({ preventScroll: true });
   const point = view.at(event);
+  if (event.button === 0 && !held.space && store.tool !== "hand" && !refusal(store.tool)) view.hold();
   if (event.button === 1 || held.space || store.tool === "hand") {
     drag = { kind: "pan", x: event.clientX, y: event.clientY };
   } else if (event.button !== 0 || refusal(store.tool)) {

@@ -1,11 +1,12 @@
 // The frame with what is on it, at any size: drawing, and places on the screen as pixels of the file.
 
-import { colour, css, mask_of, name_of, shown, stale, store } from "./store.js";
+import { colour, css, mask_of, name_of, recording, shown, stale, store } from "./store.js";
 import { picture } from "./masks.js";
 
 export const canvas = document.getElementById("view");
 const context = canvas.getContext("2d");
 export const draft = { box: null, corners: null, mask: null, id: null, grid: null, at: null, edit: null };
+let seen = 0; // the frame whose picture is on the screen
 const place = { scale: 1, x: 0, y: 0, fitted: true }; // scale: pixels on the screen per pixel of the file
 
 export function fit() { place.fitted = true; }
@@ -28,6 +29,12 @@ function settle() {
 export function at(event) {
   const rectangle = canvas.getBoundingClientRect();
   return [(event.clientX - rectangle.left - place.x) / place.scale, (event.clientY - rectangle.top - place.y) / place.scale];
+}
+// Live pictures wait for who draws on them: on the frame that is seen.
+export function hold() {
+  if (!recording() || !store.edge) return;
+  store.edge = false;
+  store.frame = seen;
 }
 export const near = (pixels) => pixels / place.scale; // so many pixels of the screen, in pixels of the file
 export const zoom = () => place.scale;
@@ -64,7 +71,9 @@ export function draw() {
   context.clearRect(0, 0, canvas.width, canvas.height);
   if (!work) return;
   const side = Math.min(4096, Math.max(work.width, work.height));
-  const image = store.frames.get(store.frame, work.frames, side);
+  let image = store.frames.get(store.frame, work.frames, side);
+  if (image === undefined && recording() && store.edge) image = store.frames.kept.get(seen); // live: no gap until it is here
+  else seen = store.frame;
   context.setTransform(ratio * place.scale, 0, 0, ratio * place.scale, ratio * place.x, ratio * place.y);
   context.imageSmoothingEnabled = place.scale < 3;
   if (image instanceof ImageBitmap) context.drawImage(image, 0, 0, work.width, work.height);
@@ -75,7 +84,7 @@ export function draw() {
   }
   if (store.lines) draw_lines(work);
   if (!store.hidden) {
-    const here = shown(store.frame);
+    const here = shown(seen);
     for (const [id, one] of here) if (!store.hidden_ids.has(id)) draw_mask(id, one);
     for (const [id, one] of here) if (!store.hidden_ids.has(id)) draw_one(id, one, work);
   }
