@@ -24,7 +24,9 @@ from dropmae.ops import switch
 from dropmae.ops.affinity import Context, Window, propagate, reference
 from dropmae.ops.resampling import hard_labels, input_size, nearest_labels, resize_bytes, soft_labels
 from dropmae.target import Target
-from dropmae.tasks.propagation import ELSEWHERE, PRESETS, Propagation, State, point_maps, speed, strongest
+from dropmae.tasks.propagation import Propagation, State, speed
+from dropmae.tasks.propagation.labels import point_maps, strongest
+from dropmae.tasks.propagation.presets import ELSEWHERE, PRESETS
 
 PRESET_NAMES = sorted(PRESETS)
 

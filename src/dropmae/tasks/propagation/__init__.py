@@ -12,14 +12,17 @@ before any decision. `preset` names whose script is followed: what differs betwe
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from dropmae import weights
 from dropmae.contracts import PRESET, Task, settle
 from dropmae.nn import masking
 from dropmae.nn.vit import Positions
@@ -35,51 +38,20 @@ from dropmae.ops.resampling import (
     soft_labels,
 )
 from dropmae.target import Target, mask_boxes
+from dropmae.tasks.propagation.labels import (
+    VOID,
+    confidence,
+    known_points,
+    label_map,
+    picture_size,
+    point_maps,
+    strongest,
+)
+from dropmae.tasks.propagation.presets import ELSEWHERE, PRESETS
+from dropmae.tasks.propagation.sharpen import Sharpener, colour_odds, halved, places, shares, surroundings
 
-VOID = 255
-SIGMA = 0.5
-"""Deviation of a point's Gaussian in tokens."""
-
-PRESETS: dict[str, dict[str, Any]] = {
-    "dino": {
-        "context": 7, "padding": "grow", "topk": 5, "ties": True, "temperature": 0.1,
-        "radius": 12.0, "window": "square", "first_windowed": True,
-        "resize": "short480", "multiple": 64, "rounding": "floor", "interpolation": "bytes", "red_std": 0.228,
-        "label_resize": "nearest", "nearest": "centre", "upsample": "bilinear", "decide_at": "network",
-        "normalize_maps": True, "point_peaks": 5, "grid_excess": 0.1,
-    },
-    "crw": {
-        "context": 20, "padding": "copies", "topk": 10, "ties": False, "temperature": 0.05,
-        "radius": 12.0, "window": "circle", "first_windowed": False,
-        "resize": "native", "multiple": 0, "rounding": "nearest", "interpolation": "bilinear", "red_std": 0.229,
-        "label_resize": "bilinear", "nearest": "corner", "upsample": "bilinear", "decide_at": "network",
-        "normalize_maps": False, "point_peaks": 3, "grid_excess": 0.0,
-    },
-    "cropmae": {
-        "context": 20, "padding": "copies", "topk": 7, "ties": False, "temperature": 0.7,
-        "radius": 20.0, "window": "circle", "first_windowed": False,
-        "resize": "480x880", "multiple": 64, "rounding": "floor", "interpolation": "bilinear", "red_std": 0.229,
-        "label_resize": "bilinear", "nearest": "corner", "upsample": "bilinear", "decide_at": "network",
-        "normalize_maps": False, "point_peaks": 5, "grid_excess": 0.1,
-    },
-    "dinov3": {
-        "context": 7, "padding": "grow", "topk": 5, "ties": True, "temperature": 0.2,
-        "radius": 12.0, "window": "disk", "first_windowed": True,
-        "resize": "short960", "multiple": 0, "rounding": "ceil", "interpolation": "bicubic", "red_std": 0.229,
-        "label_resize": "nearest", "nearest": "centre", "upsample": "nearest", "decide_at": "frame",
-        "normalize_maps": True, "point_peaks": 5, "grid_excess": 0.0,
-    },
-}  # fmt: skip
-"""What each script does on DAVIS."""
-
-ELSEWHERE: dict[tuple[str, str], dict[str, Any]] = {
-    ("cropmae", "davis"): {"interpolation": "nearest"},  # its frames are resized beforehand, without interpolation
-    ("cropmae", "vip"): {"resize": "long880", "topk": 10},
-    ("cropmae", "jhmdb"): {"resize": "320x320"},
-    ("crw", "vip"): {"resize": "560x560", "context": 4},
-    ("crw", "jhmdb"): {"resize": "320x320", "context": 7},
-}
-"""Where a script treats a benchmark in a way of its own: {(preset, benchmark): settings}."""
+NOTICED = 0.2
+"""Stretched label from which on a place may belong to an object that is made sharp."""
 
 
 @dataclass(eq=False)
@@ -106,6 +78,8 @@ class State:
     """Features [N, C] and labels [N, K] of the first frame and of prompted ones."""
     ids: list[int]
     """Objects, in the order of their channels."""
+    odds: dict[int, Tensor]
+    """What `sharpen.colour_odds` says of each object where it was given; without `sharp` there are none."""
     filled: int = 0
     """How many of the ring's places are in use."""
     index: int = 0
@@ -116,8 +90,8 @@ class State:
 class Propagation(Task):
     """Training-free propagation of masks, part labels and points; `encoder` is any with dense `features`.
 
-    Assign `encoder` before use: `task.encoder = dropmae.load("run").encoder`. Options that are not given are the
-    preset's.
+    Assign `encoder` before use, `task.encoder = dropmae.load("run").encoder`, or name it (`trunk`). Options that are
+    not given are the preset's.
     """
 
     preset: Literal["dino", "crw", "cropmae", "dinov3"] = "dino"
@@ -168,6 +142,16 @@ class Propagation(Task):
     """Sin-cos positions of another grid than the encoder was trained on: those of that grid, resized, as all these
     scripts have it, or ones computed for the grid at hand."""
 
+    trunk: str = ""
+    """Weight file of the encoder, where none is assigned."""
+    sharp: bool = False
+    """Whether a trained network makes masks sharp (`sharpen`) before they are given out."""
+
+    use = (
+        "preset", "context", "padding", "topk", "ties", "temperature", "radius", "window", "first_windowed", "resize",
+        "multiple", "rounding", "interpolation", "red_std", "label_resize", "nearest", "upsample", "decide_at",
+        "normalize_maps", "point_peaks", "grid_excess", "anchors", "positions", "trunk", "sharp",
+    )  # fmt: skip
     RENAMED = {
         "labels": "label_resize",
         "stretch": "normalize_maps",
@@ -200,6 +184,17 @@ class Propagation(Task):
             )
         input_size((480, 854), self.resize, 16, self.multiple, self.rounding)
         self.encoder: Any = None
+        self.sharpener = Sharpener() if self.sharp else None
+
+    @classmethod
+    def works_on(cls, fields: Mapping[str, Any]) -> str:
+        return fields.get("trunk", "")
+
+    def train(self, mode: bool = True) -> Self:
+        """Takes the encoder from `trunk` when first put into evaluation mode, which is after weights were read."""
+        if not mode and self.encoder is None and self.trunk:
+            self.encoder = weights.load(self.trunk).encoder
+        return super().train(mode)
 
     @torch.no_grad()
     def start(self, frame: np.ndarray, target: Target) -> State:
@@ -226,8 +221,10 @@ class Propagation(Task):
             soft=features.new_zeros(self.context, len(features), masked + points),
             anchors=[],
             ids=[],
+            odds={},
         )
         labels = self.corrected(state, features.new_zeros(len(features), masked + points), target)
+        self.look_at_colours(state, frame, target)
         state.anchors.append((features, labels))
         if self.padding == "copies":
             state.soft[:] = labels
@@ -256,6 +253,7 @@ class Propagation(Task):
             )
         if prompt is not None:
             soft = self.corrected(state, soft, prompt)
+            self.look_at_colours(state, frame, prompt)
             state.anchors.append((features, soft))
             if len(state.anchors) > 1 + self.anchors:
                 del state.anchors[1]
@@ -263,7 +261,7 @@ class Propagation(Task):
             place = (state.index - 1) % self.context
             state.keys[place], state.soft[place] = features, soft
             state.filled = min(max(state.filled, place + 1), self.context)
-        return state, {state.index: self.decided(state, soft, prompt)}
+        return state, {state.index: self.decided(state, frame, soft, prompt)}
 
     def features(self, frame: np.ndarray, sides: tuple[int, int]) -> Tensor:
         """Unit vectors float32 [N, C] of a frame uint8 [H, W, 3] that is resized to `sides`."""
@@ -318,16 +316,50 @@ class Propagation(Task):
             soft[:, soft.shape[1] - state.points + torch.from_numpy(told)] = torch.from_numpy(drawn[:, told]).to(soft)
         return soft
 
-    def decided(self, state: State, soft: Tensor, prompt: Target | None) -> Target:
+    def look_at_colours(self, state: State, frame: np.ndarray, target: Target) -> None:
+        """Keeps what tells the colours of objects that `target` shows from those around them."""
+        named = label_map(target, state.size, "the frame") if self.sharp else None
+        if named is not None:
+            picture, labels = halved(frame, state.soft.device), torch.from_numpy(named[1]).to(state.soft.device)
+            for place, number in enumerate(named[0], 1):
+                share = functional.interpolate((labels == place)[None, None].float(), picture.shape[1:], mode="area")
+                state.odds[number] = colour_odds(picture, share[0, 0] > 0.5)
+
+    def sharpened(self, state: State, frame: np.ndarray, own: Tensor) -> Tensor:
+        """int64 [H, W]: the channel that each pixel of a frame has, of labels [N, 1 + objects]."""
+        assert self.sharpener is not None
+        picture = halved(frame, own.device)
+        coarse = functional.interpolate(
+            own.T.unflatten(1, state.grid)[None].float(), picture.shape[1:], mode="bilinear"
+        )
+        share, wide = shares(coarse[0])
+        logits = torch.full_like(wide, -math.inf)
+        logits[0] = 0
+        for place, number in enumerate(state.ids, 1):
+            part = surroundings(wide[place] > NOTICED)
+            if part is None:
+                continue
+            there = picture[:, part[0], part[1]]
+            odds = state.odds[number][places(there)]
+            planes = share[place][part], wide[place][part], odds
+            logits[place][part] = self.sharpener(there[None], *(plane[None] for plane in planes))[0]
+        whole = functional.interpolate(logits[None].clamp_min(-20), state.size, mode="bilinear")[0]
+        return whole.argmax(0)
+
+    def decided(self, state: State, frame: np.ndarray, soft: Tensor, prompt: Target | None) -> Target:
         """The Target of a frame with soft labels [N, K]; what a prompt said about it stays as it was said."""
         target = Target(ids=np.array(state.ids, np.int64))
         if state.masked:
             own = soft[:, : 1 + len(state.ids)]
             at = state.sides if self.decide_at == "network" else state.size
             maps = own.T.unflatten(1, state.grid)
-            hard = hard_labels(maps, at, upsample=self.upsample, stretch=self.normalize_maps)
             numbers = np.array([0, *state.ids])
-            mask = numbers[nearest_labels(hard, state.size, self.nearest).cpu().numpy()]
+            if self.sharp and state.ids:
+                hard = self.sharpened(state, frame, own)
+            else:
+                hard = hard_labels(maps, at, upsample=self.upsample, stretch=self.normalize_maps)
+                hard = nearest_labels(hard, state.size, self.nearest)
+            mask = numbers[hard.cpu().numpy()]
             named = None if prompt is None else label_map(prompt, state.size, f"frame {state.index}")
             if named is not None:
                 told = np.array([0, *named[0]])[named[1]]
@@ -345,47 +377,6 @@ class Propagation(Task):
         return target
 
 
-def picture_size(frame: np.ndarray) -> tuple[int, int]:
-    """Height and width of a frame; ValueError where it is none."""
-    if frame.ndim != 3 or frame.shape[2] != 3 or frame.dtype != np.uint8 or not frame.size:
-        raise ValueError(f"a frame is uint8 [H, W, 3], not {frame.dtype} {list(frame.shape)}")
-    return frame.shape[0], frame.shape[1]
-
-
-def label_map(target: Target, size: tuple[int, int], where: str) -> tuple[list[int], np.ndarray] | None:
-    """Objects and int64 [H, W] of their places in that list, from 1: a target's mask or filled boxes; None for neither.
-
-    ValueError where the mask has another size than the frame or holds an object that the target does not name.
-    """
-    ids = [int(number) for number in target.ids]
-    if any(number < 1 for number in ids) or len(set(ids)) < len(ids):
-        raise ValueError(f"{where}: object ids are positive and unique, not {ids}")
-    if target.mask is not None:
-        mask = np.asarray(target.mask)
-        if mask.shape != size:
-            shape = "x".join(str(side) for side in mask.shape[::-1])
-            raise ValueError(f"{where}: the mask has {shape} pixels, but the frame has {size[1]}x{size[0]}")
-        present = np.unique(mask)
-        void = VOID if mask.dtype == np.uint8 and VOID not in ids else 0
-        present = present[(present != 0) & (present != void)]
-        ids = ids or [int(number) for number in present]
-        unknown = sorted(set(present.tolist()) - set(ids))
-        if unknown:
-            raise ValueError(f"{where}: the mask holds object {unknown[0]}, which is not among its ids {ids}")
-        labels = np.zeros(size, np.int64)
-        for place, number in enumerate(ids, 1):
-            labels[mask == number] = place
-        return ids, labels
-    if target.boxes is None:
-        return None
-    labels = np.zeros(size, np.int64)
-    for place, (x, y, w, h) in enumerate(np.asarray(target.boxes, float), 1):
-        if np.isfinite([x, y, w, h]).all():
-            left, top, right, bottom = (max(0, round(edge)) for edge in (x, y, x + w, y + h))
-            labels[top:bottom, left:right] = place
-    return ids, labels
-
-
 def widened(state: State, soft: Tensor, fresh: list[int]) -> Tensor:
     """`soft` [N, K] with a channel for each new object, which `state` gets too: zero in all that was seen before."""
     at = 1 + len(state.ids)
@@ -398,45 +389,3 @@ def widened(state: State, soft: Tensor, fresh: list[int]) -> Tensor:
     state.soft = wider(state.soft)
     state.ids = [*state.ids, *fresh]
     return wider(soft)
-
-
-def confidence(soft: Tensor) -> np.ndarray:
-    """float64 [objects]: mean share of each object in the tokens [N, 1 + objects] that are its own; 0 without any."""
-    share = soft / soft.sum(1, keepdim=True).clamp(min=1e-12)
-    mine = functional.one_hot(share.argmax(1), soft.shape[1])
-    return ((share * mine).sum(0) / mine.sum(0).clamp(min=1))[1:].cpu().double().numpy()
-
-
-def known_points(target: Target) -> np.ndarray:
-    """bool [M]: which points a target tells the place of."""
-    assert target.points is not None
-    known = np.asarray(np.isfinite(target.points).all(1))
-    return known if target.visible is None else known & np.asarray(target.visible, bool)
-
-
-def point_maps(target: Target, size: tuple[int, int], grid: tuple[int, int]) -> np.ndarray:
-    """float32 [h w, M]: a Gaussian of half a token around each visible point, as the scripts for JHMDB draw it.
-
-    It stands on the nearest token, where the pixel of index i is at i h / H, and reaches from two before it to one
-    after. Points outside the picture have an empty map.
-    """
-    assert target.points is not None
-    maps = np.zeros((*grid, len(target.points)), np.float32)
-    for number in np.flatnonzero(known_points(target)):
-        x, y = (target.points[number] - 0.5) * (grid[1] / size[1], grid[0] / size[0])
-        column, row = int(np.floor(x + 0.5)), int(np.floor(y + 0.5))
-        for down in range(-2, 2):
-            for across in range(-2, 2):
-                if 0 <= row + down < grid[0] and 0 <= column + across < grid[1]:
-                    distance = (down * down + across * across) / (2 * SIGMA**2)
-                    maps[row + down, column + across, number] = np.exp(-distance)
-    return maps.reshape(-1, len(target.points))
-
-
-def strongest(soft: Tensor, grid: tuple[int, int], size: tuple[int, int], count: int) -> np.ndarray:
-    """float64 [M, 2]: mean place, in pixels, of each map's `count` strongest tokens [N, M]; NaN for an empty map."""
-    values, places = soft.double().topk(min(count, len(soft)), 0)
-    share = values / values.sum(0)  # NaN where nothing has arrived
-    x = (share * (places % grid[1])).sum(0) * (size[1] / grid[1])
-    y = (share * (places // grid[1])).sum(0) * (size[0] / grid[0])
-    return torch.stack([x, y], 1).cpu().numpy() + 0.5

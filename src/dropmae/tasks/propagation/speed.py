@@ -18,7 +18,8 @@ from dropmae.machine import resident_peak
 from dropmae.nn.vit import Size
 from dropmae.speed.timing import alone, medians, scene, timed
 from dropmae.target import Target
-from dropmae.tasks.propagation import PRESETS, Propagation
+from dropmae.tasks.propagation import Propagation
+from dropmae.tasks.propagation.presets import PRESETS
 
 
 def measure(
