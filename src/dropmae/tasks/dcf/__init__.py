@@ -10,7 +10,7 @@ import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 import torch
@@ -25,76 +25,14 @@ from dropmae.tasks._prompts import check_frame, prompted_boxes
 from dropmae.tasks.dcf import crops, fine, ridge
 from dropmae.tasks.dcf.crops import Region
 from dropmae.tasks.dcf.head import Head, likeness, middle, peaks, tokens
+from dropmae.tasks.dcf.state import FITTED, Found, Reading, State
 
 WORST = np.array([0.3, 0.3, 0.5, 0.5])
 """Largest error of each kind that is made up for, see `State.errors`."""
-FITTED = ("templates", "middles", "grams", "crosses", "filters", "fine", "supports")
-"""Fields of a state that are tensors, a row for each object."""
 FINE_LEAST, FINE_SURE = 0.03, 0.3
 """The fine filter's response counts from here on, and from there on its place is fully believed."""
 SHIFTS = ((0.0, 0.0, 1.0), (0.125, 0.0, 1.0), (-0.125, 0.0, 1.0), (0.0, 0.125, 1.0), (0.0, -0.125, 1.0))
 """Crops that the filter is first fitted to: shift in shares of the side, and scale."""
-
-
-@dataclass(kw_only=True, frozen=True, eq=False)
-class State:
-    """Where N objects are, and what they look like; nothing in it grows with time."""
-
-    index: int
-    """The frame it belongs to, counted from the one that tracking started with."""
-    size: tuple[int, int]
-    """Height and width of that frame."""
-    ids: np.ndarray
-    """int64 [N]"""
-    boxes: np.ndarray
-    """float64 [N, 4]: x y w h, where each object was last believed to be."""
-    sides: np.ndarray
-    """float64 [N, 2]: width and height of the first box."""
-    factors: np.ndarray
-    """float64 [N]: side of the search region in square roots of the box's area."""
-    scores: np.ndarray
-    """float64 [N]: probability that the box overlaps the object by more than half."""
-    lost: np.ndarray
-    """int64 [N]: for how many frames each object has been looked for."""
-    errors: np.ndarray
-    """float64 [N, 4]: how far what the head finds lies from its box: of the centre, in sides of the box, and of the log
-    of both sides. 0 but for `DCF.calibrate`."""
-    templates: Tensor
-    """[N, 2, M, D]: what the head knows it by: as it was given, and as it was lately."""
-    middles: Tensor
-    """float32 [N, M, C]: features of the middle of each object as it was given, which `likeness` compares."""
-    grams: Tensor
-    """float32 [N, 2, F, F]: the filter's sums, of the first frame and of later ones."""
-    crosses: Tensor
-    """float32 [N, 2, F]"""
-    filters: Tensor
-    """float32 [N, F]"""
-    fine: Tensor
-    """complex64 [N, C, m, m // 2 + 1]: filters on small cells (`fine`); C = 0 where there are none."""
-    supports: Tensor
-    """float32 [N, m, m]: where they may be other than zero."""
-
-
-class Found(NamedTuple):
-    """What was seen in one crop."""
-
-    box: np.ndarray
-    """float64 [4]: x y w h in the frame."""
-    score: float
-    features: Tensor
-    """[n, n, C]"""
-    spectrum: Tensor
-    """complex64 [C, m, m // 2 + 1]: of small cells."""
-    place: Region
-
-
-class Reading(NamedTuple):
-    """What was found in some crops."""
-
-    boxes: np.ndarray
-    """float64 [B, 4]: x y w h in shares of the crop's side."""
-    scores: np.ndarray
-    """float64 [B]"""
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -548,8 +486,8 @@ class DCF(Task):
         sharp = [r for r, f in best.items() if f.score >= self.update_above] if self.fine_image else []
         if not learned and not seen and not sharp:
             return state
-        known = {name: getattr(state, name).clone() for name in FITTED if name != "supports"}
-        templates, grams, crosses, filters = (known[name] for name in ("templates", "grams", "crosses", "filters"))
+        changed = [name for rows, name in ((sharp, "fine"), (learned, "filters"), (seen, "templates")) if rows]
+        known = {name: getattr(state, name).clone() for name in [*changed, *(("grams", "crosses") if learned else ())]}
         for row in sharp:
             found = best[row]
             inside = torch.tensor(found.place.inside(state.boxes[row])[None], dtype=torch.float32)
@@ -559,16 +497,18 @@ class DCF(Task):
             found = best[row]
             inside = torch.tensor(found.place.inside(state.boxes[row])[None], dtype=torch.float32)
             gram, cross = self.learn(found.features[None], inside)
-            grams[row, 1].lerp_(gram, self.update_rate)
-            crosses[row, 1].lerp_(cross, self.update_rate)
+            grams, crosses = known["grams"][row], known["crosses"][row]
+            grams[1].lerp_(gram, self.update_rate)
+            crosses[1].lerp_(cross, self.update_rate)
             share = self.first_share
-            both = [share * x[row, 0] + (1 - share) * x[row, 1] for x in (grams, crosses)]
+            both = [share * x[0] + (1 - share) * x[1] for x in (grams, crosses)]
             with torch.autocast(gram.device.type, enabled=False):
-                filters[row] = ridge.solve(both[0], both[1], self.ridge)
+                known["filters"][row] = ridge.solve(both[0], both[1], self.ridge)
         for row in seen:
             found = best[row]
             inside = torch.tensor(found.place.inside(state.boxes[row])[None], dtype=torch.float32)
-            templates[row, 1] = self.head.template(tokens(found.features[None], inside.to(found.features.device)), 1)[0]
+            template = self.head.template(tokens(found.features[None], inside.to(found.features.device)), 1)
+            known["templates"][row, 1] = template[0]
         return dataclasses.replace(state, **known)
 
 
