@@ -1,15 +1,17 @@
 """Views of objects with exact boxes, to learn a tracker's heads from: nothing in them was labelled by hand.
 
 Use: python recipes/dcf-views.py OUT --clips FILE ... --photos FILE ... --cutouts FILE ... [--episodes N] [--seed S]
-     [--parts SHARE | --masks]
+     [--parts SHARE | --masks] [--shapes SHARE]
 
 OUT.npz gets `crops` uint8 [N, 4, 252, 252, 3], `boxes` float [N, 4, 4] x y w h in shares of the crop, `present` [N, 4]
 (1, 0: the object is not there, -1: too little of it is), `visible` [N, 4] and `factors` [N]. An episode is one object
 seen four times. Two of three are photographs of single objects with alpha, pasted over a clip or a photograph: bent,
 turned, scaled, lit otherwise, before others of their kind and behind things. Of some of them a part alone is the
-object, as a face is of a person (`--parts`, their share). The rest are pieces of a picture, which is turned, scaled and
-sheared. Some lose detail, colour, contrast, or what JPEG takes. With `--masks` all are pasted wholes, larger in the
-crop, and `masks` uint8 [N, 4, 252, 252] is how much of each pixel is the object's. Needs OpenCV (the extra `bench`).
+object, as a face is of a person (`--parts`, their share). Some change their shape from view to view, as what walks or
+turns does (`--shapes`): they become narrower or lower, and are bent by more. The rest are pieces of a picture, which is
+turned, scaled and sheared. Some lose detail, colour, contrast, or what JPEG takes. With `--masks` all are pasted
+wholes, larger in the crop, and `masks` uint8 [N, 4, 252, 252] is how much of each pixel is the object's. Needs OpenCV
+(the extra `bench`).
 """
 
 from __future__ import annotations
@@ -204,7 +206,9 @@ def show_piece(
     return canvas.astype(np.float32), box, mask, present
 
 
-def episode(all_: Sources, parts: float, rng: np.random.Generator, masks: bool) -> tuple[list[View], float] | None:
+def episode(
+    all_: Sources, parts: float, shapes: float, rng: np.random.Generator, masks: bool
+) -> tuple[list[View], float] | None:
     """Views of one object and the side of the first crops in sides of the object; None where the draw is no good."""
     pasted = masks or rng.random() < 0.65
     factor = math.exp(rng.uniform(*np.log((1.3, 3.2) if masks else (2.3, 4.6))))
@@ -232,6 +236,8 @@ def episode(all_: Sources, parts: float, rng: np.random.Generator, masks: bool) 
     whole = np.array([0.0, 0.0, thing.shape[1], thing.shape[0]])
     own_part = part_of(thing, rng) if pasted and rng.random() < parts else None
     core = whole if own_part is None else own_part
+    lively = pasted and shapes > 0 and rng.random() < shapes
+    bend = rng.uniform(0.02, 0.1) if lively else bend
     breathe = 0.2 if rng.random() < 0.6 else 0.4
     zoomed = rng.uniform(0.3, 0.95) * min(ground(0).shape[:2]) / OUT
     spot, drift = rng.uniform(0.2, 0.8, 2) * ground(0).shape[1::-1], rng.normal(0, 6, 2)
@@ -270,9 +276,14 @@ def episode(all_: Sources, parts: float, rng: np.random.Generator, masks: bool) 
                 size = zoom * target / math.sqrt(core[2:].prod() * 0.85)
                 rim = (np.array(shape.shape[1::-1]) - thing.shape[1::-1]) / 2  # what bending has added
                 source = rim + core[:2] + core[2:] / 2
+                change = math.exp(rng.normal(0, 0.08 * hard))
+                if lively and k:
+                    squeeze, upright = math.exp(rng.normal(-0.1, 0.4)), rng.random() < 0.7
+                    size *= math.sqrt(squeeze)
+                    change *= squeeze if upright else 1 / squeeze
                 own = affine(
-                    size, turn + rng.normal(0, spin), aspect * math.exp(rng.normal(0, 0.08 * hard)),
-                    rng.normal(0, 0.06 * hard), tuple(source), tuple(place),
+                    size, turn + rng.normal(0, spin), aspect * change, rng.normal(0, 0.06 * hard), tuple(source),
+                    tuple(place),
                 )  # fmt: skip
                 box, mask = paste(canvas, shape, own, 0.5 * (light(rng, 0.3) + how))
                 if own_part is not None:
@@ -320,6 +331,7 @@ def main() -> None:
         parser.add_argument(f"--{name}", type=Path, nargs="+", required=True)
     parser.add_argument("--episodes", type=int, default=125)
     parser.add_argument("--parts", type=float, default=0.0, help="share of pasted objects of which a part is followed")
+    parser.add_argument("--shapes", type=float, default=0.0, help="share of pasted objects that change their shape")
     parser.add_argument("--masks", action="store_true", help="whole objects alone, and their masks too")
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
@@ -327,7 +339,7 @@ def main() -> None:
     sources, rng = read(given.clips, given.photos, given.cutouts), np.random.default_rng(given.seed)
     made: list[tuple[list[View], float]] = []
     while len(made) < given.episodes:
-        if (one := episode(sources, given.parts, rng, given.masks)) is not None:
+        if (one := episode(sources, given.parts, given.shapes, rng, given.masks)) is not None:
             made.append(one)
     columns = {name: np.array([[getattr(v, name) for v in views] for views, _ in made]) for name in View._fields}
     columns["crops"], columns["boxes"], masks = columns.pop("crop"), columns.pop("box"), columns.pop("alpha")

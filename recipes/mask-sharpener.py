@@ -130,9 +130,13 @@ def main() -> None:
     torch.manual_seed(given.seed)
     rng = np.random.default_rng(given.seed)
     given.cache.mkdir(parents=True, exist_ok=True)
-    task = Propagation(resize="native", trunk=given.encoder, sharp=True)
+    task = Propagation(resize="native", trunk=given.encoder)
     shards = [Views(file, propagated(task, file, given.cache)) for file in given.views]
-    network = task.sharpener
+    settings = Propagation(trunk=given.encoder, sharp=True)
+    network = settings.sharpener
+    assert network is not None
+    network.to(memory_format=torch.channels_last)
+    half = torch.ops.mkldnn._is_mkldnn_bf16_supported()
     mean = {name: p.detach().clone() for name, p in network.named_parameters()}
     optimizer = torch.optim.AdamW(network.parameters(), given.rate, betas=(0.9, 0.98), weight_decay=0.01)
     held = shards[0].sample(np.repeat(np.arange(20), 3), np.tile([1, 2, 3], 20))
@@ -142,7 +146,9 @@ def main() -> None:
         at = int(rng.integers(len(shards)))
         rows = rng.integers(20 if at == 0 else 0, len(shards[at].soft), BATCH)
         *seen, truth = varied(shards[at].sample(rows, rng.integers(1, 4, BATCH)), rng)
-        found = loss(network(*seen), truth)
+        with torch.autocast("cpu", torch.bfloat16, enabled=half):
+            logits = network(seen[0].contiguous(memory_format=torch.channels_last), *seen[1:])
+        found = loss(logits, truth)
         optimizer.zero_grad()
         found.backward()
         torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
@@ -156,9 +162,6 @@ def main() -> None:
         for name, p in network.named_parameters():
             p.copy_(mean[name])
     print("the mean of the weights:", judged(network, held))
-    task.encoder = None
-    settings = Propagation(trunk=given.encoder, sharp=True)
-    settings.load_state_dict(task.state_dict())
     extra = {"steps": given.steps, "batch": BATCH, "views": sum(s.soft.shape[:2].numel() for s in shards)}
     weights.save(settings, given.out, {**extra, "data": given.credit}, half=True)
 

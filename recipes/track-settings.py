@@ -1,8 +1,9 @@
 """Settings of a tracker, compared on objects of DAVIS in five forms, none of which is a benchmark for reporting.
 
-Use: python recipes/track-settings.py WEIGHTS DAVIS [DAVIS ...] [--try NAME=VALUE ...]... [--forms FORM ...] [--each]
+Use: python recipes/track-settings.py WEIGHTS DAVIS [DAVIS ...] [--set NAME=VALUE ...] [--try NAME=VALUE ...]...
+     [--forms FORM ...] [--each]
 
-Each `--try` makes a row; the first row is WEIGHTS as it is. DAVIS are folders with JPEGImages and Annotations. Boxes
+Each `--try` makes a row; the first row is WEIGHTS as it is, with `--set`. DAVIS are folders with JPEGImages and Annotations. Boxes
 are those around the masks of all their sequences: around what is not black where a mask is 0 and 255 (DAVIS-2016), else
 around each object. Of each sequence every third frame counts, reduced to 240 rows, but in the last form. Forms:
 
@@ -156,6 +157,7 @@ def main() -> None:
     parser.add_argument("weights")
     parser.add_argument("davis", type=Path, nargs="+")
     parser.add_argument("--try", dest="tries", nargs="+", action="append", default=[], metavar="NAME=VALUE")
+    parser.add_argument("--set", nargs="+", default=[], metavar="NAME=VALUE", help="in every row")
     parser.add_argument("--forms", nargs="+", choices=FORMS, default=list(FORMS))
     parser.add_argument("--each", action="store_true", help="a line for every object")
     given = parser.parse_args()
@@ -167,9 +169,7 @@ def main() -> None:
     print(f"| settings | mean | {' | '.join(forms)} | AUROC .5 | calibration | size off | ms |")
     print(f"|{'---|' * (6 + len(forms))}")
     for words in [[], *given.tries]:
-        model = weights.load(given.weights).eval()
-        for name, value in registry.parsed(type(model), registry.assignments(words)).items():
-            setattr(model, name, value)
+        model = weights.load(given.weights, settings=registry.assignments([*given.set, *words]))
         rows = [numbers(model, form, given.each) for form in forms.values()]
         mean = np.mean([row[0] for row in rows], axis=0)
         cells = [f"{auc:.3f} / {near:.3f}" for auc, near in [mean, *(row[0] for row in rows)]]

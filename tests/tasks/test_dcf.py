@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from pathlib import Path
 from typing import Any
 
@@ -401,3 +402,11 @@ def test_the_shipped_heads_look_for_the_size_whatever_they_are_told(told: float)
     ratio = found.box[2:] / box[2:]
     assert (ratio > 0.9).all()
     assert (ratio < 1.15).all()
+
+
+def test_the_settings_that_the_docs_name_are_there() -> None:
+    text = (Path(__file__).parents[2] / "docs/tracking.md").read_text()
+    table = text.split("## On a frozen encoder")[1].split("| setting | meaning |")[1].split("\n\n")[0]
+    named = {name for row in table.splitlines()[2:] for name in re.findall(r"`(\w+)`", row.split("|")[1])}
+    assert len(named) > 10
+    assert named <= set(DCF.use)

@@ -48,7 +48,7 @@ class DCF(Task):
         "trunk", "search_factor", "search_cap", "search_floor", "size_limit", "window", "penalty", "response_share",
         "size_rate", "calibrate", "ridge", "first_share", "update_rate", "update_every", "update_above",
         "template_every", "template_above", "fine_image", "fine_share", "fine_centre", "fine_steady",
-        "search_below", "tiles", "again_above", "patience", "presence", "calibration",
+        "search_below", "hold_below", "tiles", "again_above", "patience", "presence", "calibration",
         "lost_below", "doubtful_below",
     )  # fmt: skip
 
@@ -123,6 +123,8 @@ class DCF(Task):
     """How much it stays as it was from frame to frame."""
     search_below: float = 0.25
     """Score below which an object counts as lost from sight, and is looked for elsewhere too."""
+    hold_below: float = 0.06
+    """Score below which a box stays where it was."""
     tiles: int = 1
     """Further crops of the picture in which a lost object is looked for in each frame, nearest first; 0: none."""
     again_above: float = 0.6
@@ -445,7 +447,7 @@ class DCF(Task):
                 spots += [grid[(waited * self.tiles + k) % len(grid)] for k in range(min(self.tiles, len(grid)))]
             owners += [row] * len(spots)
             places += [crops.region(spot, side) for spot in spots]
-            steady += [state.lost[row] == 0] + [False] * (len(spots) - 1)
+            steady += [state.scores[row] >= self.hold_below] + [False] * (len(spots) - 1)
         seen = self.look(state, frame, owners, places, steady)
         best: dict[int, Found] = {}
         for row, found in zip(owners, seen):
@@ -463,9 +465,11 @@ class DCF(Task):
     def settle(self, state: State, row: int, found: Found) -> np.ndarray:
         """float64 [4]: the next box of an object: its place as found, its size on the way to what was found."""
         old, first = state.boxes[row, 2:], state.sides[row]
-        if found.score < self.search_below:
-            return state.boxes[row] if state.lost[row] else np.concatenate([centred(found.box, old), old])
-        rate = self.size_rate * min(1.0, 0.5 + found.score)
+        if found.score < self.hold_below:
+            held = state.scores[row] < self.hold_below
+            return state.boxes[row] if held else np.concatenate([centred(found.box, old), old])
+        lost = found.score < self.search_below and state.lost[row] >= self.patience
+        rate = 0.0 if lost else self.size_rate * min(1.0, 0.5 + found.score)
         size = np.exp((1 - rate) * np.log(old) + rate * np.log(np.maximum(found.box[2:], 1e-3)))
         size = np.clip(size, first / self.size_limit, first * self.size_limit)
         size = np.maximum(np.minimum(size, [state.size[1], state.size[0]]), 2.0)

@@ -145,12 +145,14 @@ class Propagation(Task):
     trunk: str = ""
     """Weight file of the encoder, where none is assigned."""
     sharp: bool = False
-    """Whether a trained network makes masks sharp (`sharpen`) before they are given out."""
+    """Whether it has a network, trained, that makes masks sharp (`sharpen`) before they are given out."""
+    edges: Literal["sharp", "coarse"] = "sharp"
+    """Of masks: as that network finds them, where there is one, or as they are propagated."""
 
     use = (
-        "preset", "context", "padding", "topk", "ties", "temperature", "radius", "window", "first_windowed", "resize",
+        "context", "padding", "topk", "ties", "temperature", "radius", "window", "first_windowed", "resize",
         "multiple", "rounding", "interpolation", "red_std", "label_resize", "nearest", "upsample", "decide_at",
-        "normalize_maps", "point_peaks", "grid_excess", "anchors", "positions", "trunk", "sharp",
+        "normalize_maps", "point_peaks", "grid_excess", "anchors", "positions", "trunk", "edges",
     )  # fmt: skip
     RENAMED = {
         "labels": "label_resize",
@@ -205,6 +207,8 @@ class Propagation(Task):
         """
         if self.encoder is None:
             raise ValueError("propagation needs an encoder: task.encoder = dropmae.load(weights).encoder")
+        if self.sharpener is not None and not self.sharpener.change.weight.any():
+            raise ValueError("sharp masks need a network that was trained (shipped:masks has one): leave sharp out")
         size, patch = picture_size(frame), self.encoder.patch
         sides = input_size(size, self.resize, patch, self.multiple, self.rounding)
         features = self.features(frame, sides)
@@ -318,7 +322,7 @@ class Propagation(Task):
 
     def look_at_colours(self, state: State, frame: np.ndarray, target: Target) -> None:
         """Keeps what tells the colours of objects that `target` shows from those around them."""
-        named = label_map(target, state.size, "the frame") if self.sharp else None
+        named = label_map(target, state.size, "the frame") if self.sharpener is not None else None
         if named is not None:
             picture, labels = halved(frame, state.soft.device), torch.from_numpy(named[1]).to(state.soft.device)
             for place, number in enumerate(named[0], 1):
@@ -354,7 +358,7 @@ class Propagation(Task):
             at = state.sides if self.decide_at == "network" else state.size
             maps = own.T.unflatten(1, state.grid)
             numbers = np.array([0, *state.ids])
-            if self.sharp and state.ids:
+            if self.sharpener is not None and self.edges == "sharp" and state.ids:
                 hard = self.sharpened(state, frame, own)
             else:
                 hard = hard_labels(maps, at, upsample=self.upsample, stretch=self.normalize_maps)
