@@ -57,7 +57,10 @@ def test_points_are_carried_along(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert np.linalg.norm(found - centres, axis=1).max() < 14  # a token's side
 
 
-def test_boxes_and_points_take_trackers() -> None:
-    points, nobody = np.ones((1, 2)), np.zeros(0, np.int64)
+def test_a_mask_takes_it_and_boxes_and_points_take_trackers() -> None:
+    mask, points = np.zeros((8, 8), np.uint8), np.ones((1, 2))
+    mask[2:5, 2:5] = 1
+    nobody = np.zeros(0, np.int64)
+    assert loading.shipped(Target(ids=np.array([1]), mask=mask)) == "shipped:encoder"
     assert loading.shipped(Target(ids=nobody, points=points)) == "shipped:tap"
     assert loading.shipped(Target(ids=np.array([1]), boxes=np.ones((1, 4)))) == "shipped:filters"

@@ -12,17 +12,14 @@ before any decision. `preset` names whose script is followed: what differs betwe
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from dropmae import weights
 from dropmae.contracts import PRESET, Task, settle
 from dropmae.nn import masking
 from dropmae.nn.vit import Positions
@@ -38,6 +35,7 @@ from dropmae.ops.resampling import (
     soft_labels,
 )
 from dropmae.target import Target, mask_boxes
+from dropmae.tasks.propagation.edges import sharp
 from dropmae.tasks.propagation.labels import (
     VOID,
     confidence,
@@ -47,11 +45,7 @@ from dropmae.tasks.propagation.labels import (
     point_maps,
     strongest,
 )
-from dropmae.tasks.propagation.presets import ELSEWHERE, PRESETS
-from dropmae.tasks.propagation.sharpen import Sharpener, colour_odds, halved, places, shares, surroundings
-
-NOTICED = 0.2
-"""Stretched label from which on a place may belong to an object that is made sharp."""
+from dropmae.tasks.propagation.presets import ELSEWHERE, PRESETS, SCRIPTED
 
 
 @dataclass(eq=False)
@@ -78,8 +72,6 @@ class State:
     """Features [N, C] and labels [N, K] of the first frame and of prompted ones."""
     ids: list[int]
     """Objects, in the order of their channels."""
-    odds: dict[int, Tensor]
-    """What `sharpen.colour_odds` says of each object where it was given; without `sharp` there are none."""
     filled: int = 0
     """How many of the ring's places are in use."""
     index: int = 0
@@ -90,8 +82,8 @@ class State:
 class Propagation(Task):
     """Training-free propagation of masks, part labels and points; `encoder` is any with dense `features`.
 
-    Assign `encoder` before use, `task.encoder = dropmae.load("run").encoder`, or name it (`trunk`). Options that are
-    not given are the preset's.
+    Assign `encoder` before use: `task.encoder = dropmae.load("run").encoder`. Options that are not given are the
+    preset's.
     """
 
     preset: Literal["dino", "crw", "cropmae", "dinov3"] = "dino"
@@ -142,18 +134,9 @@ class Propagation(Task):
     """Sin-cos positions of another grid than the encoder was trained on: those of that grid, resized, as all these
     scripts have it, or ones computed for the grid at hand."""
 
-    trunk: str = ""
-    """Weight file of the encoder, where none is assigned."""
-    sharp: bool = False
-    """Whether it has a network, trained, that makes masks sharp (`sharpen`) before they are given out."""
-    edges: Literal["sharp", "coarse"] = "sharp"
-    """Of masks: as that network finds them, where there is one, or as they are propagated."""
+    edges: Literal["coarse", "guided"] = "coarse"
+    """Of masks: as their tokens have it, which the scripts do, or moved to where colours change (`edges`)."""
 
-    use = (
-        "context", "padding", "topk", "ties", "temperature", "radius", "window", "first_windowed", "resize",
-        "multiple", "rounding", "interpolation", "red_std", "label_resize", "nearest", "upsample", "decide_at",
-        "normalize_maps", "point_peaks", "grid_excess", "anchors", "positions", "trunk", "edges",
-    )  # fmt: skip
     RENAMED = {
         "labels": "label_resize",
         "stretch": "normalize_maps",
@@ -168,8 +151,12 @@ class Propagation(Task):
 
     @classmethod
     def for_benchmark(cls, name: str, root: str = "", **options: Any) -> Propagation:
-        """The propagation that a preset's script does on a benchmark, but for the options given."""
-        return cls(**{**ELSEWHERE.get((options.get("preset", "dino"), name), {}), **options})
+        """The propagation that a preset's script does on a benchmark, but for the options given.
+
+        Where there is no script, as on one's own videos, edges are guided by the picture.
+        """
+        usual = ELSEWHERE.get((options.get("preset", "dino"), name), {}) if name in SCRIPTED else {"edges": "guided"}
+        return cls(**{**usual, **options})
 
     def __post_init__(self) -> None:
         super().__init__()
@@ -186,17 +173,6 @@ class Propagation(Task):
             )
         input_size((480, 854), self.resize, 16, self.multiple, self.rounding)
         self.encoder: Any = None
-        self.sharpener = Sharpener() if self.sharp else None
-
-    @classmethod
-    def works_on(cls, fields: Mapping[str, Any]) -> str:
-        return fields.get("trunk", "")
-
-    def train(self, mode: bool = True) -> Self:
-        """Takes the encoder from `trunk` when first put into evaluation mode, which is after weights were read."""
-        if not mode and self.encoder is None and self.trunk:
-            self.encoder = weights.load(self.trunk).encoder
-        return super().train(mode)
 
     @torch.no_grad()
     def start(self, frame: np.ndarray, target: Target) -> State:
@@ -207,8 +183,6 @@ class Propagation(Task):
         """
         if self.encoder is None:
             raise ValueError("propagation needs an encoder: task.encoder = dropmae.load(weights).encoder")
-        if self.sharpener is not None and not self.sharpener.change.weight.any():
-            raise ValueError("sharp masks need a network that was trained (shipped:masks has one): leave sharp out")
         size, patch = picture_size(frame), self.encoder.patch
         sides = input_size(size, self.resize, patch, self.multiple, self.rounding)
         features = self.features(frame, sides)
@@ -225,10 +199,8 @@ class Propagation(Task):
             soft=features.new_zeros(self.context, len(features), masked + points),
             anchors=[],
             ids=[],
-            odds={},
         )
         labels = self.corrected(state, features.new_zeros(len(features), masked + points), target)
-        self.look_at_colours(state, frame, target)
         state.anchors.append((features, labels))
         if self.padding == "copies":
             state.soft[:] = labels
@@ -257,7 +229,6 @@ class Propagation(Task):
             )
         if prompt is not None:
             soft = self.corrected(state, soft, prompt)
-            self.look_at_colours(state, frame, prompt)
             state.anchors.append((features, soft))
             if len(state.anchors) > 1 + self.anchors:
                 del state.anchors[1]
@@ -320,36 +291,6 @@ class Propagation(Task):
             soft[:, soft.shape[1] - state.points + torch.from_numpy(told)] = torch.from_numpy(drawn[:, told]).to(soft)
         return soft
 
-    def look_at_colours(self, state: State, frame: np.ndarray, target: Target) -> None:
-        """Keeps what tells the colours of objects that `target` shows from those around them."""
-        named = label_map(target, state.size, "the frame") if self.sharpener is not None else None
-        if named is not None:
-            picture, labels = halved(frame, state.soft.device), torch.from_numpy(named[1]).to(state.soft.device)
-            for place, number in enumerate(named[0], 1):
-                share = functional.interpolate((labels == place)[None, None].float(), picture.shape[1:], mode="area")
-                state.odds[number] = colour_odds(picture, share[0, 0] > 0.5)
-
-    def sharpened(self, state: State, frame: np.ndarray, own: Tensor) -> Tensor:
-        """int64 [H, W]: the channel that each pixel of a frame has, of labels [N, 1 + objects]."""
-        assert self.sharpener is not None
-        picture = halved(frame, own.device)
-        coarse = functional.interpolate(
-            own.T.unflatten(1, state.grid)[None].float(), picture.shape[1:], mode="bilinear"
-        )
-        share, wide = shares(coarse[0])
-        logits = torch.full_like(wide, -math.inf)
-        logits[0] = 0
-        for place, number in enumerate(state.ids, 1):
-            part = surroundings(wide[place] > NOTICED)
-            if part is None:
-                continue
-            there = picture[:, part[0], part[1]]
-            odds = state.odds[number][places(there)]
-            planes = share[place][part], wide[place][part], odds
-            logits[place][part] = self.sharpener(there[None], *(plane[None] for plane in planes))[0]
-        whole = functional.interpolate(logits[None].clamp_min(-20), state.size, mode="bilinear")[0]
-        return whole.argmax(0)
-
     def decided(self, state: State, frame: np.ndarray, soft: Tensor, prompt: Target | None) -> Target:
         """The Target of a frame with soft labels [N, K]; what a prompt said about it stays as it was said."""
         target = Target(ids=np.array(state.ids, np.int64))
@@ -358,8 +299,8 @@ class Propagation(Task):
             at = state.sides if self.decide_at == "network" else state.size
             maps = own.T.unflatten(1, state.grid)
             numbers = np.array([0, *state.ids])
-            if self.sharpener is not None and self.edges == "sharp" and state.ids:
-                hard = self.sharpened(state, frame, own)
+            if self.edges == "guided":
+                hard = sharp(frame, maps)
             else:
                 hard = hard_labels(maps, at, upsample=self.upsample, stretch=self.normalize_maps)
                 hard = nearest_labels(hard, state.size, self.nearest)
