@@ -123,7 +123,7 @@ class DCF(Task):
     """How much it stays as it was from frame to frame."""
     search_below: float = 0.25
     """Score below which an object counts as lost from sight, and is looked for elsewhere too."""
-    hold_below: float = 0.06
+    hold_below: float = 0.25
     """Score below which a box stays where it was."""
     tiles: int = 1
     """Further crops of the picture in which a lost object is looked for in each frame, nearest first; 0: none."""

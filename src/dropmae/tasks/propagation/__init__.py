@@ -45,7 +45,7 @@ from dropmae.tasks.propagation.labels import (
     point_maps,
     strongest,
 )
-from dropmae.tasks.propagation.presets import ELSEWHERE, PRESETS, SCRIPTED
+from dropmae.tasks.propagation.presets import ELSEWHERE, PRESETS
 
 
 @dataclass(eq=False)
@@ -151,12 +151,8 @@ class Propagation(Task):
 
     @classmethod
     def for_benchmark(cls, name: str, root: str = "", **options: Any) -> Propagation:
-        """The propagation that a preset's script does on a benchmark, but for the options given.
-
-        Where there is no script, as on one's own videos, edges are guided by the picture.
-        """
-        usual = ELSEWHERE.get((options.get("preset", "dino"), name), {}) if name in SCRIPTED else {"edges": "guided"}
-        return cls(**{**usual, **options})
+        """The propagation that a preset's script does on a benchmark, but for the options given."""
+        return cls(**{**ELSEWHERE.get((options.get("preset", "dino"), name), {}), **options})
 
     def __post_init__(self) -> None:
         super().__init__()

@@ -44,5 +44,3 @@ ELSEWHERE: dict[tuple[str, str], dict[str, Any]] = {
     ("crw", "jhmdb"): {"resize": "320x320", "context": 7},
 }
 """Where a script treats a benchmark in a way of its own: {(preset, benchmark): settings}."""
-SCRIPTED = ("davis", "vip", "jhmdb")
-"""Benchmarks that the scripts evaluate."""
