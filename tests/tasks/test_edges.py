@@ -82,5 +82,7 @@ def test_it_is_an_option_and_the_scripts_do_not_have_it() -> None:
     for how in ("coarse", "guided"):
         task = loading.load_task("random:tiny", settings={"edges": how, "resize": "native"}, wanted=("mask",))
         state = task.start(frame, Target(ids=np.array([5]), mask=mask.astype(np.uint8) * 5))
-        found[how] = jaccard(task.step(state, frame)[1][1].mask == 5, mask)
+        answer = task.step(state, frame)[1][1].mask
+        assert answer is not None
+        found[how] = jaccard(answer == 5, mask)
     assert found["guided"] > found["coarse"] + 0.02
