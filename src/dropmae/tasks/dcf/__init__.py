@@ -165,7 +165,8 @@ class DCF(Task):
             raise ValueError("taps, widths and channels go together: one of each for every block that is looked at")
         if list(self.taps) != sorted(set(self.taps)) or min(self.taps) < 1:
             raise ValueError(f"taps are numbers of blocks from 1, ascending, not {self.taps}")
-        for name in ("window", "response_share", "first_share", "size_rate", "update_rate", "lost_below"):
+        shares = ("window", "response_share", "first_share", "size_rate", "update_rate")
+        for name in (*shares, "search_below", "hold_below", "lost_below"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must be in [0, 1], not {getattr(self, name)}")
         for name in ("search_factor", "search_cap", "ridge", "deviation", "update_every", "template_every"):
