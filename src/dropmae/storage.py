@@ -18,6 +18,7 @@ import secrets
 import shutil
 import stat
 import tempfile
+import threading
 import unicodedata
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -308,9 +309,43 @@ def workspace(kind: str) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def scratch(folder: Path) -> BinaryIO:
-    """A file without a name on the disk of `folder`, to write and read; it is gone when it is closed."""
-    return cast(BinaryIO, tempfile.TemporaryFile(dir=folder))
+class Scratch:
+    """A file without a name on the disk of `folder`, which any thread may append to and read; gone when it is closed.
+
+    What could not be appended, as the disk is full, leaves it as it was.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        file = tempfile.TemporaryFile(dir=folder, buffering=0)  # noqa: SIM115 - a buffer would keep what failed
+        self.file = cast(BinaryIO, file)
+        self.lock, self.used = threading.Lock(), 0
+
+    def append(self, data: bytes | memoryview) -> int:
+        """Where it begins. OSError where the disk is full."""
+        with self.lock:
+            start, left = self.used, memoryview(data)
+            self.file.seek(start)
+            while left:
+                left = left[self.file.write(left) :]
+            self.used = start + len(data)
+            return start
+
+    def read(self, start: int, length: int) -> bytes:
+        with self.lock:
+            self.file.seek(start)
+            found = b""
+            while len(found) < length and (part := self.file.read(length - len(found))):
+                found += part
+            return found
+
+    def clear(self) -> None:
+        with self.lock:
+            self.file.truncate(0)
+            self.used = 0
+
+    def close(self) -> None:
+        with self.lock:
+            self.file.close()
 
 
 def partial_name(path: Path) -> Path:

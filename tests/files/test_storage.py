@@ -375,3 +375,26 @@ def test_plots_keep_foreign_files(tmp_path: Path, capsys: Any) -> None:
     (tmp_path / "success.png").write_text("mine")
     assert main(["score", "otb", "--results", "x", "--root", "y", "--plots", str(tmp_path)]) == 2
     assert "success.png exists and is not a plot made by dropmae" in capsys.readouterr().err
+
+
+FULL = """
+import resource, signal, sys
+from pathlib import Path
+from dropmae.storage import Scratch
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (5000, 5000))
+file = Scratch(Path(sys.argv[1]))
+places = [file.append(bytes([k]) * 2000) for k in range(2)]
+try:
+    file.append(b"x" * 2000)
+except OSError:
+    print([set(file.read(place, 2000)) for place in places], file.append(b"y" * 500), file.read(4000, 500)[-1:])
+file.close()
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="files have no limit of size there")
+def test_what_is_on_a_full_disk_can_still_be_read(tmp_path: Path) -> None:
+    """A buffer kept what could not be written, tried again at every read, and failed."""
+    found = subprocess.run([sys.executable, "-c", FULL, str(tmp_path)], capture_output=True, text=True, check=True)
+    assert found.stdout == "[{0}, {1}] 4000 b'y'\n"

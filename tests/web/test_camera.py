@@ -9,7 +9,9 @@ import json
 import threading
 import time
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,7 +20,7 @@ import pytest
 from dropmae.cli import main
 from dropmae.engine import Session
 from dropmae.page import recording
-from dropmae.page.passes import LivePass
+from dropmae.page.passes import LIVE_STATES, LivePass
 from dropmae.page.server import Page, Server
 from dropmae.page.work import Engines
 from dropmae.target import Target
@@ -252,9 +254,23 @@ def test_what_ffmpeg_opens_is_recorded(tmp_path: Path, monkeypatch: pytest.Monke
     made.close()
 
 
+def test_what_ends_a_stream_is_told_without_its_password(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    address = "rtsp://me:secret@10.0.0.7/garden"
+
+    def gone(source: str) -> Any:
+        raise OSError(f"{source}: Connection refused")
+
+    monkeypatch.setattr(recording, "open_camera", gone)
+    with pytest.raises(OSError, match="10-0-0-7-garden: Connection refused") as told:
+        recording.Recording(address, tmp_path)
+    assert "secret" not in str(told.value)
+
+
 def test_a_camera_has_a_name_without_secrets() -> None:
     assert recording.camera_name("3") == "camera 3"
-    assert recording.camera_name("rtsp://me:secret@10.0.0.7:554/garden/1?key=secret") == "10.0.0.7-garden-1"
+    assert (
+        recording.camera_name("rtsp://me:secret@10.0.0.7:554/garden/1?key=secret") == "10-0-0-7-garden-1"
+    )  # a dot would end the stem of a file
 
 
 @pytest.mark.parametrize(
@@ -314,3 +330,30 @@ def test_the_verb_does_not_begin_without_a_camera(
     monkeypatch.setattr(recording, "open_camera", fail)
     assert main(["web", "0", "--no-browser"]) == 1
     assert capsys.readouterr().err == "dropmae web: camera 0: it is used by somebody else\n"
+
+
+def test_states_of_what_was_followed_live_thin_out(tmp_path: Path) -> None:
+    """The oldest were dropped, so that what was corrected ten seconds ago began anew, and lost all else."""
+    live = LivePass(tmp_path)
+    live.prompts = {40: Target(ids=np.array([1]), boxes=np.ones((1, 4)))}
+    session: Any = SimpleNamespace(snapshot=lambda: None)
+    for number in range(0, 20_000, 3):
+        live.keep(number if number != 39 else 40, session)
+    kept = sorted(live.states)
+    assert 40 in kept
+    assert len(kept) <= LIVE_STATES + 1
+    assert all(after - before <= 12 + (20_000 - before) / 3 for before, after in pairwise(kept))
+    assert kept[0] < 50
+
+
+def test_the_file_of_a_tape_has_the_rate_that_the_tape_had(tmp_path: Path) -> None:
+    """Their rates differed by a little, and so did, one time in eight, the files that were made of the two."""
+    rng = np.random.default_rng(0)
+    for number in range(6):
+        tape, seconds = Tape(tmp_path, "x", 32, 48), 0.0
+        for _ in range(int(rng.integers(1, 30))):
+            tape.add(np.zeros((32, 48, 3), np.uint8), seconds)
+            seconds += float(rng.uniform(0.01, 0.2))
+        tape.write(tmp_path / f"{number}.recorded.mov")
+        assert Video(tmp_path / f"{number}.recorded.mov").fps == tape.fps
+        tape.erase()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import math
 import struct
@@ -14,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from dropmae.opening import ARRAY_BYTES
-from dropmae.storage import scratch
+from dropmae.storage import Scratch
 from dropmae.target import FIELDS, Target
 
 TYPES = ("int64", "int32", "uint8", "bool", "float32", "float64")
@@ -46,19 +45,16 @@ class Answers(Mapping[int, Kept]):
     """{frame: what was found there}; the last one that is put counts."""
 
     def __init__(self, folder: Path) -> None:
-        self.file = scratch(folder)
+        self.file = Scratch(folder)
         self.places: dict[int, Place] = {}
 
     def put(self, frame: int, kept: Kept, key: str = "") -> None:
         data = packed(kept)
-        offset = self.file.seek(0, io.SEEK_END)
-        self.file.write(data)
-        self.places[frame] = Place(offset, len(data), scores(kept.target), key)
+        self.places[frame] = Place(self.file.append(data), len(data), scores(kept.target), key)
 
     def __getitem__(self, frame: int) -> Kept:
         place = self.places[frame]
-        self.file.seek(place.offset)
-        return unpacked(self.file.read(place.length))
+        return unpacked(self.file.read(place.offset, place.length))
 
     def __iter__(self) -> Iterator[int]:
         return iter(sorted(self.places))
@@ -75,7 +71,7 @@ class Answers(Mapping[int, Kept]):
 
     def clear(self) -> None:
         self.places.clear()
-        self.file.truncate(0)
+        self.file.clear()
 
     def close(self) -> None:
         self.file.close()

@@ -24,7 +24,7 @@ from dropmae.video import Video
 EVERY = 8
 """A copy of the state is kept every so many frames, and four times as far back ever fewer of them."""
 LIVE_STATES = 32
-"""Copies of the state that are kept of what is followed live."""
+"""Copies of the state that are kept of what is followed live, beside those where something was said."""
 
 
 class Step(NamedTuple):
@@ -87,7 +87,7 @@ class Pass:
 
     def stale(self) -> set[int]:
         """Frames whose answers were found when something else was said."""
-        return {number for number, place in self.answers.places.items() if place.key != self.key(number)}
+        return {number for number, place in list(self.answers.places.items()) if place.key != self.key(number)}
 
     def reset(self) -> None:
         """Forgets all but what is said."""
@@ -155,7 +155,7 @@ class Pass:
 
     def renew(self, origin: int) -> None:
         """Begins anew with a frame; what was found before it belongs to nothing any more."""
-        self.answers.drop([number for number in self.answers.places if not self.ahead(number, origin)])
+        self.answers.drop([number for number in list(self.answers.places) if not self.ahead(number, origin)])
         self.states, self.origin, self.passed = {}, origin, set()
         self.tell(self.prompts)
 
@@ -188,7 +188,7 @@ class Pass:
 
     def scores(self) -> dict[int, dict[int, float | None]]:
         """{frame: {object: score}}"""
-        return {number: place.scores for number, place in self.answers.places.items()}
+        return {number: place.scores for number, place in list(self.answers.places.items())}
 
     def close(self) -> None:
         self.answers.close()
@@ -228,7 +228,7 @@ class LivePass(Pass):
                     yield Step(number, answers, session.skipped[number] if len(session.skipped) > before else "")
                 else:
                     yield Step(number, [], idle=True)
-                told = min((n for n in session.prompts if n > number), default=None)
+                told = min((n for n in (*session.prompts, frame) if n > number), default=None)
                 number = newer(number) if told is None else told
             if last is not None and session.begun and (answers := session.snapshot().finish()):
                 self.take(answers)
@@ -238,11 +238,13 @@ class LivePass(Pass):
                 self.states[last] = (self.key(last), session)
 
     def keep(self, number: int, session: Session) -> None:
-        """Keeps a copy of the state now and then, and the newest of them."""
+        """Keeps a copy of the state now and then, the fewer the longer ago, and where something was said."""
         if number in self.prompts or number - max(self.states, default=-EVERY) >= EVERY:
             self.states[number] = (self.key(number), session.snapshot())
-            for old in sorted(self.states)[:-LIVE_STATES]:
-                del self.states[old]
+        free = sorted(n for n in self.states if n not in self.prompts)
+        if len(free) > LIVE_STATES:
+            crowd = {n: (after - before) / (number + 1 - n) for before, n, after in zip(free, free[1:], free[2:])}
+            del self.states[min(crowd, key=lambda n: crowd[n])]
 
 
 def content(target: Target) -> bytes:

@@ -40,7 +40,7 @@ def camera_name(source: str) -> str:
     if source.isdecimal():
         return f"camera {source}"
     parts = urlsplit(source)
-    return printable(f"{parts.hostname}{parts.path}".strip("/").replace("/", "-"))
+    return printable(f"{parts.hostname}{parts.path}".strip("/").replace("/", "-").replace(".", "-"))
 
 
 class Recording:
@@ -96,8 +96,12 @@ class Recording:
                     break
                 reason = f"{self.name} gives no more frames"
         except (OSError, ValueError, MemoryError) as error:
-            reason = printable(" ".join(str(error).split())) or f"{self.name}: there is not enough memory"
-            self.fault = error if isinstance(error, OSError) else OSError(reason)
+            told = str(error)
+            if not self.source.isdecimal():  # an address, which may hold a password
+                told = told.replace(self.source, self.name)
+            told = " ".join(told.split())
+            reason = printable(told) or f"{self.name}: there is not enough memory"
+            self.fault = OSError(reason)
         finally:
             if camera is not None:
                 camera.close()

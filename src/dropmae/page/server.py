@@ -78,6 +78,7 @@ class Page:
         self.videos, self.engines, self.folder, self.question = videos, engines, folder, question
         self.works: dict[str, Work] = {}
         self.locks: dict[str, asyncio.Lock] = {}
+        self.opening = asyncio.Lock()
         self.files: dict[str, tuple[Path, str]] = {}
         """What was written and not fetched yet."""
         self.answer: dict[int, Target] | None = None
@@ -168,19 +169,27 @@ class Page:
             raise
 
     async def opened(self, source: str, title: str) -> Response:
-        if len(self.works) >= MOST:
-            raise Conflict(f"{MOST} videos are open: close one first")
-        key = secrets.token_hex(16)
-        folder = self.folder / key
-        folder.mkdir(mode=0o700)
-        begun: Any = source
-        if is_live(source):
-            if any(one.recording is not None and one.recording.on for one in self.works.values()):
+        async with self.opening:  # a camera takes its time, and the next one who asks must see it
+            if len(self.works) >= MOST:
+                raise Conflict(f"{MOST} videos are open: close one first")
+            key = secrets.token_hex(16)
+            folder = self.folder / key
+            begun: Any = source
+            recordings = [one.recording for one in self.works.values() if one.recording is not None]
+            if is_live(source) and any(one.on for one in recordings):
                 raise Conflict("a camera is being recorded already: stop that first")
-            begun = await anyio.to_thread.run_sync(Recording, source, folder)
-        work = await anyio.to_thread.run_sync(Work, key, begun, folder, self.engines, title)
-        self.works[key], self.locks[key] = work, asyncio.Lock()
-        return JSONResponse(self.state(work))
+            folder.mkdir(mode=0o700)
+            try:
+                if is_live(source):
+                    begun = await anyio.to_thread.run_sync(Recording, source, folder)
+                work = await anyio.to_thread.run_sync(Work, key, begun, folder, self.engines, title)
+            except BaseException:
+                if isinstance(begun, Recording):
+                    begun.close()
+                storage.remove(folder)
+                raise
+            self.works[key], self.locks[key] = work, asyncio.Lock()
+            return JSONResponse(self.state(work))
 
     async def show(self, request: Request) -> Response:
         work = self.work(request)
@@ -189,7 +198,7 @@ class Page:
     async def drop(self, request: Request) -> Response:
         async with self.held(request) as work:
             del self.works[work.key]
-            work.close()
+            await anyio.to_thread.run_sync(work.close)
             storage.remove(work.folder)
             if Path(work.path).parent.parent == self.folder:
                 storage.remove(Path(work.path).parent)
@@ -499,13 +508,13 @@ class Server:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for work in self.page.works.values():
+        for work in list(self.page.works.values()):
             if work.recording is not None:
                 work.recording.stop()  # and with it whoever watches or follows it
         self.server.should_exit = True
         self.thread.join(5)
         self.page.torch.shutdown(wait=False, cancel_futures=True)
-        for work in self.page.works.values():
+        for work in list(self.page.works.values()):
             work.close()
         self.socket.close()
 

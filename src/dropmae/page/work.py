@@ -222,9 +222,15 @@ class Work:
         """First and last frames of stretches whose answers were found before something else was said."""
         followed = {*self.passes[1].answers, *self.passes[-1].answers}
         found = self.passes[1].stale() | self.passes[-1].stale() | (self.live.stale() - followed)
-        found &= set(self.frames_found())
-        edges = sorted(number for number in found if number - 1 not in found)
-        return [[first, next(n for n in range(first, self.count + 1) if n + 1 not in found)] for first in edges]
+        ranges: list[list[int]] = []
+        before = False
+        for number in sorted(self.frames_found()):  # frames without an answer do not part a stretch
+            if number in found and before:
+                ranges[-1][1] = number
+            elif number in found:
+                ranges.append([number, number])
+            before = number in found
+        return ranges
 
     def scores(self) -> dict[int, dict[int, float | None]]:
         """{frame: {object: score}} of what was found."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import threading
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -14,7 +13,7 @@ import numpy as np
 from av.video.reformatter import Interpolation, VideoReformatter
 from PIL import Image
 
-from dropmae.storage import mark, replacing, scratch
+from dropmae.storage import Scratch, mark, replacing
 from dropmae.video.errors import broken
 from dropmae.video.frames import FPS, Still
 
@@ -39,8 +38,7 @@ class Tape(Still):
         """An empty tape on the disk of `folder`; `fps` counts as long as there are fewer than two frames."""
         super().__init__(None)
         self.name, self.full, self.nominal = name, (height, width), fps
-        self.file = scratch(folder)
-        self.lock = threading.Lock()
+        self.file = Scratch(folder)
         self.ends = [0]
         """Where each frame ends in the file, after the 0 where the first one begins."""
         self.milliseconds: list[int] = []
@@ -61,8 +59,14 @@ class Tape(Still):
 
     @property
     def fps(self) -> float:  # type: ignore[override]
-        """Frames per second, on average."""
-        return (len(self) - 1) / self.seconds if self.seconds else self.nominal
+        """Frames per second, on average: exactly what the file that `write` makes has."""
+        if not self.seconds:
+            return self.nominal
+        return float(Fraction(len(self) * CLOCK, self.milliseconds[-1] + self.shown_last()))
+
+    def shown_last(self) -> int:
+        """For how many milliseconds the last frame is shown: as long as the others on average."""
+        return max(1, round(self.milliseconds[-1] / (len(self) - 1)))
 
     def times(self) -> np.ndarray:
         return np.array(self.milliseconds, np.float64) / CLOCK
@@ -80,10 +84,7 @@ class Tape(Still):
         if image.size != (width, height):
             image = image.resize((width, height), Image.Resampling.BILINEAR)
         image.save(buffer, "JPEG", quality=QUALITY)
-        with self.lock:
-            self.file.seek(self.ends[-1])
-            self.file.write(buffer.getbuffer())
-            self.file.flush()
+        self.file.append(buffer.getbuffer())
         self.ends.append(self.ends[-1] + buffer.tell())
         last = self.milliseconds[-1] if self.milliseconds else -1
         self.milliseconds.append(max(last + 1, round(seconds * CLOCK) if last >= 0 else 0))
@@ -91,9 +92,7 @@ class Tape(Still):
     def data(self, index: int) -> bytes:
         """The JPEG of a frame."""
         start, end = self.ends[index], self.ends[index + 1]
-        with self.lock:
-            self.file.seek(start)
-            return self.file.read(end - start)
+        return self.file.read(start, end - start)
 
     def load(self, index: int) -> np.ndarray:
         try:
@@ -116,13 +115,14 @@ class Tape(Still):
             stream: Any = container.add_stream("mjpeg", rate=Fraction(self.fps).limit_denominator(CLOCK))
             stream.height, stream.width, stream.pix_fmt = height, width, "yuvj420p"
             stream.codec_context.time_base = clock
+            last = self.shown_last() if len(self) > 1 else round(CLOCK / self.fps)
             for index in range(len(self)):
                 packet = av.Packet(self.data(index))
                 packet.stream, packet.time_base, packet.is_keyframe = stream, clock, True
                 packet.pts = packet.dts = self.milliseconds[index]
+                packet.duration = (*self.milliseconds, self.milliseconds[-1] + last)[index + 1] - packet.pts
                 container.mux(packet)
 
     def erase(self) -> None:
         """Lets go of the file, and with it of all frames."""
-        with self.lock:
-            self.file.close()
+        self.file.close()

@@ -124,7 +124,7 @@ class DCF(Task):
     search_below: float = 0.25
     """Score below which an object counts as lost from sight, and is looked for elsewhere too."""
     hold_below: float = 0.25
-    """Score below which a box stays where it was."""
+    """Score below which a box keeps its size and, from the second such frame on, its place."""
     tiles: int = 1
     """Further crops of the picture in which a lost object is looked for in each frame, nearest first; 0: none."""
     again_above: float = 0.6
