@@ -27,13 +27,13 @@ stress: $(READY)
 	OMP_NUM_THREADS=1 nice $(BIN)/python -W ignore tests/stress.py
 
 lint: $(READY)
-	$(BIN)/ruff check src tests
-	$(BIN)/ruff format --check src tests
+	$(BIN)/ruff check src tests recipes
+	$(BIN)/ruff format --check src tests recipes
 	$(BIN)/pyrefly check
 
 format: $(READY)
-	$(BIN)/ruff check --fix src tests
-	$(BIN)/ruff format src tests
+	$(BIN)/ruff check --fix src tests recipes
+	$(BIN)/ruff format src tests recipes
 
 bench: $(READY)
 	$(BIN)/dropmae bench

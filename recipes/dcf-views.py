@@ -1,7 +1,7 @@
 """Views of objects with exact boxes, to learn a tracker's heads from: nothing in them was labelled by hand.
 
 Use: python recipes/dcf-views.py OUT --clips FILE ... --photos FILE ... --cutouts FILE ... [--episodes N] [--seed S]
-     [--parts SHARE | --masks] [--shapes SHARE]
+     [--parts SHARE] [--shapes SHARE]
 
 OUT.npz gets `crops` uint8 [N, 4, 252, 252, 3], `boxes` float [N, 4, 4] x y w h in shares of the crop, `present` [N, 4]
 (1, 0: the object is not there, -1: too little of it is), `visible` [N, 4] and `factors` [N]. An episode is one object
@@ -9,9 +9,7 @@ seen four times. Two of three are photographs of single objects with alpha, past
 turned, scaled, lit otherwise, before others of their kind and behind things. Of some of them a part alone is the
 object, as a face is of a person (`--parts`, their share). Some change their shape from view to view, as what walks or
 turns does (`--shapes`): they become narrower or lower, and are bent by more. The rest are pieces of a picture, which is
-turned, scaled and sheared. Some lose detail, colour, contrast, or what JPEG takes. With `--masks` all are pasted
-wholes, larger in the crop, and `masks` uint8 [N, 4, 252, 252] is how much of each pixel is the object's. Needs OpenCV
-(the extra `bench`).
+turned, scaled and sheared. Some lose detail, colour, contrast, or what JPEG takes. Needs OpenCV (the extra `bench`).
 """
 
 from __future__ import annotations
@@ -45,7 +43,6 @@ class View(NamedTuple):
     box: np.ndarray
     present: int
     visible: float
-    alpha: np.ndarray
 
 
 def read(clips: list[Path], photos: list[Path], cutouts: list[Path]) -> Sources:
@@ -206,12 +203,10 @@ def show_piece(
     return canvas.astype(np.float32), box, mask, present
 
 
-def episode(
-    all_: Sources, parts: float, shapes: float, rng: np.random.Generator, masks: bool
-) -> tuple[list[View], float] | None:
+def episode(all_: Sources, parts: float, shapes: float, rng: np.random.Generator) -> tuple[list[View], float] | None:
     """Views of one object and the side of the first crops in sides of the object; None where the draw is no good."""
-    pasted = masks or rng.random() < 0.65
-    factor = math.exp(rng.uniform(*np.log((1.3, 3.2) if masks else (2.3, 4.6))))
+    pasted = rng.random() < 0.65
+    factor = math.exp(rng.uniform(math.log(2.3), math.log(4.6)))
     target, hard = OUT / factor, rng.uniform(0.4, 1.3)
     spin = rng.uniform(0.3, 1.2) if rng.random() < 0.15 else 0.09 * hard
     clip = all_.clips[rng.integers(len(all_.clips))] if rng.random() < 0.65 else None
@@ -248,7 +243,7 @@ def episode(
         shift = rng.laplace(0, 0.22, 2) if k == 0 or rng.random() < 0.7 else rng.uniform(-0.42, 0.42, 2) * factor
         place = OUT / 2 + np.clip(shift * (1 if k else 0.4), -0.45 * factor, 0.45 * factor) * target
         blur = (rng.uniform(1.5, 8), rng.uniform(0, 3.14)) if k and rng.random() < 0.15 else None
-        visible, behind = 1.0, np.ones((OUT, OUT), np.float32)
+        visible = 1.0
         if one is not None:
             canvas, box, mask, present = show_piece(one, k == 0, target, place, zoom, hard, spin, rng)
             canvas = lit(canvas, how)
@@ -295,20 +290,16 @@ def episode(
             for other, matrix in before:
                 alpha = paste(canvas, other, matrix, how)[1]
                 visible *= hidden(mask, alpha) if present else 1
-                behind *= 1 - alpha
         if present and k and rng.random() < 0.18:  # something comes before it
             angle, away = rng.uniform(0, 6.28), rng.uniform(0.3, 0.8) * target
             size = target * zoom * rng.uniform(0.5, 1.1) / math.sqrt(front.shape[0] * front.shape[1])
             spot_ = (place[0] + away * math.cos(angle), place[1] + away * math.sin(angle))
             matrix = affine(size, rng.normal(0, 0.4), 1.0, 0, (front.shape[1] / 2, front.shape[0] / 2), spot_)
-            alpha = paste(canvas, front, matrix, how)[1]
-            visible *= hidden(mask, alpha)
-            behind *= 1 - alpha
+            visible *= hidden(mask, paste(canvas, front, matrix, how)[1])
         crop = worn((canvas - canvas.mean()) * contrast + canvas.mean(), detail, quality, gray, blur)
         shown = np.clip(box[:2] + box[2:], 0, OUT) - np.clip(box[:2], 0, OUT)
         enough = visible >= 0.3 and shown.prod() >= 0.4 * box[2:].prod()
-        seen = (mask * behind * 255).astype(np.uint8)
-        views.append(View(crop, box / OUT, (1 if enough else -1) if present else 0, visible, seen))
+        views.append(View(crop, box / OUT, (1 if enough else -1) if present else 0, visible))
     return (views, factor) if views[0].present == 1 and views[0].visible >= 0.75 else None
 
 
@@ -332,19 +323,16 @@ def main() -> None:
     parser.add_argument("--episodes", type=int, default=125)
     parser.add_argument("--parts", type=float, default=0.0, help="share of pasted objects of which a part is followed")
     parser.add_argument("--shapes", type=float, default=0.0, help="share of pasted objects that change their shape")
-    parser.add_argument("--masks", action="store_true", help="whole objects alone, and their masks too")
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
     cv2.setNumThreads(1)
     sources, rng = read(given.clips, given.photos, given.cutouts), np.random.default_rng(given.seed)
     made: list[tuple[list[View], float]] = []
     while len(made) < given.episodes:
-        if (one := episode(sources, given.parts, given.shapes, rng, given.masks)) is not None:
+        if (one := episode(sources, given.parts, given.shapes, rng)) is not None:
             made.append(one)
     columns = {name: np.array([[getattr(v, name) for v in views] for views, _ in made]) for name in View._fields}
-    columns["crops"], columns["boxes"], masks = columns.pop("crop"), columns.pop("box"), columns.pop("alpha")
-    if given.masks:
-        columns["masks"] = masks
+    columns["crops"], columns["boxes"] = columns.pop("crop"), columns.pop("box")
     np.savez(given.out, factors=np.array([factor for _, factor in made]), **columns)
 
 

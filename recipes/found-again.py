@@ -42,6 +42,16 @@ class Shown(NamedTuple):
     back: int
 
 
+class Return(NamedTuple):
+    """How one went: whether it was found, whether the box lay on the other one in the end, and mean scores."""
+
+    gap: int
+    found: bool
+    wrong: bool
+    away: float
+    before: float
+
+
 def objects(root: Path) -> list[list[np.ndarray]]:
     """RGBA cut-outs of each object in each frame of the sequences of a folder in DAVIS' layout, at 240 rows."""
     found: list[list[np.ndarray]] = []
@@ -78,13 +88,10 @@ def wander(rng: np.random.Generator, length: int, start: np.ndarray, speed: floa
     return np.stack(found)
 
 
-def outside(rng: np.random.Generator, near: np.ndarray, reach: float) -> np.ndarray:
-    """A point beyond the nearest edge to `near`, or beyond one drawn at random where there is none."""
-    edges = [[-reach, near[1]], [WIDTH + reach, near[1]], [near[0], -reach], [near[0], HEIGHT + reach]]
-    if np.isfinite(near).all():
-        return np.array(min(edges, key=lambda edge: float(np.linalg.norm(np.array(edge) - near))))
-    x, y = rng.uniform(50, WIDTH - 50), rng.uniform(50, HEIGHT - 50)
-    return np.array([[-reach, y], [WIDTH + reach, y], [x, -reach], [x, HEIGHT + reach]][int(rng.integers(4))])
+def beyond(place: np.ndarray, reach: float) -> list[np.ndarray]:
+    """The points beside a place that lie `reach` beyond the left, right, upper and lower edge."""
+    x, y = place
+    return [np.array(p) for p in ((-reach, y), (WIDTH + reach, y), (x, -reach), (x, HEIGHT + reach))]
 
 
 def put(canvas: np.ndarray, thing: np.ndarray, centre: np.ndarray, scale: float, lit: np.ndarray) -> np.ndarray:
@@ -106,10 +113,9 @@ def scene(things: list[list[np.ndarray]], clips: list[np.ndarray], gap: int, rng
     length = BEFORE + EDGE + gap + EDGE + WITHIN
     side, phase = rng.uniform(42, 75), int(rng.integers(len(own)))
     path = wander(rng, length, rng.uniform([80, 70], [WIDTH - 80, HEIGHT - 70]), 2.0)
-    away = 0.8 * side * 1.5
     gone, back = BEFORE + EDGE, BEFORE + EDGE + gap
-    leave = outside(rng, path[BEFORE - 1], away)
-    enter = outside(rng, np.full(2, np.nan), away)
+    leave = min(beyond(path[BEFORE - 1], 1.2 * side), key=lambda p: float(np.linalg.norm(p - path[BEFORE - 1])))
+    enter = beyond(rng.uniform(50, [WIDTH - 50, HEIGHT - 50]), 1.2 * side)[int(rng.integers(4))]
     for k in range(EDGE):
         path[BEFORE + k] = path[BEFORE - 1] + (leave - path[BEFORE - 1]) * (k + 1) / EDGE
         path[back + k] = enter + (path[back + EDGE] - enter) * (k + 1) / (EDGE + 1)
@@ -154,6 +160,14 @@ def follow(model: Any, shown: Shown) -> tuple[np.ndarray, np.ndarray]:
     return np.stack(boxes), np.array(scores)
 
 
+def judged(shown: Shown, boxes: np.ndarray, scores: np.ndarray, gap: int) -> Return:
+    """Of a tracker's boxes [T, 4] and scores [T]."""
+    after, gone = slice(shown.back, shown.back + WITHIN), BEFORE + EDGE
+    found, wrong = (np.nan_to_num(iou(boxes, truth))[after] > 0.5 for truth in (shown.boxes, shown.others))
+    means = float(scores[gone : gone + gap].mean()), float(scores[5:BEFORE].mean())
+    return Return(gap, bool(found.any()), bool(wrong[-1]), *means)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("weights")
@@ -164,33 +178,24 @@ def main() -> None:
     parser.add_argument("--set", nargs="+", default=[], metavar="NAME=VALUE")
     parser.add_argument("--show", type=Path, help="a folder for a sheet of frames of the first returns")
     given = parser.parse_args()
-    model, rng = weights.load(given.weights).eval(), np.random.default_rng(given.seed)
-    for name, value in registry.parsed(type(model), registry.assignments(given.set)).items():
-        setattr(model, name, value)
+    model = weights.load(given.weights, settings=registry.assignments(given.set))
+    rng = np.random.default_rng(given.seed)
     things = [cuts for root in given.davis for cuts in objects(root)]
     clips = [ground(file) for file in given.clips]
-    rows: list[tuple[int, bool, bool, float, float]] = []
+    rows: list[Return] = []
     for number in range(given.returns):
         gap = GAPS[number % len(GAPS)]
         shown = scene(things, clips, gap, rng)
         boxes, scores = follow(model, shown)
-        overlap = np.nan_to_num(iou(boxes, shown.boxes))
-        wrong = np.nan_to_num(iou(boxes, shown.others))
-        found = bool((overlap[shown.back : shown.back + WITHIN] > 0.5).any())
-        away = slice(BEFORE + EDGE, BEFORE + EDGE + gap)
-        rows.append(
-            (gap, found, bool(wrong[shown.back + WITHIN - 1] > 0.5), scores[away].mean(), scores[5:BEFORE].mean())
-        )
+        rows.append(judged(shown, boxes, scores, gap))
         if given.show and number < 6:
             sheet(shown, boxes, given.show / f"{number}.png")
-        print(f"{number} gap {gap} {'found' if found else '-'} followed before {overlap[BEFORE - 1]:.2f}", flush=True)
+        print(f"{number} gap {gap} {'found' if rows[-1].found else '-'}", flush=True)
     for gap in GAPS:
-        own = [row for row in rows if row[0] == gap]
-        if own:
-            found, wrong = (sum(row[k] for row in own) for k in (1, 2))
+        if own := [row for row in rows if row.gap == gap]:
+            found, wrong = sum(row.found for row in own), sum(row.wrong for row in own)
             print(f"gap {gap}: found {found} of {len(own)}, on the other one {wrong}")
-    share = np.mean([row[1] for row in rows])
-    away, before = np.mean([row[3] for row in rows]), np.mean([row[4] for row in rows])
+    share, away, before = (np.mean([getattr(row, name) for row in rows]) for name in ("found", "away", "before"))
     print(f"found {100 * share:.1f} % of {len(rows)}; score while away {away:.2f}, before {before:.2f}")
 
 

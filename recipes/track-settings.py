@@ -3,9 +3,10 @@
 Use: python recipes/track-settings.py WEIGHTS DAVIS [DAVIS ...] [--set NAME=VALUE ...] [--try NAME=VALUE ...]...
      [--forms FORM ...] [--each]
 
-Each `--try` makes a row; the first row is WEIGHTS as it is, with `--set`. DAVIS are folders with JPEGImages and Annotations. Boxes
-are those around the masks of all their sequences: around what is not black where a mask is 0 and 255 (DAVIS-2016), else
-around each object. Of each sequence every third frame counts, reduced to 240 rows, but in the last form. Forms:
+Each `--try` makes a row; the first row is WEIGHTS as it is, with `--set`. DAVIS are folders with JPEGImages and
+Annotations. Boxes are those around the masks of all their sequences: around what is not black where a mask is 0 and 255
+(DAVIS-2016), else around each object. Of each sequence every third frame counts, reduced to 240 rows, but in the last
+form. Forms:
 
 whole   the objects as they are
 small   all made so small that the object's side is 24 pixels, as a benchmark's often are

@@ -309,6 +309,11 @@ def workspace(kind: str) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+def unnamed(folder: Path) -> BinaryIO:
+    """A file without a name, nor a buffer, which would keep what could not be written."""
+    return cast(BinaryIO, tempfile.TemporaryFile(dir=folder, buffering=0))
+
+
 class Scratch:
     """A file without a name on the disk of `folder`, which any thread may append to and read; gone when it is closed.
 
@@ -316,8 +321,7 @@ class Scratch:
     """
 
     def __init__(self, folder: Path) -> None:
-        file = tempfile.TemporaryFile(dir=folder, buffering=0)  # noqa: SIM115 - a buffer would keep what failed
-        self.file = cast(BinaryIO, file)
+        self.file = unnamed(folder)
         self.lock, self.used = threading.Lock(), 0
 
     def append(self, data: bytes | memoryview) -> int:

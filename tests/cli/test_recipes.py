@@ -228,3 +228,23 @@ def test_a_look_is_recorded_once_and_again_where_there_is_more_to_see(
     (out / "Mine.recorded.json").unlink()  # results that nobody wrote down
     with pytest.raises(SystemExit, match="2"):
         sot_table()
+
+
+def test_what_returns_was_out_of_the_picture_and_comes_back() -> None:
+    pytest.importorskip("cv2")
+    made = runpy.run_path(str(RECIPES[0].with_name("found-again.py")))
+    rng = np.random.default_rng(0)
+    things = [[rng.integers(0, 255, (40, 60, 4)).astype(np.uint8) for _ in range(5)]]
+    for gap in (10, 45):
+        shown = made["scene"](things, [np.zeros((9, 240, 320, 3), np.uint8)], gap, rng)
+        low, high = shown.boxes[:, :2], shown.boxes[:, :2] + shown.boxes[:, 2:]
+        seen = ((high > 0) & (low < (320, 240))).all(1)
+        gone = made["BEFORE"] + made["EDGE"]
+        assert not seen[gone : gone + gap].any()
+        assert seen[: made["BEFORE"]].all()
+        assert seen[shown.back + 1 :].all()
+        scores = np.ones(len(shown.frames))
+        right, wrong = (made["judged"](shown, boxes, scores, gap) for boxes in (shown.boxes, shown.others))
+        assert (right.found, right.wrong, wrong.wrong) == (True, False, True)
+        stayed = made["judged"](shown, shown.boxes[:1].repeat(len(scores), 0) - 1000, scores, gap)
+        assert (stayed.found, stayed.wrong) == (False, False)

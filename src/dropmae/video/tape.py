@@ -37,7 +37,7 @@ class Tape(Still):
     def __init__(self, folder: Path, name: str, height: int, width: int, fps: float = FPS) -> None:
         """An empty tape on the disk of `folder`; `fps` counts as long as there are fewer than two frames."""
         super().__init__(None)
-        self.name, self.full, self.nominal = name, (height, width), fps
+        self.name, self.full, self.fps = name, (height, width), fps
         self.file = Scratch(folder)
         self.ends = [0]
         """Where each frame ends in the file, after the 0 where the first one begins."""
@@ -56,13 +56,6 @@ class Tape(Still):
     def seconds(self) -> float:
         """From the first frame to the last one."""
         return self.milliseconds[-1] / CLOCK if self.milliseconds else 0.0
-
-    @property
-    def fps(self) -> float:  # type: ignore[override]
-        """Frames per second, on average: exactly what the file that `write` makes has."""
-        if not self.seconds:
-            return self.nominal
-        return float(Fraction(len(self) * CLOCK, self.milliseconds[-1] + self.shown_last()))
 
     def shown_last(self) -> int:
         """For how many milliseconds the last frame is shown: as long as the others on average."""
@@ -88,6 +81,8 @@ class Tape(Still):
         self.ends.append(self.ends[-1] + buffer.tell())
         last = self.milliseconds[-1] if self.milliseconds else -1
         self.milliseconds.append(max(last + 1, round(seconds * CLOCK) if last >= 0 else 0))
+        if len(self) > 1:  # on average, and exactly what the file that `write` makes has
+            self.fps = float(Fraction(len(self) * CLOCK, self.milliseconds[-1] + self.shown_last()))
 
     def data(self, index: int) -> bytes:
         """The JPEG of a frame."""
