@@ -94,6 +94,11 @@ class Screen:
         self.until(f"s.store.work.version >= {version}")
         return self.js("s.store.work")
 
+    def painted(self, frame: int) -> None:
+        """Waits until a frame's picture, no stand-in for it, is on the screen with all that was changed before."""
+        self.until(f"s.store.frames.kept.get({frame}) instanceof ImageBitmap", 20)
+        self.js("await new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(() => done(true))))")
+
     def followed(self) -> None:
         self.rounds += 1
         self.until(f"s.store.rounds >= {self.rounds}")
@@ -356,18 +361,18 @@ def test_lines_of_coordinates(screen: Screen) -> None:
             f"([{place[0]} - view.getBoundingClientRect().x, {place[1]} - view.getBoundingClientRect().y])"
         )
 
-    screen.until("s.store.frames.kept.has(0)", 20)
+    screen.painted(0)
     before = [tones(20), tones(25)]
     screen.press("l")
     screen.until("document.getElementById('lines').ariaPressed === 'true'", 20)
     step = 10  # of 96 pixels on 670 of the screen
     screen.until("s.store.lines", 20)
-    time.sleep(0.2)
+    screen.painted(0)
     assert tones(2 * step) != before[0]
     assert tones(2.5 * step) == before[1]
     screen.page.get_by_role("button", name="Lines L").click()
     screen.until("document.getElementById('lines').ariaPressed === 'false'", 20)
-    time.sleep(0.2)
+    screen.painted(0)
     assert [tones(20), tones(25)] == before
 
 
