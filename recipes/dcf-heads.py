@@ -25,7 +25,7 @@ from torch.nn import functional
 
 from dropmae import registry, weights
 from dropmae.ops import allocator
-from dropmae.tasks.dcf import DCF, fine, ridge
+from dropmae.tasks.dcf import DCF, fine, maps
 from dropmae.tasks.dcf.head import peaks, tokens
 from dropmae.tasks.vot.head import overlaps
 
@@ -42,7 +42,7 @@ class Shard(NamedTuple):
     features: Tensor
     """float16 [E, V, n, n, C]"""
     filters: Tensor
-    """float32 [E, V, F]"""
+    """float32 [E, V, F, K]"""
     boxes: Tensor
     """float32 [E, V, 4]"""
     usable: np.ndarray
@@ -93,14 +93,14 @@ def begin(task: DCF, file: Path) -> None:
 
 
 def filters(task: DCF, features: Tensor, boxes: Tensor) -> Tensor:
-    """float32 [V, F]: the filter of each view [V, n, n, C] by itself, with as many unknowns as it has cells."""
+    """float32 [V, F, K]: the filters of each view [V, n, n, C] by itself, with as many unknowns as it has cells."""
     found = []
     for one, box in zip(features.float(), boxes):
         cells = task.cells(one[None])[0]
-        wanted = ridge.gaussian(box[None], len(one), task.deviation, 0.6).flatten()
+        wanted = task.wanted(box[None], len(one)).flatten(0, 2)
         gram = cells @ cells.T
         gram.diagonal().add_(task.ridge * cells.square().sum() / cells.shape[1])
-        found.append(cells.T @ torch.cholesky_solve(wanted[:, None], torch.linalg.cholesky(gram))[:, 0])
+        found.append(cells.T @ torch.cholesky_solve(wanted, torch.linalg.cholesky(gram)))
     return torch.stack(found)
 
 
@@ -184,12 +184,13 @@ def losses(task: DCF, batch: list[Tensor]) -> dict[str, Tensor]:
     """{"loss", "focal", "box", "presence", "overlap", "hit", "filter_hit"} of stacked samples."""
     first, box1, last, box2, search, box, present, filter_, size, small = batch
     head, n, here = task.head, search.shape[1], present.float()[:, None, None]
-    response = (task.cells(search.float()) @ filter_[:, :, None])[..., 0].view(-1, n, n)
+    responses = (task.cells(search.float()) @ filter_).unflatten(1, (n, n))
+    response = responses[..., 0]
     high = peaks(small.float(), n) if task.fine_told else None
     with half():
         known = [head.template(tokens(f.float(), b), kind) for kind, (f, b) in enumerate(((first, box1), (last, box2)))]
-        logits, boxes, cells = head(search.float(), torch.cat(known, 1), response, size, high)
-    scores, wanted = logits.sigmoid(), ridge.gaussian(box, n, 0.14, 0.55) * here
+        logits, boxes, cells = head(search.float(), torch.cat(known, 1), responses, size, high)
+    scores, wanted = logits.sigmoid(), maps.gaussian(box, n, 0.14, 0.55) * here
     hot = wanted > 0.6
     right = wanted * (1 - scores).detach() ** 2 * functional.logsigmoid(logits)
     wrong = (1 - wanted) ** 4 * scores.detach() ** 2 * functional.logsigmoid(-logits)
@@ -197,7 +198,7 @@ def losses(task: DCF, batch: list[Tensor]) -> dict[str, Tensor]:
     truth = torch.cat([box[:, :2], box[:, :2] + box[:, 2:]], 1)[:, None, None].expand_as(boxes)
     overlap, general = (part.view(scores.shape) for part in overlaps(boxes.flatten(0, 2), truth.flatten(0, 2)))
     far = ((boxes - truth).abs() / size.repeat(1, 2)[:, None, None]).mean(-1)
-    near = ridge.gaussian(box, n, 0.2, 0.6) * here
+    near = maps.gaussian(box, n, 0.2, 0.6) * here
     near = near * (near > 0.25)
     sides = ((1 - general + 0.5 * far) * near).sum() / near.sum().clamp_min(1)
     peak = scores.flatten(1).argmax(1)
@@ -216,6 +217,7 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, default=Path("dcf-cache"))
     parser.add_argument("--image", type=int, default=252, help="side of the crops that the encoder sees")
     parser.add_argument("--fine", type=int, default=0, help="side of the crops for a filter on small cells")
+    parser.add_argument("--extent", action="store_true", help="the heads are told how far the object reaches")
     parser.add_argument("--told", action="store_true", help="the heads are told what it answers")
     parser.add_argument("--taps", type=int, nargs="+", default=[8, 12], help="its blocks that are looked at")
     parser.add_argument("--trunk", default="", help="where the tracker is to find the encoder, for the header")
@@ -233,7 +235,7 @@ def main() -> None:
     encoder = weights.load(str(given.encoder)).encoder
     beside = 0.5 if given.fine and not given.told else 0.0
     fields = {"fine_image": given.fine, "fine_told": given.told, "fine_share": beside, "fine_centre": 0.0}
-    task = DCF(image=given.image, taps=tuple(given.taps), trunk=given.trunk, **fields)
+    task = DCF(image=given.image, taps=tuple(given.taps), trunk=given.trunk, extent=given.extent, **fields)
     task.encoder = encoder
     with torch.no_grad():
         components(task, np.load(given.views[0])["crops"][:, 0])

@@ -15,8 +15,9 @@ from torch.nn import functional
 
 from dropmae import weights
 from dropmae.loading import named
+from dropmae.ops import ridge
 from dropmae.target import Target
-from dropmae.tasks.dcf import DCF, State, crops, fine, ridge
+from dropmae.tasks.dcf import DCF, State, crops, fine, maps
 from dropmae.tasks.dcf.head import GRID, Head, likeness, middle, tokens
 from dropmae.video import Video
 
@@ -98,20 +99,20 @@ def same(one: State, other: State) -> bool:
 
 def test_filter_is_the_solution_of_ridge_regression():
     features = torch.randn(3, 6, 6, 4)
-    cells, wanted = ridge.neighbourhoods(features), torch.rand(3, 6, 6)
-    gram, cross = ridge.sums(cells, wanted)
+    cells, wanted = maps.neighbourhoods(features), torch.rand(3, 6, 6, 2)
+    gram, cross = ridge.sums(cells.flatten(0, 1), wanted.flatten(0, 2), 3)
     found = ridge.solve(gram, cross, 0.1)
     rows = cells.flatten(0, 1).double()
     amount = 0.1 * (rows.T @ rows / 3).diagonal().mean() + 1e-6
     stacked = torch.cat([rows / 3**0.5, amount.sqrt() * torch.eye(36, dtype=torch.float64)])
-    answers = torch.cat([wanted.flatten().double() / 3**0.5, torch.zeros(36, dtype=torch.float64)])
-    expected = torch.linalg.lstsq(stacked, answers[:, None]).solution[:, 0]
+    answers = torch.cat([wanted.flatten(0, 2).double() / 3**0.5, torch.zeros(36, 2, dtype=torch.float64)])
+    expected = torch.linalg.lstsq(stacked, answers).solution
     torch.testing.assert_close(found.double(), expected, atol=2e-4, rtol=1e-3)
 
 
 def test_neighbourhood_of_a_cell_is_its_unit_features_and_those_around():
     features = torch.randn(1, 5, 5, 2)
-    cells = ridge.neighbourhoods(features).view(5, 5, 9, 2)
+    cells = maps.neighbourhoods(features).view(5, 5, 9, 2)
     unit = functional.normalize(features, dim=-1)[0]
     assert torch.equal(cells[2, 3, 4], unit[2, 3])
     assert torch.equal(cells[2, 3, 0], unit[1, 2])
@@ -119,10 +120,34 @@ def test_neighbourhood_of_a_cell_is_its_unit_features_and_those_around():
 
 
 def test_gaussian_peaks_in_the_cell_of_the_centre():
-    found = ridge.gaussian(torch.tensor([[0.3, 0.2, 0.4, 0.1]]), 20, 0.25, 0.6)[0]
+    found = maps.gaussian(torch.tensor([[0.3, 0.2, 0.4, 0.1]]), 20, 0.25, 0.6)[0]
     assert divmod(int(found.argmax()), 20) in ((4, 9), (4, 10), (5, 9), (5, 10))
     across, down = found.sum(0), found.sum(1)
     assert (across > across.max() / 2).sum() > (down > down.max() / 2).sum()
+
+
+def test_extents_say_which_cells_a_box_covers_and_where_in_it_they_lie():
+    inside, across, down = maps.extents(torch.tensor([[0.2, 0.4, 0.4, 0.2]]), 10)[0].unbind(-1)
+    expected = torch.zeros(10, 10)
+    expected[4:6, 2:6] = 1
+    assert torch.equal(inside, expected)
+    torch.testing.assert_close(across[4], torch.tensor([0, 0, -0.75, -0.25, 0.25, 0.75, 0, 0, 0, 0]))
+    torch.testing.assert_close(down[:, 2], torch.tensor([0, 0, 0, 0, -0.5, 0.5, 0, 0, 0, 0]))
+
+
+def test_filters_of_the_extent_tell_what_the_object_covers_elsewhere(world: Any):
+    task = untrained(extent=True)
+    state = task.start(shown(world, (60, 60)), given((60, 60)))
+    assert state.filters.shape[-1] == 4
+    place = crops.region(np.array([110.0, 90.0]), 96)
+    features = task.embed(shown(world, (100, 70)), [place])
+    answers = (task.cells(features) @ state.filters[0])[0].view(*features.shape[1:3], 4)
+    inside = torch.tensor(place.inside(np.array([100, 70, 24, 32]))[None], dtype=torch.float32)
+    wanted = maps.extents(inside, len(answers))[0]
+    covered = wanted[..., 0] == 1
+    assert answers[covered][:, 1].mean() > 0.3 + answers[~covered][:, 1].mean()
+    for axis in (1, 2):
+        assert np.corrcoef(answers[covered][:, axis + 1].detach(), wanted[covered][:, axis])[0, 1] > 0.6
 
 
 def test_crop_of_the_same_size_is_the_frame_with_the_mean_colour_around():
@@ -162,14 +187,15 @@ def test_tokens_lie_over_and_around_the_box():
     torch.testing.assert_close(found[0, 0], torch.tensor([0.5 - 0.2 * 0.9, 0.45 - 0.3 * 0.9]))
 
 
-def test_every_part_of_the_head_learns():
-    head = Head((6, 6), (4, 5), 16, 2, 2)
+@pytest.mark.parametrize("extent", [False, True])
+def test_every_part_of_the_head_learns(extent: bool):
+    head = Head((6, 6), (4, 5), 16, 2, 2, extent=extent)
     known = torch.cat([head.template(torch.randn(2, GRID * GRID, 9), kind) for kind in (0, 1)], 1)
-    response = torch.rand(2, 8, 8)
-    logits, boxes, cells = head(torch.randn(2, 8, 8, 9), known, response, torch.full((2, 2), 0.2))
+    responses = torch.rand(2, 8, 8, 4 if extent else 1)
+    logits, boxes, cells = head(torch.randn(2, 8, 8, 9), known, responses, torch.full((2, 2), 0.2))
     assert logits.shape == (2, 8, 8)
     assert boxes.shape == (2, 8, 8, 4)
-    present = head.present(cells, logits.sigmoid(), response, logits.flatten(1).argmax(1))
+    present = head.present(cells, logits.sigmoid(), responses[..., 0], logits.flatten(1).argmax(1))
     (logits.sum() + boxes.sum() + present.sum()).backward()
     idle = [name for name, p in head.named_parameters() if p.grad is None and not name.startswith("reduce")]
     assert not idle

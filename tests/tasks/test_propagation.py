@@ -24,11 +24,12 @@ from dropmae.ops import switch
 from dropmae.ops.affinity import Context, Window, propagate, reference
 from dropmae.ops.resampling import hard_labels, input_size, nearest_labels, resize_bytes, soft_labels
 from dropmae.target import Target
-from dropmae.tasks.propagation import Propagation, State, speed
+from dropmae.tasks.propagation import Propagation, State, fitted, speed
 from dropmae.tasks.propagation.labels import point_maps, strongest
 from dropmae.tasks.propagation.presets import ELSEWHERE, PRESETS
 
 PRESET_NAMES = sorted(PRESETS)
+SCRIPTS = [name for name in PRESET_NAMES if name != "fitted"]
 
 
 class Pixels(nn.Module):
@@ -192,7 +193,7 @@ def test_hard_labels_do_not_depend_on_how_many_maps_fit() -> None:
 # ---------------------------------------------------------------- whole videos
 
 
-@pytest.mark.parametrize("preset", PRESET_NAMES)
+@pytest.mark.parametrize("preset", SCRIPTS)
 def test_a_shifted_texture_propagates_with_j_one(preset: Any) -> None:
     """Vertical bands, as borders that are straight everywhere survive any interpolation."""
     frame = noise_frame(96, 256)
@@ -428,6 +429,67 @@ def test_points_and_masks_go_together_without_touching() -> None:
         np.testing.assert_allclose(one.points, three.points, atol=1e-4)
 
 
+# ---------------------------------------------------------------- the model that is fitted
+
+
+def clusters(seed: int) -> tuple[Tensor, Tensor]:
+    """Unit features [60, 8] of a 6 x 10 grid of tokens of three kinds with noise, and whose each is [60, 3]."""
+    rng = torch.Generator().manual_seed(seed)
+    kinds = torch.nn.functional.normalize(torch.randn(3, 8, generator=torch.Generator().manual_seed(9)), dim=1)
+    labels = torch.zeros(60, 3)
+    labels[torch.arange(60), torch.randint(3, (60,), generator=rng)] = 1
+    noisy = labels @ kinds + 0.05 * torch.randn(60, 8, generator=rng)
+    return torch.nn.functional.normalize(noisy, dim=1), labels
+
+
+def test_a_fitted_model_is_ridge_regression_and_tells_kinds_apart() -> None:
+    (first, labels), (other, truth) = clusters(0), clusters(1)
+    rows = fitted.seen(first, (6, 10))
+    model = fitted.begun(rows, labels)
+    wide = rows.double()
+    amount = fitted.RIDGE * (wide.T @ wide / 60).diagonal().mean() + 1e-6
+    expected = torch.linalg.solve(wide.T @ wide / 60 + amount * torch.eye(17), wide.T @ labels.double() / 60)
+    torch.testing.assert_close(model.weights.double(), expected, atol=1e-4, rtol=1e-3)
+    answer = fitted.answered(model, fitted.seen(other, (6, 10)))
+    assert torch.equal(answer.argmax(1), truth.argmax(1))
+    torch.testing.assert_close(answer.sum(1), torch.ones(60))
+
+
+def test_a_fitted_model_learns_what_changes_and_keeps_what_was_given() -> None:
+    first, labels = clusters(0)
+    turned = first.roll(1, 1)  # the same kinds, looking otherwise
+    rows, later = (fitted.seen(one, (6, 10)) for one in (first, turned))
+    model = fitted.begun(rows, labels)
+    for _ in range(30):
+        model = fitted.updated(model, later, labels, False)
+    assert torch.equal(fitted.answered(model, later).argmax(1), labels.argmax(1))
+    assert torch.equal(fitted.answered(model, rows).argmax(1), labels.argmax(1))
+    assert torch.equal(model.known[0], fitted.begun(rows, labels).known[0])
+    given = fitted.updated(model, later, labels, True)
+    torch.testing.assert_close(given.known[1], (model.known[1] + given.lately[1]) / 2)
+    assert given.prompts == 2
+    fresh = fitted.updated(model, rows, torch.cat([labels, labels[:, :1]], 1), True)
+    assert (fresh.prompts, fresh.weights.shape[1]) == (1, 4)
+
+
+def test_what_is_shown_is_mixed_and_what_is_carried_on_is_not() -> None:
+    """Without a prompt the ring of labels is propagation's own; a model's share of 1 shows what the model says."""
+    frames, mask = wandering()
+    plain, mixed = (run(make("dino", model_share=share), frames, masked(mask)) for share in (0.0, 1.0))
+    torch.testing.assert_close(mixed[0].soft, plain[0].soft)
+    assert plain[0].model is None
+    assert any(not np.array_equal(mask_of(a), mask_of(b)) for a, b in zip(plain[1], mixed[1]))
+
+
+def test_a_video_of_ones_own_is_followed_with_a_fitted_model_and_a_benchmark_as_its_script_does() -> None:
+    assert Propagation.for_benchmark("").model_share > 0
+    assert Propagation.for_benchmark("", preset="crw").model_share == 0
+    assert Propagation.for_benchmark("davis").model_share == 0
+    assert Propagation.for_benchmark("davis", preset="fitted").model_share > 0
+    with pytest.raises(ValueError, match="model_share"):
+        Propagation(model_share=2)
+
+
 # ---------------------------------------------------------------- prompts and odd input
 
 
@@ -512,6 +574,8 @@ def test_memory_stays_constant(preset: Any) -> None:
     for number in range(1, 12):
         state, _ = task.step(state, frames[number % 7], masked(mask) if number > 4 else None)
         tensors = [state.keys, state.soft, *(tensor for anchor in state.anchors for tensor in anchor)]
+        if state.model is not None:
+            tensors += [*state.model.known, *state.model.lately, state.model.weights]
         sizes.append(sum(tensor.numel() for tensor in tensors))
     assert len(set(sizes[:4])) == 1
     assert len(set(sizes[6:])) == 1

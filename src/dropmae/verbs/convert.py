@@ -119,6 +119,11 @@ def _read(
             else:
                 module.image = image
         extra = {name: without_folders(value) for name, value in header.items() if name not in weights.OWN}
+        stated = extra.pop("license", None)
+        if weights.locate(source).parent == weights.SHIPPED:
+            stated = stated or "Apache-2.0, as the package"
+        if stated:
+            extra.setdefault("licence", stated)
         report |= {"layout": OURS, "class": header["name"], "unexpected": [], "notes": []}
     else:
         found = foreign.examine(source, layout, entry, image)

@@ -20,9 +20,10 @@ from dropmae import weights
 from dropmae.contracts import Task
 from dropmae.data.boxtracks import boxes_of
 from dropmae.nn.vit import SIZES, Encoder, Size
+from dropmae.ops import ridge
 from dropmae.target import Target
 from dropmae.tasks._prompts import check_frame, prompted_boxes
-from dropmae.tasks.dcf import crops, fine, ridge
+from dropmae.tasks.dcf import crops, fine, maps
 from dropmae.tasks.dcf.crops import Region
 from dropmae.tasks.dcf.head import Head, likeness, middle, peaks, tokens
 from dropmae.tasks.dcf.state import FITTED, Found, Reading, State
@@ -111,6 +112,8 @@ class DCF(Task):
     """Frames between renewals of the second template."""
     template_above: float = 0.85
     """Score from which on the second template is renewed."""
+    extent: bool = False
+    """Filters also answer which cells the object's box covers and where in it they lie, and the head is told of it."""
     fine_image: int = 0
     """Side in pixels of the crop for a filter on gradients and colours of small cells; 0: no such filter."""
     fine_told: bool = False
@@ -151,7 +154,10 @@ class DCF(Task):
             self.encoder = Encoder(shape.width, self.depth, shape.heads, self.patch, learned_grid=table)
         self.widths = self.widths or (SIZES[self.size or "small"].width,) * len(self.taps)
         self.check()
-        self.head = Head(self.widths, self.channels, self.head_width, self.head_depth, self.head_heads, self.fine_told)
+        self.register_state_dict_post_hook(without_trunk)
+        self.head = Head(
+            self.widths, self.channels, self.head_width, self.head_depth, self.head_heads, self.fine_told, self.extent
+        )
 
     @classmethod
     def works_on(cls, fields: Mapping[str, Any]) -> str:
@@ -207,7 +213,7 @@ class DCF(Task):
 
     def cells(self, features: Tensor) -> Tensor:
         """[B, n n, F]: what the filter sees of features [B, n, n, C]."""
-        return ridge.neighbourhoods(features[..., -self.channels[-1] :])
+        return maps.neighbourhoods(features[..., -self.channels[-1] :])
 
     def factor(self, box: np.ndarray, frame: tuple[int, int]) -> float:
         """Side of the search region of an object given with this box, in square roots of its area."""
@@ -245,7 +251,7 @@ class DCF(Task):
             "templates": templates,
             "middles": known[0],
             "grams": gram.expand(2, -1, -1).clone(),
-            "crosses": cross.expand(2, -1).clone(),
+            "crosses": cross.expand(2, -1, -1).clone(),
             "filters": filter_,
             "errors": self.measure(features, templates, known, filter_, small, inside)
             if self.calibrate
@@ -270,7 +276,7 @@ class DCF(Task):
     ) -> np.ndarray:
         """float64 [4]: `State.errors` of an object, the mean over crops in which its box is known."""
         count = len(features)
-        objects = templates.expand(count, -1, -1, -1), known.expand(count, -1, -1), filter_.expand(count, -1)
+        objects = templates.expand(count, -1, -1, -1), known.expand(count, -1, -1), filter_.expand(count, -1, -1)
         found = self.read(features, *objects, small, inside[:, 2:].numpy())
         true = inside.double().numpy()
         away = (found.boxes[:, :2] + found.boxes[:, 2:] / 2 - true[:, :2] - true[:, 2:] / 2) / true[:, 2:]
@@ -280,8 +286,13 @@ class DCF(Task):
     def learn(self, features: Tensor, inside: Tensor) -> tuple[Tensor, Tensor]:
         """The filter's sums over crops with the object's box in each, in shares of its side."""
         with torch.autocast(features.device.type, enabled=False):
-            wanted = ridge.gaussian(inside.to(features.device), features.shape[1], self.deviation, 0.6)
-            return ridge.sums(self.cells(features), wanted)
+            wanted = self.wanted(inside.to(features.device), features.shape[1])
+            return ridge.sums(self.cells(features).flatten(0, 1), wanted.flatten(0, 2), len(features))
+
+    def wanted(self, boxes: Tensor, n: int) -> Tensor:
+        """[B, n, n, K]: what the filters should answer for boxes x y w h [B, 4] in shares of the crop's side."""
+        centre = maps.gaussian(boxes, n, self.deviation, 0.6)[..., None]
+        return torch.cat([centre, maps.extents(boxes, n)], -1) if self.extent else centre
 
     def look(
         self, state: State, frame: np.ndarray, rows: list[int], places: list[Region], steady: list[bool]
@@ -328,11 +339,12 @@ class DCF(Task):
         thought to be `shares` [B, 2] of the crop's side; `small` is the fine filter's response [B, m, m]."""
         n = features.shape[1]
         with torch.autocast(features.device.type, enabled=False):
-            response = (self.cells(features) @ filters[:, :, None])[..., 0].view(-1, n, n)
+            responses = (self.cells(features) @ filters).unflatten(1, (n, n))
+        response = responses[..., 0]
         size = torch.tensor(shares, dtype=torch.float32, device=features.device)
         high = peaks(small, n) if small is not None else None
         told = high if self.fine_told else None
-        logits, boxes, cells = self.head(features, templates.flatten(1, 2), response, size, told)
+        logits, boxes, cells = self.head(features, templates.flatten(1, 2), responses, size, told)
         scores = logits.sigmoid()
         calm = np.zeros(len(features), bool) if steady is None else steady
         chance = self.weigh(scores, response, boxes, size, torch.tensor(calm, device=size.device))
@@ -515,6 +527,13 @@ class DCF(Task):
             template = self.head.template(tokens(found.features[None], inside.to(found.features.device)), 1)
             known["templates"][row, 1] = template[0]
         return dataclasses.replace(state, **known)
+
+
+def without_trunk(task: DCF, tensors: dict[str, Tensor], prefix: str, metadata: Any) -> None:
+    """Takes an encoder that belongs to another file out of what is saved of a tracker."""
+    if task.trunk:
+        for name in [name for name in tensors if name.startswith(f"{prefix}encoder.")]:
+            del tensors[name]
 
 
 def centred(box: np.ndarray, size: np.ndarray) -> np.ndarray:

@@ -84,10 +84,17 @@ def peaks(small: Tensor, n: int) -> Tensor:
 
 class Head(nn.Module):
     """See above. `taps` are the encoder's widths, `channels` what each is reduced to by fixed principal components;
-    `fine`: it is told what a fine filter answers, too."""
+    `fine`: it is told what a fine filter answers, too; `extent`: and what the filters of the object's extent answer."""
 
     def __init__(
-        self, taps: tuple[int, ...], channels: tuple[int, ...], width: int, depth: int, heads: int, fine: bool = False
+        self,
+        taps: tuple[int, ...],
+        channels: tuple[int, ...],
+        width: int,
+        depth: int,
+        heads: int,
+        fine: bool = False,
+        extent: bool = False,
     ) -> None:
         super().__init__()
         self.widths = list(taps)
@@ -96,7 +103,7 @@ class Head(nn.Module):
         self.tokens = Linear(sum(channels), width)
         self.norm_tokens = nn.LayerNorm(width)
         self.places = nn.Parameter(0.02 * torch.randn(2, GRID * GRID, width))
-        self.response = Linear(6 if fine else 2, width)
+        self.response = Linear(2 + 3 * extent + 4 * fine, width)
         self.size = Linear(2, width)
         self.layers = nn.ModuleList(Layer(width, heads) for _ in range(depth))
         self.norm = nn.LayerNorm(width)
@@ -120,11 +127,12 @@ class Head(nn.Module):
         """Scores [B, n, n] before the sigmoid, boxes x1 y1 x2 y2 [B, n, n, 4] in shares of the crop, and what the cells
         hold [B, n, n, D].
 
-        Of features [B, n, n, C], templates [B, M, D], the filter's response [B, n, n], and the width and height that
-        are expected [B, 2], in shares of the crop; and the `peaks` of the fine filter.
+        Of features [B, n, n, C], templates [B, M, D], the filters' responses [B, n, n, K], and the width and height
+        that are expected [B, 2], in shares of the crop; and the `peaks` of the fine filter.
         """
         n = features.shape[1]
-        relative = torch.stack([response, response - response.amax((1, 2), keepdim=True)], -1)
+        centre = response[..., :1]
+        relative = torch.cat([centre, centre - centre.amax((1, 2), keepdim=True), response[..., 1:]], -1)
         if small is not None:
             relative = torch.cat([relative, small.permute(0, 2, 3, 1)], -1)
         x = self.cells(features) + self.response(relative) + self.size(size.log())[:, None, None]

@@ -44,9 +44,9 @@ class State:
     grams: Tensor
     """float32 [N, 2, F, F]: the filter's sums, of the first frame and of later ones."""
     crosses: Tensor
-    """float32 [N, 2, F]"""
+    """float32 [N, 2, F, K]"""
     filters: Tensor
-    """float32 [N, F]"""
+    """float32 [N, F, K]: of the object's centre and, with `DCF.extent`, of its extent (`maps.extents`)."""
     fine: Tensor
     """complex64 [N, C, m, m // 2 + 1]: filters on small cells (`fine`); C = 0 where there are none."""
     supports: Tensor

@@ -8,6 +8,9 @@ before any decision. `preset` names whose script is followed: what differs betwe
     crw       test.py of videowalk, contrastive random walk (2006.14613)
     cropmae   the evaluation of CropMAE (2403.17823), and with it of SiamMAE, T-CoRe, Co-Settle
     dinov3    the notebook segmentation_tracking of DINOv3 (2508.10104)
+    fitted    of ours, no script: as dino, with a model of the objects that is fitted to each video (`fitted`)
+
+A video that is no benchmark's is followed as `fitted` has it.
 """
 
 from __future__ import annotations
@@ -35,6 +38,7 @@ from dropmae.ops.resampling import (
     soft_labels,
 )
 from dropmae.target import Target, mask_boxes
+from dropmae.tasks.propagation import fitted
 from dropmae.tasks.propagation.edges import sharp
 from dropmae.tasks.propagation.labels import (
     VOID,
@@ -72,6 +76,8 @@ class State:
     """Features [N, C] and labels [N, K] of the first frame and of prompted ones."""
     ids: list[int]
     """Objects, in the order of their channels."""
+    model: fitted.Model | None = None
+    """What sets the objects apart, where `Propagation.model_share` asks for it."""
     filled: int = 0
     """How many of the ring's places are in use."""
     index: int = 0
@@ -86,7 +92,7 @@ class Propagation(Task):
     preset's.
     """
 
-    preset: Literal["dino", "crw", "cropmae", "dinov3"] = "dino"
+    preset: Literal["dino", "crw", "cropmae", "dinov3", "fitted"] = "dino"
     """Whose script is followed; the options below that are given depart from it."""
     context: int = PRESET
     """How many of the last frames are looked at, besides the first one."""
@@ -134,6 +140,9 @@ class Propagation(Task):
     """Sin-cos positions of another grid than the encoder was trained on: those of that grid, resized, as all these
     scripts have it, or ones computed for the grid at hand."""
 
+    model_share: float = PRESET
+    """Share of a model that is fitted to the objects of each video (`fitted`) in the masks that are given out; what is
+    carried on from frame to frame is propagation's alone. No script has it."""
     edges: Literal["coarse", "guided"] = "coarse"
     """Of masks: as their tokens have it, which the scripts do, or moved to where colours change (`edges`)."""
 
@@ -151,8 +160,9 @@ class Propagation(Task):
 
     @classmethod
     def for_benchmark(cls, name: str, root: str = "", **options: Any) -> Propagation:
-        """The propagation that a preset's script does on a benchmark, but for the options given."""
-        return cls(**{**ELSEWHERE.get((options.get("preset", "dino"), name), {}), **options})
+        """The propagation that a preset's script does on a benchmark, but for the options given; without one, ours."""
+        preset = options.get("preset", "dino" if name else "fitted")
+        return cls(**{**ELSEWHERE.get((preset, name), {}), "preset": preset, **options})
 
     def __post_init__(self) -> None:
         super().__init__()
@@ -163,6 +173,8 @@ class Propagation(Task):
             raise ValueError("context and anchors must not be negative, topk and point_peaks at least 1")
         if self.positions not in ("resized", "computed"):
             raise ValueError("positions must be resized or computed")
+        if not 0 <= self.model_share <= 1:
+            raise ValueError(f"model_share must be in [0, 1], not {self.model_share}")
         if self.temperature <= 0 or self.radius < 0 or not 0 <= self.grid_excess < 1:
             raise ValueError(
                 "the temperature must be positive, the radius not negative and the excess from 0 to below 1"
@@ -198,6 +210,7 @@ class Propagation(Task):
         )
         labels = self.corrected(state, features.new_zeros(len(features), masked + points), target)
         state.anchors.append((features, labels))
+        self.fit(state, features, labels, True)
         if self.padding == "copies":
             state.soft[:] = labels
             state.filled = self.context
@@ -228,11 +241,37 @@ class Propagation(Task):
             state.anchors.append((features, soft))
             if len(state.anchors) > 1 + self.anchors:
                 del state.anchors[1]
+        shown = self.told_apart(state, features, soft)
         if self.context:
             place = (state.index - 1) % self.context
             state.keys[place], state.soft[place] = features, soft
             state.filled = min(max(state.filled, place + 1), self.context)
-        return state, {state.index: self.decided(state, frame, soft, prompt)}
+        given = prompt is not None and (prompt.mask is not None or prompt.boxes is not None)
+        if given:
+            shown = soft
+        self.fit(state, features, shown, given)
+        return state, {state.index: self.decided(state, frame, shown, prompt)}
+
+    def fit(self, state: State, features: Tensor, soft: Tensor, given: bool) -> None:
+        """Lets the model of the objects learn from a frame with labels [N, K] that were `given` or found."""
+        if not self.model_share or not state.ids:
+            return
+        with torch.autocast(features.device.type, enabled=False):
+            rows, own = fitted.seen(features, state.grid), soft[:, : 1 + len(state.ids)]
+            if state.model is None:
+                state.model = fitted.begun(rows, own)
+            else:
+                state.model = fitted.updated(state.model, rows, own, given)
+
+    def told_apart(self, state: State, features: Tensor, soft: Tensor) -> Tensor:
+        """[N, K]: propagated labels, in which those of masks are mixed with what the model says."""
+        if state.model is None:
+            return soft
+        with torch.autocast(features.device.type, enabled=False):
+            answer = fitted.answered(state.model, fitted.seen(features, state.grid))
+        own = soft[:, : answer.shape[1]]
+        own = own / own.sum(1, keepdim=True).clamp(min=1e-6)
+        return torch.cat([own.lerp(answer, self.model_share), soft[:, answer.shape[1] :]], 1)
 
     def features(self, frame: np.ndarray, sides: tuple[int, int]) -> Tensor:
         """Unit vectors float32 [N, C] of a frame uint8 [H, W, 3] that is resized to `sides`."""

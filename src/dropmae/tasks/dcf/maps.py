@@ -1,7 +1,7 @@
-"""A discriminative correlation filter: ridge regression of a Gaussian on features, fitted to one object as it is seen.
+"""What a discriminative correlation filter sees of cells, and what it should answer in them.
 
-Henriques et al., arXiv 1404.7828, without its circular shifts: the sums over all cells of the crops seen are kept, of
-the products of their features (Gram) and with the wanted response (cross), so that memory does not grow with time.
+Henriques et al., arXiv 1404.7828, without its circular shifts: ridge regression (`ops.ridge`) of a Gaussian around an
+object on features, fitted to it as it is seen. Beside it filters may answer how far the object reaches.
 """
 
 from __future__ import annotations
@@ -36,15 +36,13 @@ def gaussian(boxes: Tensor, n: int, share: float, least: float) -> Tensor:
     return down[:, :, None] * across[:, None, :]
 
 
-def sums(cells: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
-    """Gram [D, D] and cross [D] of cells [B, n n, D] and responses [B, n, n], as means over the crops."""
-    rows = cells.flatten(0, 1)
-    return rows.T @ rows / len(cells), rows.T @ wanted.flatten() / len(cells)
+def extents(boxes: Tensor, n: int) -> Tensor:
+    """[B, n, n, 3]: which cells' middles are in boxes x y w h [B, 4] in shares of the crop's side, and where in them.
 
-
-def solve(gram: Tensor, cross: Tensor, ridge: float) -> Tensor:
-    """[D]: the filter, where `ridge` is in units of the mean of the Gram matrix's diagonal."""
-    gram = gram.clone()
-    diagonal = gram.diagonal()
-    diagonal += ridge * diagonal.mean() + 1e-6
-    return torch.cholesky_solve(cross[:, None], torch.linalg.cholesky(gram))[:, 0]
+    1 in the box; then x and y from -1 at its first edge to 1 at the other. All three are 0 outside.
+    """
+    places = (torch.arange(n, device=boxes.device) + 0.5) / n
+    across, down = (2 * (places - boxes[:, axis, None]) / boxes[:, axis + 2, None] - 1 for axis in (0, 1))
+    across, down = across[:, None].expand(-1, n, -1), down[:, :, None].expand(-1, -1, n)
+    inside = ((across.abs() <= 1) & (down.abs() <= 1)).float()
+    return torch.stack([inside, inside * across, inside * down], -1)
