@@ -490,6 +490,22 @@ def test_a_video_of_ones_own_is_followed_with_a_fitted_model_and_a_benchmark_as_
         Propagation(model_share=2)
 
 
+def test_features_may_be_taken_after_any_block() -> None:
+    frames, mask = wandering()
+    encoder = registry.load("methods", "mae")(size="tiny", image=64).encoder
+    early, last = make(encoder=encoder, block=2), make(encoder=encoder)
+    sides = frames[0].shape[:2]
+    picture = torch.from_numpy(frames[0]).permute(2, 0, 1)[None]
+    found = early.features(frames[0], sides)
+    expected = encoder.layers(picture, (2,), resized=True, excess=0.1)[0].flatten(1).T
+    torch.testing.assert_close(found, functional.normalize(expected, dim=1), atol=0.02, rtol=0)  # red by 0.228
+    assert not torch.allclose(found, last.features(frames[0], sides), atol=0.02)
+    with pytest.raises(ValueError, match="after block 13, but the encoder has 12 blocks"):
+        make(encoder=encoder, block=13).start(frames[0], masked(mask))
+    with pytest.raises(ValueError, match="no blocks of ours"):
+        make(block=1).start(frames[0], masked(mask))
+
+
 # ---------------------------------------------------------------- prompts and odd input
 
 

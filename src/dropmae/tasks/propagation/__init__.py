@@ -25,7 +25,7 @@ from torch.nn import functional
 
 from dropmae.contracts import PRESET, Task, settle
 from dropmae.nn import masking
-from dropmae.nn.vit import Positions
+from dropmae.nn.vit import Encoder, Positions
 from dropmae.ops.affinity import Context, Shape, Window, propagate
 from dropmae.ops.resampling import (
     Interpolation,
@@ -140,6 +140,8 @@ class Propagation(Task):
     """Sin-cos positions of another grid than the encoder was trained on: those of that grid, resized, as all these
     scripts have it, or ones computed for the grid at hand."""
 
+    block: int = 0
+    """Block of the encoder after which features are taken, from 1; 0: the last one, as all scripts have it."""
     model_share: float = PRESET
     """Share of a model that is fitted to the objects of each video (`fitted`) in the masks that are given out; what is
     carried on from frame to frame is propagation's alone. No script has it."""
@@ -169,8 +171,8 @@ class Propagation(Task):
         if self.preset not in PRESETS:
             raise ValueError(f"preset must be one of {', '.join(PRESETS)}, not {self.preset!r}")
         settle(self, PRESETS[self.preset])
-        if self.context < 0 or self.topk < 1 or self.point_peaks < 1 or self.anchors < 0:
-            raise ValueError("context and anchors must not be negative, topk and point_peaks at least 1")
+        if min(self.context, self.anchors, self.block) < 0 or min(self.topk, self.point_peaks) < 1:
+            raise ValueError("context, anchors and block must not be negative, topk and point_peaks at least 1")
         if self.positions not in ("resized", "computed"):
             raise ValueError("positions must be resized or computed")
         if not 0 <= self.model_share <= 1:
@@ -191,6 +193,9 @@ class Propagation(Task):
         """
         if self.encoder is None:
             raise ValueError("propagation needs an encoder: task.encoder = dropmae.load(weights).encoder")
+        if self.block and not (isinstance(self.encoder, Encoder) and self.block <= len(self.encoder.blocks)):
+            kind = f"{len(self.encoder.blocks)} blocks" if isinstance(self.encoder, Encoder) else "no blocks of ours"
+            raise ValueError(f"features are to be taken after block {self.block}, but the encoder has {kind}")
         size, patch = picture_size(frame), self.encoder.patch
         sides = input_size(size, self.resize, patch, self.multiple, self.rounding)
         features = self.features(frame, sides)
@@ -284,7 +289,10 @@ class Propagation(Task):
         picture = (resize_frames(picture, sides, self.interpolation) - mean) / deviation
         known = isinstance(getattr(self.encoder, "positions", None), Positions)  # a user's own need not have any
         places = {"resized": self.positions == "resized", "excess": self.grid_excess}
-        dense = self.encoder.features(picture, **(places if known else {}))[0]
+        if self.block:
+            dense = self.encoder.layers(picture, (self.block,), **places)[0]
+        else:
+            dense = self.encoder.features(picture, **(places if known else {}))[0]
         return functional.normalize(dense.flatten(1).T.float(), dim=1)
 
     def contexts(self, state: State) -> list[Context]:
