@@ -19,11 +19,13 @@ from dropmae.data.clips import collate, generator
 from dropmae.data.mixture import open_source
 from dropmae.engine import Engine
 from dropmae.formats.kitti import read_calibration, read_labels
-from dropmae.metrics.boxes3d import inside, local
+from dropmae.metrics.boxes3d import inside, local, offset
 from dropmae.rendering.lidar import BOX, ELLIPSOID, Sensor, hits
 from dropmae.rendering.streets import Scanning, drawn
 from dropmae.target import Target, read_targets
+from dropmae.tasks.lidar import Vote
 from dropmae.tasks.lidar.align import fit, turned
+from dropmae.tasks.lidar.motion import Belief, ahead, begun, corrected, later
 from dropmae.video import Video
 from dropmae.video.scans import Recording
 
@@ -304,6 +306,91 @@ def test_an_encoder_of_more_blocks_gives_its_first() -> None:
     assert not [name for name in taken.fresh if name.startswith("encoder.")]
 
 
+def test_a_place_counts_as_far_as_it_is_certain() -> None:
+    start = Belief(np.array([10.0, 2, 0, 0.6, 0.8, 1.7, 0.5]), np.zeros(4), begun())
+    known = start
+    for _ in range(30):  # found exactly, while it moves by 0.2 along x and 0.1 along y
+        known = Belief(ahead(known.box, known.step), known.step, later(known.covariance, 0.05))
+        true = start.box + np.array([0.2, 0.1, 0, 0, 0, 0, 0]) * (_ + 1)
+        known = corrected(known, offset(known.box, true), np.full(4, 0.01))
+    np.testing.assert_allclose(known.step[:2], [0.2, 0.1], atol=0.01)
+    np.testing.assert_allclose(known.box, true, atol=0.01)
+    known = Belief(known.box, known.step, later(known.covariance, 0.05))
+    # Certain along its own x, not along its own y.
+    found = corrected(known, np.array([0.1, 0.1, 0, 0]), np.array([0.01, 1.0, 0.01, 0.01]))
+    moved_by = offset(known.box, found.box)
+    assert moved_by[0] > 0.08
+    assert abs(moved_by[1]) < 0.02
+    far = corrected(known, np.array([5.0, 0, 0, 0]), np.full(4, 0.05))  # which is likely something else
+    assert offset(known.box, far.box)[0] < 2
+    assert np.linalg.eigvalsh(far.covariance).min() > 0
+
+
+def test_a_person_is_expected_where_what_stands_around_moved_to() -> None:
+    """Three points of somebody who stands, and bushes; the scanner drives on by a metre, and another stands there."""
+    rng = np.random.default_rng(0)
+    person = np.array([[10.0, 0, -0.3], [10.0, 0.1, -0.6], [10.05, -0.1, -0.9]])
+    places = rng.uniform([6, -6, 0], [15, 6, 0], (6, 3))
+    places = places[np.abs(places[:, 1]) > 1.5]
+    bushes = np.concatenate([place + rng.uniform([-0.3, -0.3, -1.6], [0.3, 0.3, -0.4], (40, 3)) for place in places])
+    drive = np.array([-1.0, 0, 0])
+    scans = [np.concatenate([person, bushes]), np.concatenate([person, bushes, person - drive]) + drive]
+    box = np.array([10.0, 0, -0.8, 0.6, 0.8, 1.7, 0.0])
+    task: Any = registry.load("tasks", "lidar")(depth=1, follow="points")
+    state = task.start(scans[0].astype(np.float32), Target(ids=np.array([1]), boxes3d=box[None]))
+    state, _ = task.step(state, scans[1].astype(np.float32))
+    np.testing.assert_allclose(state.boxes[0, :2], box[:2] + drive[:2], atol=0.15)
+
+
+def test_the_shipped_network_places_boxes_and_they_keep_their_height(streets: Path) -> None:
+    task: Any = weights.load("shipped:lidar").eval()
+    sequences = open_source(str(streets)).sequences
+    batch = collate([{**task.sample(sequences[k % 2], generator(0, k)), "reports": []} for k in range(48)])
+    with torch.no_grad():
+        found = task(batch)
+    assert found["metres"] < 0.5 * found["still"]
+    assert task.follow == "both"
+    errors = []
+    for one in Folder3D().sequences(streets):
+        state = task.start(one.video[0], one.targets[0])
+        for scan, box in zip(list(one.video)[1:], boxes_of(one)[1:]):
+            with torch.no_grad():
+                state, _ = task.step(state, scan)
+            errors.append(state.boxes[0, 2] - box[2])
+    assert np.abs(errors).max() < 0.15
+
+
+def test_a_box_follows_the_ground() -> None:
+    """The road rises; the object's own points are of other beams in each scan and say nothing of its height."""
+    rng = np.random.default_rng(0)
+    box = np.array([10.0, 0, -0.9, 1.6, 4.0, 1.5, 0.0])
+    task: Any = registry.load("tasks", "lidar")(depth=1, follow="points")
+    state = None
+    for t in range(12):
+        road = np.column_stack([rng.uniform([6, -4], [14, 4], (300, 2)), rng.normal(-1.65 + 0.04 * t, 0.02, 300)])
+        road = road[(np.abs(road[:, 0] - 10) > 2) | (np.abs(road[:, 1]) > 0.8)]
+        side = np.column_stack([rng.uniform(8, 12, 80), np.full(80, -0.8), rng.choice([-1.2, -0.9, -0.5], 80)])
+        scan = np.concatenate([road, side + np.array([0, 0, 0.04 * t])]).astype(np.float32)
+        if state is None:
+            state = task.start(scan, Target(ids=np.array([1]), boxes3d=box[None]))
+        else:
+            state, _ = task.step(state, scan)
+    assert state is not None
+    np.testing.assert_allclose(state.boxes[0, 2], -0.9 + 0.04 * 11, atol=0.06)
+
+
+def test_a_state_does_not_grow(streets: Path) -> None:
+    task: Any = registry.load("tasks", "lidar")(depth=1)
+    one = Folder3D().sequences(streets)[0]
+    state, sizes = task.start(one.video[0], one.targets[0]), []
+    for t in range(12):
+        with torch.no_grad():
+            state, _ = task.step(state, one.video[min(t, 3)])
+        assert state.doubts.shape == (1, 8, 8)
+        sizes.append(sum(len(part) for name in ("firsts", "scenes", "latest") for part in getattr(state, name)))
+    assert max(sizes) <= sum(task.points[1:])
+
+
 class Oracle:
     """Stands in for the network: the offset to where the truth is."""
 
@@ -311,9 +398,8 @@ class Oracle:
         self.task, self.truth, self.frame = task, truth, 0
 
     def look(self, queries: dict[int, np.ndarray], backs: Any, expected: dict[int, np.ndarray], rng: Any) -> Any:
-        from dropmae.metrics.boxes3d import offset
-
-        return {row: (offset(expected[row], self.truth[int(self.task.now)]), 0.9) for row in queries}
+        place = self.truth[int(self.task.now)]
+        return {row: Vote(offset(expected[row], place), np.full(4, 1e-9), 0.9) for row in queries}
 
 
 def test_without_points_a_box_goes_on_as_it_moved(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -23,13 +23,35 @@ from dropmae.metrics.boxes3d import inside, moved, offset
 from dropmae.nn.vit import SIZES, Encoder, Size
 from dropmae.sequence import Sequence
 from dropmae.target import Target
-from dropmae.tasks.lidar.align import fit
-from dropmae.tasks.lidar.crops import around, cloud, prompted_boxes, radius, reference, sampled
+from dropmae.tasks.lidar.align import GROUND, fit
+from dropmae.tasks.lidar.crops import around, cloud, ground, prompted_boxes, radius, reference, sampled
+from dropmae.tasks.lidar.motion import Belief, ahead, begun, corrected, later
 from dropmae.tasks.lidar.samples import sample
 from dropmae.tasks.lidar.stems import Picture, Pillars, cells
 
 TURN = 0.25
 """Radians of yaw that a vote of 1 means."""
+SHORT = 2.2
+"""Length in metres of people and cyclists, at the most: they move little themselves from scan to scan."""
+SCENE = 8.0
+"""Half the side, in metres, of the square around a short box in which the scanner's own motion is looked for."""
+STAYS = 0.4
+"""Share of the points there that must lie on the next scan's."""
+VOTES = np.array([1.0, 1.0, 10.0, 10.0])
+"""How much more cautiously the votes' x y z and yaw are taken: height and yaw would drift with what is remembered."""
+FLOOR = np.array([1e3, 1e3, 0.1, 1e3])
+"""Standard deviation of the place of a box on the ground, which tells the height alone."""
+
+
+class Vote(NamedTuple):
+    """What the votes of an object come to."""
+
+    offset: np.ndarray
+    """float64 [4]: x y z, yaw, in the axes of the expected box."""
+    doubt: np.ndarray
+    """float64 [4]: how far off it is as often as not."""
+    score: float
+    """Confidence, in [0, 1]."""
 
 
 @dataclass(kw_only=True, frozen=True, eq=False)
@@ -44,12 +66,18 @@ class State:
     """float64 [N, 7]"""
     steps: np.ndarray
     """float64 [N, 4]: how far each moved lately from scan to scan, x y z in metres and yaw."""
+    doubts: np.ndarray
+    """float64 [N, 8, 8]: covariance of place and step, see `motion`."""
     scores: np.ndarray
     """float64 [N]"""
     ages: np.ndarray
     """int64 [N]: scans since it was given."""
+    floors: np.ndarray
+    """float64 [N]: how high the ground lay beside its box when it was given, in its axes; nan where that is unknown."""
     firsts: tuple[np.ndarray, ...]
     """Its points when it was given, float64 [P, 3] in its axes, of each object."""
+    scenes: tuple[np.ndarray, ...]
+    """float64 [P, 3]: what stood around it then, in its axes, until its second scan; nothing of cars and vans."""
     latest: tuple[np.ndarray, ...]
     """float64 [P, 3]: the points around it in the latest scan in which it was found, in the axes of its box there."""
 
@@ -61,7 +89,7 @@ class Lidar(Task):
     takes = ("boxes3d",)
     gives = ("boxes3d", "scores")
     frame_kind = "scan"
-    use = ("follow", "coast_below", "inertia", "turning", "prior", "spread", "first_spread", "votes_from")
+    use = ("follow", "coast_below", "prior", "spread", "first_spread", "change", "caution")
     recipe = {
         "lr": 1.6e-2,
         "schedule": "cosine",
@@ -96,23 +124,21 @@ class Lidar(Task):
     mean_weight: float = 2.0
     """Of what the votes come to."""
     # In use
-    follow: Literal["votes", "points", "both"] = "points"
-    """What moves a box: the votes; the fit of the object's remembered points to the scan; or the fit near where the
-    votes say, as far as they are to be trusted."""
+    follow: Literal["votes", "points", "both"] = "both"
+    """What moves a box: the votes; the fit of the object's remembered points to the scan; or both, the fit near where
+    the votes lead."""
     coast_below: float = 0.15
-    """Confidence below which a box goes on as it moved before."""
-    votes_from: float = 0.5
-    """Confidence from which votes count in a fit; below it the expected place does."""
+    """Confidence of the votes, or share of the points that fit, below which a box goes on as it moved before."""
     prior: float = 0.05
     """What a fit loses that is one `spread` from there, of the share of points that lie on the scan's."""
     spread: float = 0.3
-    """Metres that a step is expected to differ from the one before."""
+    """Metres that a fit is expected to be from there, at the least."""
     first_spread: float = 1.0
-    """Metres that an object is expected to move up to the second scan."""
-    inertia: float = 0.3
-    """Share of the former step in the next one that is expected."""
-    turning: float = 0.5
-    """Share of the yaw between two scans that is expected again."""
+    """The same, at the most: where it is not known how an object moves."""
+    change: float = 0.1
+    """Metres by which the step of an object is expected to change from scan to scan."""
+    caution: float = 3.0
+    """How many times as far off as they say the votes are taken to be."""
 
     def __post_init__(self) -> None:
         super().__init__()
@@ -125,7 +151,7 @@ class Lidar(Task):
         self.encoder.patch_embed.requires_grad_(self.stem == "image")
         width = shape.width
         stem = Pillars(width) if self.stem == "pillar" else Picture(self.encoder)
-        last = nn.Linear(width, 6)
+        last = nn.Linear(width, 10)
         nn.init.zeros_(last.weight)  # so that learning begins with boxes where they are expected
         nn.init.zeros_(last.bias)
         self.head = nn.ModuleDict({
@@ -144,8 +170,9 @@ class Lidar(Task):
     # ---------------------------------------------------------------- the network
 
     def votes(self, query: Tensor, before: Tensor, size: Tensor, reach: Tensor) -> Tensor:
-        """[B, grid ** 2, 6]: of every token a logit that it holds the object, the offset of the object's box from the
-        expected one (x y z in metres, yaw), and a logit that this is right.
+        """[B, grid ** 2, 10]: of every token a logit that it holds the object, the offset of the object's box from the
+        expected one (x y z in metres, yaw), a logit that this is right, and the logarithms of how far off each of the
+        four may be.
 
         From points [B, K, 3] around the expected box and [B, K', 5] around an earlier one, see `crops.reference`; the
         box's `size` [B, 3], and `reach` [B], half the side of the square.
@@ -162,14 +189,15 @@ class Lidar(Task):
         assert frame is not None
         tokens = torch.cat([now + place + frame(0) + large, then + inner.flatten(1, 2) + frame(1) + large], 1)
         made = self.head["votes"](encoder.encode(tokens)[:, : self.grid**2]).float()
-        scale = (reach / 4)[:, None, None]
+        scale = (reach / 8)[:, None, None]
         return torch.cat([made[..., :1], made[..., 1:4] * scale, made[..., 4:5] * TURN, made[..., 5:]], -1)
 
-    def settle(self, votes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Offset [B, 4], its confidence as a logit [B], and the largest logit [B] that a token holds the object."""
+    def settle(self, votes: Tensor, size: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Offset [B, 4], how far off it is as often as not [B, 4], its confidence as a logit [B], and the largest logit
+        [B] that a token holds the object."""
         weight = votes[..., 0].softmax(1)[..., None]
         mean = (weight * votes[..., 1:]).sum(1)
-        return mean[:, :4], mean[:, 4], votes[..., 0].amax(1)
+        return mean[:, :4], mean[:, 5:].clamp(-3, 4).exp() * units(size), mean[:, 4], votes[..., 0].amax(1)
 
     # ---------------------------------------------------------------- training
 
@@ -186,17 +214,18 @@ class Lidar(Task):
         known = some.float() / some.sum().clamp(min=1)
         bce = functional.binary_cross_entropy_with_logits(votes[..., 0], held.float(), reduction="none")
         target = ((bce * held).sum(1) / held.sum(1).clamp(min=1) + (bce * ~held).sum(1) / (~held).sum(1)).mean()
-        unit = torch.cat([size[:, [1, 0, 2]].clamp(min=0.5) / 4, torch.full_like(size[:, :1], 0.15)], 1)[:, None]
-        error = robust((votes[..., 1:5] - true[:, None]) / unit)
+        unit = units(size)
+        error = robust((votes[..., 1:5] - true[:, None]) / unit[:, None])
         vote = ((error * held).sum(1) / held.sum(1).clamp(min=1) * known).sum()
-        mean, sure, _ = self.settle(votes)
-        whole = (robust((mean - true) / unit[:, 0]) * known).sum()
+        mean, doubt, sure, _ = self.settle(votes, size)
+        whole = (robust((mean - true) / unit) * known).sum()
+        doubtful = (2 * ((mean - true).detach().abs() / doubt).log1p() + (doubt / unit).log()).mean()
         with torch.no_grad():
             left = ((1 - (mean - true)[:, :3].abs() / size[:, [1, 0, 2]]).clamp(min=0)).prod(1)
             overlap = left / (2 - left) * some
         trust = functional.binary_cross_entropy_with_logits(sure, overlap)
-        loss = target + self.vote_weight * vote + self.mean_weight * whole + 0.5 * trust
-        made = {"loss": loss, "target": target, "vote": vote, "whole": whole, "trust": trust}
+        loss = target + self.vote_weight * vote + self.mean_weight * whole + 0.5 * trust + 0.5 * doubtful
+        made = {"loss": loss, "target": target, "vote": vote, "whole": whole, "trust": trust, "doubtful": doubtful}
         made |= {"metres": ((mean - true)[:, :3].norm(dim=1) * known).sum(), "overlap": (overlap * known).sum()}
         return made | {
             "still": (true[:, :3].norm(dim=1) * known).sum(),
@@ -204,11 +233,12 @@ class Lidar(Task):
         }
 
     def holding(self, batch: dict[str, Any]) -> Tensor:
-        """bool [B, grid ** 2]: the cells that hold points of the object."""
+        """bool [B, grid ** 2]: the cells that hold points of the object, the ground's in its box left out."""
         points, true, size = batch["query"], batch["offset"][:, None], batch["size"][:, None]
         shifted, cosine, sine = points - true[..., :3], true[..., 3].cos(), true[..., 3].sin()
         x, y = shifted[..., 0] * cosine + shifted[..., 1] * sine, shifted[..., 1] * cosine - shifted[..., 0] * sine
         own = torch.stack([x, y, shifted[..., 2]], -1).abs() <= size[..., [1, 0, 2]] / 2 + 0.03
+        own[..., 2] &= shifted[..., 2] > GROUND - size[..., 2] / 2
         index, _ = cells(points, self.grid, 2 * batch["reach"] / self.grid)
         held = torch.zeros(len(points), self.grid**2 + 1, device=points.device)
         return held.scatter_reduce(1, index, own.all(-1).float(), "amax")[:, :-1] > 0
@@ -221,8 +251,9 @@ class Lidar(Task):
         ValueError where there is none, or one without a size.
         """
         nothing = State(
-            index=0, ids=np.zeros(0, np.int64), boxes=np.zeros((0, 7)), steps=np.zeros((0, 4)), scores=np.zeros(0),
-            ages=np.zeros(0, np.int64), firsts=(), latest=(),
+            index=0, ids=np.zeros(0, np.int64), boxes=np.zeros((0, 7)), steps=np.zeros((0, 4)),
+            doubts=np.zeros((0, 8, 8)), scores=np.zeros(0), ages=np.zeros(0, np.int64), floors=np.zeros(0), firsts=(),
+            scenes=(), latest=(),
         )  # fmt: skip
         state = self.renew(nothing, cloud(frame), target)
         if not len(state.ids):
@@ -235,22 +266,26 @@ class Lidar(Task):
         stay = [row for row, number in enumerate(state.ids.tolist()) if number not in ids]
         rows = {number: row for row, number in enumerate(state.ids.tolist())}
         steps = [state.steps[rows[number]] if number in rows else np.zeros(4) for number in ids.tolist()]
-        near = [around(points, box, self.back(box)) for box in boxes]
+        near = [around(points, box, radius(box, self.reach)) for box in boxes]
         firsts = [self.kept(own[inside(own, box, 0.05)], self.points[2]) for own, box in zip(near, boxes)]
+        levels = [ground(own, box) for own, box in zip(near, boxes)]
         return State(
             index=state.index,
             ids=np.concatenate([state.ids[stay], ids]),
             boxes=np.concatenate([state.boxes[stay], boxes]),
             steps=np.concatenate([state.steps[stay], np.reshape(steps, (-1, 4))]),
+            doubts=np.concatenate([state.doubts[stay], np.reshape([begun() for _ in ids], (-1, 8, 8))]),
             scores=np.concatenate([state.scores[stay], np.ones(len(ids))]),
             ages=np.concatenate([state.ages[stay], np.zeros(len(ids), np.int64)]),
             firsts=(*(state.firsts[row] for row in stay), *firsts),
-            latest=(*(state.latest[row] for row in stay), *(self.kept(own, self.points[1]) for own in near)),
+            floors=np.concatenate([state.floors[stay], np.array(levels, np.float64)]),
+            scenes=(*(state.scenes[row] for row in stay), *(self.scene(points, box) for box in boxes)),
+            latest=(*(state.latest[row] for row in stay), *(self.recent(points, box) for box in boxes)),
         )
 
-    def back(self, box: np.ndarray) -> float:
-        """Half the side of the square around an earlier box."""
-        return radius(box, self.reach) * self.grid_before / self.grid
+    def recent(self, points: np.ndarray, box: np.ndarray) -> np.ndarray:
+        """float64 [P, 3]: what is remembered of the surroundings of a box, in its axes."""
+        return self.kept(around(points, box, radius(box, self.reach) * self.grid_before / self.grid), self.points[1])
 
     @staticmethod
     def kept(points: np.ndarray, count: int) -> np.ndarray:
@@ -275,6 +310,7 @@ class Lidar(Task):
 
     def seek(self, state: State, points: np.ndarray, rows: list[int]) -> State:
         """The state after looking for the objects in `rows`, all crops as one batch."""
+        state = self.carried(state, points, rows)
         expected = {row: ahead(state.boxes[row], state.steps[row]) for row in rows}
         queries, backs = {}, []
         rng = np.random.default_rng(state.index)
@@ -285,40 +321,68 @@ class Lidar(Task):
                 given = bool(state.ages[row] == 1)
                 backs.append(remembered(state.latest[row], box, state.firsts[row], self.points[1:], given, rng))
         found = self.look(queries, backs, expected, rng) if queries and self.follow != "points" else {}
-        if self.follow != "votes":
-            found = {row: self.fitted(state, row, near, found.get(row)) for row, near in queries.items()}
         boxes, steps, scores, latest = state.boxes.copy(), state.steps.copy(), state.scores.copy(), list(state.latest)
+        doubts = state.doubts.copy()
         for row, box in expected.items():
-            step, score = found.get(row, (np.zeros(4), 0.0))
-            sure = score >= self.coast_below
-            boxes[row] = moved(box, step) if sure else box
-            scores[row] = score
-            if sure:
-                made = boxes[row] - state.boxes[row]
-                made = np.append(made[:3], offset(state.boxes[row], boxes[row])[3] * self.turning)
-                old = self.inertia if state.ages[row] > 1 else 0.0
-                steps[row] = old * steps[row] + (1 - old) * made
-                latest[row] = self.kept(around(points, boxes[row], self.back(boxes[row])), self.points[1])
-            else:
-                steps[row, 3] *= 0.5
-        return dataclasses.replace(state, boxes=boxes, steps=steps, scores=scores, latest=tuple(latest))
+            known = Belief(box, steps[row], later(doubts[row], self.change))
+            known, scores[row] = self.placed(state, row, known, queries.get(row), found.get(row))
+            boxes[row], steps[row], doubts[row] = known
+            if scores[row] >= self.coast_below:
+                latest[row] = self.recent(points, boxes[row])
+        return dataclasses.replace(state, boxes=boxes, steps=steps, doubts=doubts, scores=scores, latest=tuple(latest))
 
-    def fitted(
-        self, state: State, row: int, near: np.ndarray, voted: tuple[np.ndarray, float] | None
-    ) -> tuple[np.ndarray, float]:
-        """The offset from the expected box at which the object's points fit those `near` it, and how many do."""
-        box, latest = state.boxes[row], state.latest[row]
+    def placed(
+        self, state: State, row: int, known: Belief, near: np.ndarray | None, voted: Vote | None
+    ) -> tuple[Belief, float]:
+        """What is known of an object after the points `near` it and the votes were looked at, and the confidence."""
+        if near is None:
+            return known, 0.0
+        start, level = known, ground(near, known.box)
+        if level is not None and np.isfinite(state.floors[row]):
+            known = corrected(known, np.array([0.0, 0.0, level - state.floors[row], 0.0]), FLOOR)
+        score = 0.0
+        if voted is not None:
+            score = voted.score
+            if score < self.coast_below:
+                return known, score
+            there = offset(known.box, moved(start.box, voted.offset))
+            known = corrected(known, there, self.caution * VOTES * voted.doubt)
+        if self.follow == "votes":
+            return known, score
+        box, latest = start.box, state.latest[row]
         own = np.array([0.0, 0.0, 0.0, *box[3:6], 0.0])
         model = np.concatenate([state.firsts[row], latest[inside(latest, own, 0.1)]])
-        guess = voted[0] if voted is not None and voted[1] >= self.votes_from else np.zeros(4)
-        spread = self.first_spread if state.ages[row] == 1 else self.spread
+        spread = float(np.clip(np.sqrt(known.covariance[[0, 1], [0, 1]].mean()), self.spread, self.first_spread))
+        guess = offset(box, known.box)
         found = fit(near, model, float(box[5]), radius(box, self.reach), guess, spread, self.prior)
-        return (np.zeros(4), 0.0) if found is None else found
+        if found is None or found.share < self.coast_below:
+            return known, score
+        there = offset(known.box, moved(box, found.offset))
+        return corrected(known, there, found.doubt(float(box[4]))), found.share if voted is None else score
+
+    def carried(self, state: State, points: np.ndarray, rows: list[int]) -> State:
+        """The state with the first steps of people and cyclists as what stands around them moved: by the scanner's own
+        motion. How cars and vans move is their own matter."""
+        steps, doubts, scenes = state.steps.copy(), state.doubts.copy(), list(state.scenes)
+        for row in rows:
+            if len(scenes[row]):
+                box, near = state.boxes[row], around(points, state.boxes[row], SCENE)
+                found = fit(near, scenes[row], float(max(box[5], 1.5)), SCENE, np.zeros(4), 1.0, 0.03)
+                if found is not None and found.share >= STAYS:
+                    steps[row, :2] = moved(box, found.offset)[:2] - box[:2]
+                    doubts[row, [4, 5], [4, 5]] = (0.1 + 0.2 * box[4]) ** 2
+                scenes[row] = scenes[row][:0]
+        return dataclasses.replace(state, steps=steps, doubts=doubts, scenes=tuple(scenes))
+
+    def scene(self, points: np.ndarray, box: np.ndarray) -> np.ndarray:
+        """float64 [P, 3]: what stands around a box, in its axes; nothing of a box longer than SHORT."""
+        near = around(points, box, SCENE) if box[4] < SHORT else np.zeros((0, 3))
+        return self.kept(near[~inside(near, box, 0.3)], 512)
 
     def look(
         self, queries: dict[int, np.ndarray], backs: list[np.ndarray], expected: dict[int, np.ndarray], rng: Any
-    ) -> dict[int, tuple[np.ndarray, float]]:
-        """{row: the offset from the expected box, and how far it is to be trusted}."""
+    ) -> dict[int, Vote]:
+        """{row: what the votes come to}."""
         device = self.encoder.patch_embed.weight.device
         boxes = np.stack([expected[row] for row in queries])
         reach = [radius(box, self.reach) for box in boxes]
@@ -326,21 +390,21 @@ class Lidar(Task):
             np.stack([sampled(near, self.points[0], rng) for near in queries.values()]),
             np.stack(backs), boxes[:, 3:6].astype(np.float32), np.array(reach, np.float32),
         )  # fmt: skip
-        mean, sure, held = self.settle(self.votes(*(torch.from_numpy(part).to(device) for part in given)))
-        score = (sure.sigmoid() * (2 * held.sigmoid()).clamp(max=1)).double().cpu().numpy()
-        return {row: (step, float(one)) for row, step, one in zip(queries, mean.double().cpu().numpy(), score)}
+        query, before, size, far = (torch.from_numpy(part).to(device) for part in given)
+        mean, doubt, sure, held = self.settle(self.votes(query, before, size, far), size)
+        score = sure.sigmoid() * (2 * held.sigmoid()).clamp(max=1)
+        found = (part.double().cpu().numpy() for part in (mean, doubt, score))
+        return {row: Vote(step, far, float(one)) for row, step, far, one in zip(queries, *found)}
+
+
+def units(size: Tensor) -> Tensor:
+    """[B, 4]: what errors of x y z and yaw are measured in, of boxes of these sizes [B, 3]."""
+    return torch.cat([size[:, [1, 0, 2]].clamp(min=0.5) / 4, torch.full_like(size[:, :1], 0.15)], 1)
 
 
 def robust(error: Tensor) -> Tensor:
     """The sum over the last dimension of errors, quadratic up to 0.3."""
     return functional.smooth_l1_loss(error, torch.zeros_like(error), beta=0.3, reduction="none").sum(-1)
-
-
-def ahead(box: np.ndarray, step: np.ndarray) -> np.ndarray:
-    """float64 [7]: where a box [7] is expected that moves by a step [4] x y z, yaw."""
-    made = moved(box, np.array([0.0, 0.0, 0.0, step[3]]))
-    made[:3] += step[:3]
-    return made
 
 
 def remembered(

@@ -21,6 +21,12 @@ BLUR = np.array([0.3, 0.75, 1.0, 0.75, 0.3])
 """How much a point counts in cells beside its own."""
 
 
+PLACE = (0.03, 0.03, 1.0)
+"""Metres that a good fit is off by, x y z: nearest points are of other beams, which says little of the height."""
+YAW = 0.2
+"""Radians that a good fit of something a metre long is off by."""
+
+
 class Fit(NamedTuple):
     """How remembered points lie on a scan's."""
 
@@ -28,6 +34,12 @@ class Fit(NamedTuple):
     """float64 [4]: x y z, yaw, in the axes of the expected box."""
     share: float
     """Of the remembered points, how many lie on points of the scan, in [0, 1]."""
+    count: int
+    """Remembered points that it rests on."""
+
+    def doubt(self, length: float) -> np.ndarray:
+        """float64 [4]: standard deviation of the offset of a box of that length."""
+        return np.array([*PLACE, YAW / length]) / max(self.share, 0.01) * (1 + 5 / self.count)
 
 
 def layers(points: np.ndarray, height: float) -> np.ndarray:
@@ -107,4 +119,4 @@ def settled(query: np.ndarray, model: np.ndarray, offset: np.ndarray, rise: floa
         offset[:2] += left[:, :2].mean(0)
         rise += float(np.clip(np.median(left[:, 2]), -0.1, 0.1))
     offset[2] = rise
-    return Fit(offset, min(share, 1.0))
+    return Fit(offset, min(share, 1.0), len(model))

@@ -49,6 +49,13 @@ def around(points: np.ndarray, box: np.ndarray, reach: float) -> np.ndarray:
     return found[(np.abs(found[:, :2]) < reach).all(1) & (np.abs(found[:, 2]) < box[5] / 2 + 1.0)]
 
 
+def ground(points: np.ndarray, box: np.ndarray) -> float | None:
+    """How high the ground lies beside a box [7], in its axes, by points [P, 3] in them; None where too few show it."""
+    aside = (np.abs(points[:, :2]) - box[[4, 3]] / 2).max(1, initial=-np.inf)
+    low = points[(aside > 0.1) & (aside < 1.5) & (np.abs(points[:, 2] + box[5] / 2) < 0.4), 2]
+    return float(np.percentile(low, 30)) if len(low) >= 8 else None
+
+
 def sampled(points: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
     """float32 [count, C]: so many of the points [P, C] at random; where there are fewer, the rest is far away."""
     if len(points) > count:

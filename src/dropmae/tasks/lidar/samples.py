@@ -60,16 +60,18 @@ def sample(
     drawn = draw(sequence, rng)
     (earlier, before), (later, now) = drawn.before, drawn.now
     first = drawn.first
-    share = rng.uniform(0.15, 1) if rng.random() < 0.7 else 1.0  # as a scanner with fewer beams would see it
+    share = rng.uniform(0.1, 1) if rng.random() < 0.7 else 1.0  # as a scanner with fewer beams would see it
     first, earlier, later = (points[rng.random(len(points)) < share] for points in (first, earlier, later))
-    shift = rng.normal(0, 0.03, 3) * before[[4, 3, 5]] * (not drawn.given)
-    known = moved(before, np.append(shift, rng.normal(0, np.radians(2)) * (not drawn.given)))
-    if rng.random() < 0.35:
+    slip = 0.0 if drawn.given else np.exp(rng.uniform(np.log(0.1), np.log(2)))  # a follower's box is never quite right
+    shift = rng.normal(0, 1, 3) * (0.05 + 0.04 * before[[4, 3, 5]]) * [1, 1, 0.3] * slip
+    known = moved(before, np.append(shift, rng.normal(0, np.radians(3)) * slip))
+    if rng.random() < (0.8 if drawn.given else 0.1):
         guess = known  # nothing is known of how it moves
     else:
-        strength = np.exp(rng.uniform(np.log(0.2), np.log(3)))
+        strength = np.exp(rng.uniform(np.log(0.2), np.log(4)))
         spread = np.array([0.1 + 0.06 * now[4], 0.1 + 0.06 * now[3], 0.05]) * strength
-        guess = moved(now, np.append(rng.normal(0, 1, 3) * spread, rng.normal(0, np.radians(4)) * strength))
+        wrong = shift * (rng.random() < 0.7) + rng.normal(0, 1, 3) * spread
+        guess = moved(now, np.append(wrong, rng.normal(0, np.radians(4)) * strength))
     scale, mirror = rng.uniform(0.9, 1.1), rng.random() < 0.5
     guess, known, now = (box * [*[scale] * 6, 1.0] for box in (guess, known, now))
     first, earlier, later = (points * scale for points in (first, earlier, later))
