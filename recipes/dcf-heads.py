@@ -222,6 +222,7 @@ def main() -> None:
     parser.add_argument("--taps", type=int, nargs="+", default=[8, 12], help="its blocks that are looked at")
     parser.add_argument("--trunk", default="", help="where the tracker is to find the encoder, for the header")
     parser.add_argument("--init", type=Path, help="heads to go on from")
+    parser.add_argument("--mean", type=Path, help="heads of another run: what is saved is the mean of both")
     parser.add_argument("--steps", type=int, default=1500)
     parser.add_argument("--rate", type=float, default=1.2e-3)
     parser.add_argument("--seed", type=int, default=0)
@@ -268,6 +269,9 @@ def main() -> None:
     with torch.no_grad():
         for name, p in learning.items():
             p.copy_(mean[name])
+        for name, value in weights.read_tensors(given.mean).items() if given.mean else ():
+            own = task.state_dict()[name]
+            own.copy_((own + value.float()) / 2)
     task.encoder = None
     for name, value in registry.parsed(DCF, registry.assignments(given.set)).items():
         setattr(task, name, value)
