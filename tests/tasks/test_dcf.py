@@ -419,7 +419,7 @@ def test_fine_filter_places_the_box_to_a_pixel(world):
 def test_the_shipped_heads_look_for_the_size_whatever_they_are_told(told: float) -> None:
     """Heads that had learned with sizes nearly right found .86 of the height when told .6, so that sizes ran away.
 
-    These find .89 of the width at the least.
+    These find .90 of the height at the least.
     """
     frame = Video(Path(__file__).parents[2] / "docs/images/car.mp4")[76]
     task, box = weights.load("shipped:filters").eval(), np.array([160.0, 69.0, 108.0, 171.0])
@@ -429,7 +429,7 @@ def test_the_shipped_heads_look_for_the_size_whatever_they_are_told(told: float)
     with torch.no_grad():
         found = task.look(state, frame, [0], [crops.region(centre, task.reach(state, 0))], [True])[0]
     ratio = found.box[2:] / box[2:]
-    assert (ratio > 0.87).all()
+    assert (ratio > 0.88).all()
     assert (ratio < 1.15).all()
 
 

@@ -309,9 +309,9 @@ def test_an_encoder_of_more_blocks_gives_its_first() -> None:
 def test_a_place_counts_as_far_as_it_is_certain() -> None:
     start = Belief(np.array([10.0, 2, 0, 0.6, 0.8, 1.7, 0.5]), np.zeros(4), begun())
     known = start
-    for _ in range(30):  # found exactly, while it moves by 0.2 along x and 0.1 along y
+    for scan in range(30):  # found exactly, while it moves by 0.2 along x and 0.1 along y
         known = Belief(ahead(known.box, known.step), known.step, later(known.covariance, 0.05))
-        true = start.box + np.array([0.2, 0.1, 0, 0, 0, 0, 0]) * (_ + 1)
+        true = start.box + np.array([0.2, 0.1, 0, 0, 0, 0, 0]) * (scan + 1)
         known = corrected(known, offset(known.box, true), np.full(4, 0.01))
     np.testing.assert_allclose(known.step[:2], [0.2, 0.1], atol=0.01)
     np.testing.assert_allclose(known.box, true, atol=0.01)

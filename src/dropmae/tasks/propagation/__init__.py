@@ -215,7 +215,7 @@ class Propagation(Task):
         )
         labels = self.corrected(state, features.new_zeros(len(features), masked + points), target)
         state.anchors.append((features, labels))
-        self.fit(state, features, labels, True)
+        self.fit(state, self.rows(state, features), labels, True)
         if self.padding == "copies":
             state.soft[:] = labels
             state.filled = self.context
@@ -246,7 +246,8 @@ class Propagation(Task):
             state.anchors.append((features, soft))
             if len(state.anchors) > 1 + self.anchors:
                 del state.anchors[1]
-        shown = self.told_apart(state, features, soft)
+        rows = self.rows(state, features)
+        shown = self.told_apart(state, rows, soft)
         if self.context:
             place = (state.index - 1) % self.context
             state.keys[place], state.soft[place] = features, soft
@@ -254,26 +255,29 @@ class Propagation(Task):
         given = prompt is not None and (prompt.mask is not None or prompt.boxes is not None)
         if given:
             shown = soft
-        self.fit(state, features, shown, given)
+        self.fit(state, rows, shown, given)
         return state, {state.index: self.decided(state, frame, shown, prompt)}
 
-    def fit(self, state: State, features: Tensor, soft: Tensor, given: bool) -> None:
-        """Lets the model of the objects learn from a frame with labels [N, K] that were `given` or found."""
-        if not self.model_share or not state.ids:
-            return
-        with torch.autocast(features.device.type, enabled=False):
-            rows, own = fitted.seen(features, state.grid), soft[:, : 1 + len(state.ids)]
-            if state.model is None:
-                state.model = fitted.begun(rows, own)
-            else:
-                state.model = fitted.updated(state.model, rows, own, given)
+    def rows(self, state: State, features: Tensor) -> Tensor | None:
+        """What the model of the objects sees of a frame's features [N, C]; None where there is no model."""
+        return fitted.seen(features, state.grid) if self.model_share and state.masked else None
 
-    def told_apart(self, state: State, features: Tensor, soft: Tensor) -> Tensor:
+    def fit(self, state: State, rows: Tensor | None, soft: Tensor, given: bool) -> None:
+        """Lets the model of the objects learn from a frame with labels [N, K] that were `given` or found."""
+        if rows is None or not state.ids:
+            return
+        own = soft[:, : 1 + len(state.ids)]
+        with torch.autocast(rows.device.type, enabled=False):
+            state.model = (
+                fitted.begun(rows, own) if state.model is None else fitted.updated(state.model, rows, own, given)
+            )
+
+    def told_apart(self, state: State, rows: Tensor | None, soft: Tensor) -> Tensor:
         """[N, K]: propagated labels, in which those of masks are mixed with what the model says."""
-        if state.model is None:
+        if rows is None or state.model is None:
             return soft
-        with torch.autocast(features.device.type, enabled=False):
-            answer = fitted.answered(state.model, fitted.seen(features, state.grid))
+        with torch.autocast(rows.device.type, enabled=False):
+            answer = fitted.answered(state.model, rows)
         own = soft[:, : answer.shape[1]]
         own = own / own.sum(1, keepdim=True).clamp(min=1e-6)
         return torch.cat([own.lerp(answer, self.model_share), soft[:, answer.shape[1] :]], 1)
