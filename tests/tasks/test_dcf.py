@@ -89,8 +89,14 @@ def given(*places: tuple[float, float]) -> Target:
     return Target(ids=np.arange(1, len(places) + 1), boxes=boxes)
 
 
+def parts(state: State) -> dict[str, Any]:
+    """Every array and tensor of a state."""
+    own = {f.name: getattr(state, f.name) for f in dataclasses.fields(State) if f.name != "memories"}
+    return own | {f"{k} {name}": value for k, one in enumerate(state.memories) for name, value in one.tensors().items()}
+
+
 def same(one: State, other: State) -> bool:
-    pairs = [(getattr(one, f.name), getattr(other, f.name)) for f in dataclasses.fields(State)]
+    pairs = zip(parts(one).values(), parts(other).values())
     return all(torch.equal(a, b) if isinstance(a, Tensor) else np.array_equal(a, b) for a, b in pairs)
 
 
@@ -138,10 +144,10 @@ def test_extents_say_which_cells_a_box_covers_and_where_in_it_they_lie():
 def test_filters_of_the_extent_tell_what_the_object_covers_elsewhere(world: Any):
     task = untrained(extent=True)
     state = task.start(shown(world, (60, 60)), given((60, 60)))
-    assert state.filters.shape[-1] == 4
+    assert state.memories[0].filters.shape[-1] == 4
     place = crops.region(np.array([110.0, 90.0]), 96)
     features = task.embed(shown(world, (100, 70)), [place])
-    answers = (task.cells(features) @ state.filters[0])[0].view(*features.shape[1:3], 4)
+    answers = (task.cells(features) @ state.memories[0].filters[0])[0].view(*features.shape[1:3], 4)
     inside = torch.tensor(place.inside(np.array([100, 70, 24, 32]))[None], dtype=torch.float32)
     wanted = maps.extents(inside, len(answers))[0]
     covered = wanted[..., 0] == 1
@@ -223,8 +229,8 @@ def test_state_is_a_value_of_constant_size(world: Any):
     assert same(first, before)
     again, twice = task.step(first, shown(world, (64, 60)))
     assert np.array_equal(found[1].boxes, twice[1].boxes)
-    assert not torch.equal(second.filters, first.filters)
-    sizes = [{f.name: np.shape(getattr(s, f.name)) for f in dataclasses.fields(State)} for s in (first, again)]
+    assert not torch.equal(second.memories[0].filters, first.memories[0].filters)
+    sizes = [{name: np.shape(value) for name, value in parts(s).items()} for s in (first, again)]
     assert sizes[0] == sizes[1]
 
 
