@@ -194,6 +194,7 @@ class Session:
                 name = type(task).__name__.lower()
                 raise ValueError(f"{name} goes through {task.frame_kind}s, and frame {number} is a {kind}")
             before = time.perf_counter()
+            prompt = None if prompt is None else self.engine.run(task.understood, picture, prompt)
             self._state = self.engine.run(task.start, picture, empty() if prompt is None else prompt)
             self.seconds.append(time.perf_counter() - before)
             self._begun = True
@@ -205,6 +206,7 @@ class Session:
             return [Answer(number, picture, self.called(prompt_as_answer(prompt or empty())), given=True)]
         self._held.append((number, picture))
         before = time.perf_counter()
+        prompt = None if prompt is None else self.engine.run(task.understood, picture, prompt)
         self._state, found = self.engine.run(task.step, self._state, picture, prompt)
         self.seconds.append(time.perf_counter() - before)
         self.note(prompt)

@@ -51,9 +51,11 @@ def load_task(
     return task
 
 
-def named(spec: str | Path | None, prompt: Target | None, wanted: tuple[str, ...] = ()) -> str:
+def named(
+    spec: str | Path | None, prompt: Target | None, wanted: tuple[str, ...] = (), needs: tuple[str, ...] = ()
+) -> str:
     """The argument with "shipped", or None, replaced by the name of the shipped weights that are called for."""
-    return shipped(prompt, wanted) if spec is None or str(spec) == SHIPPED else str(spec)
+    return shipped(prompt, wanted, needs) if spec is None or str(spec) == SHIPPED else str(spec)
 
 
 def training_free(
@@ -85,11 +87,11 @@ def training_free_class(settings: Mapping[str, Any], told: tuple[str, ...] = ())
     return max(fields, key=fits)
 
 
-def shipped(prompt: Target | None, wanted: tuple[str, ...] = ()) -> str:
+def shipped(prompt: Target | None, wanted: tuple[str, ...] = (), needs: tuple[str, ...] = ()) -> str:
     """shipped:NAME of the weights of the package for what is known in a first frame; says which.
 
     Those that need no prompt are known by what they give: fields that are `wanted`, or that a benchmark's first frame
-    has. ValueError where there are none.
+    has. What they answer must have one of the fields `needs`, where any are named. ValueError where there are none.
     """
     asked = list(wanted) if prompt is None else [name for name in FIELDS if getattr(prompt, name) is not None]
     asked.sort(key=lambda name: name != "mask")  # which says more than a box
@@ -101,6 +103,8 @@ def shipped(prompt: Target | None, wanted: tuple[str, ...] = ()) -> str:
         trunk = "" if contract is None else contract.works_on(header["fields"])
         if trunk and not trunk.startswith(f"{SHIPPED}:"):
             continue  # heads on an encoder that does not come with the package
+        if needs and contract is not None and not {*needs} & {*contract.gives}:
+            continue
         known = () if contract is None else contract.takes or contract.gives
         (heads if trunk else found).setdefault(known[0] if known else "", path.stem)
     smaller, found = found, found | heads  # heads on the package's encoder are better and slower

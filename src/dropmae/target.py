@@ -1,8 +1,8 @@
 """Target: everything known about one frame. A prompt, a prediction and a ground-truth label are all Targets.
 
 On disk Targets are the lines of a `targets.jsonl`: one per video, frame and object, with any subset of the keys
-video, frame, time, id, box, mask, points, visible, uncertainty, score, box3d, name, classes, flow. A line without an
-id holds what belongs to no object. `FIELDS` is the table that writing, reading, telling and drawing go by.
+video, frame, time, id, box, mask, points, visible, uncertainty, score, box3d, click, name, classes, flow. A line
+without an id holds what belongs to no object. `FIELDS` is the table that writing, reading, telling and drawing go by.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ class Target:
     """What is known about one frame; every field but `ids` may be absent (None).
 
     Coordinates are (x, y) in pixels with pixel centres at +0.5; boxes are x y w h of the top-left corner; angles are
-    in radians. Rows of `ids`, `boxes`, `boxes3d` and `scores` belong together; a row of NaN says that the object is
-    not there.
+    in radians. Rows of `ids`, `boxes`, `boxes3d`, `clicks` and `scores` belong together; a row of NaN says that the
+    object is not there.
     """
 
     ids: np.ndarray
@@ -49,6 +49,8 @@ class Target:
     """float32 [H, W, 2]: displacement in pixels from this frame to the next; NaN where it is not valid."""
     boxes3d: np.ndarray | None = None
     """float64 [N, 7]: centre x, y, z, then w, l, h in metres, and yaw in radians."""
+    clicks: np.ndarray | None = None
+    """float64 [N, 2]: x, y in pixels of a place on each object; NaN where none is known."""
     scores: np.ndarray | None = None
     """float64 [N]: confidence of each object in [0, 1]; for ground truth, the visible share where it is known."""
     uncertainty: np.ndarray | None = None
@@ -95,6 +97,7 @@ FIELDS: dict[str, Field] = {
     "owners": Field("point", "", told_with="points"),
     "scores": Field("object", "score"),
     "boxes3d": Field("object", "box3d", 7),
+    "clicks": Field("object", "click", 2),
     "names": Field("object", "name"),
     "flow": Field("pixel", "flow", 2),
     "occluded": Field("pixel", "flow"),
@@ -148,6 +151,9 @@ def misplaced(target: Target, height: int, width: int) -> str | None:
             return f"the box of object {number} ({x:g} {y:g} {w:g} {h:g}) needs a positive width and height"
         if np.isfinite(box).all() and (x >= width or y >= height or x + w <= 0 or y + h <= 0):
             return f"the box of object {number} ({x:g} {y:g} {w:g} {h:g}) lies outside {frame}"
+    for number, (x, y) in zip(target.ids.tolist(), () if target.clicks is None else target.clicks.tolist()):
+        if np.isfinite(x + y) and not (0 <= x < width and 0 <= y < height):
+            return f"the click on object {number} at {x:g},{y:g} lies outside {frame}"
     for number, (x, y) in enumerate(() if target.points is None else target.points.tolist()):
         seen = target.visible is None or bool(target.visible[number])
         if seen and np.isfinite(x + y) and not (0 <= x <= width and 0 <= y <= height):

@@ -164,6 +164,10 @@ class Task(Model):
         """
         raise NotImplementedError
 
+    def understood(self, frame: np.ndarray, prompt: Target) -> Target:
+        """A prompt as the task goes on from it: the outlines of what its boxes show, say. It answers for its frame."""
+        return prompt
+
     def finish(self, state: Any) -> dict[int, Target]:
         """The answers that are still held back."""
         return {}

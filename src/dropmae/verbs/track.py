@@ -63,6 +63,7 @@ def track(
     box: Boxes = (),
     box3d: Boxes = (),
     mask: Mask = None,
+    click: Boxes = (),
     points: Points = (),
     names: tuple[str, ...] = (),
     grid: int = 0,
@@ -105,6 +106,7 @@ def track(
         box3d: x y z w l h yaw in scans: the centre and the size in metres, z up, and how far the length is turned from
             x towards y, in radians; several objects one after the other.
         mask: PNG with the objects' labels.
+        click: x y in pixels of a place on an object, whose outline is then found; several one after the other.
         points: t,x,y of points to follow: the frame and the place in pixels.
         grid: follow so many rows of so many points, evenly over the frame `start`.
         names: what the objects of box or mask are called, in their order.
@@ -136,10 +138,10 @@ def track(
         raise ValueError("also is for further files beside OUT: give --out")
     if every < 1:
         raise ValueError(f"every is a number of frames from 1, not {every}")
-    if find is not None and (len(np.ravel(box)) or mask is not None or len(points) or prompts is not None):
+    if find is not None and (len(np.ravel(box)) or mask is not None or len(points) + len(click) or prompts is not None):
         raise ValueError("find looks for what to follow: leave box, mask, points and prompts out")
     if len(paths) == 1 and is_folder(video := paths[0]):
-        things = len(np.ravel(box)), len(np.ravel(box3d)), mask is not None, len(points), grid, len(names)
+        things = *(len(np.ravel(one)) for one in (box, box3d, click)), mask is not None, len(points), grid, len(names)
         named_things = any(things) or start or stop or backwards or both or pick or flow
         if out is None or named_things or Path(out).is_file():
             raise ValueError(f"{video} is a folder of videos: give --out DIR, and --find moving or --prompts FILE")
@@ -161,19 +163,23 @@ def track(
         prompts = moving.prompts_of(moving.find_moving(source))
         if not prompts:
             raise ValueError(f"{source.name}: nothing was found that moves; say what to follow")
-    if pick and (len(box) or len(box3d) or mask is not None or len(points) or grid or prompts is not None):
-        raise ValueError("pick asks what to follow, and box, mask, points, grid and prompts say it: give one of them")
+    if pick and (len(box) + len(box3d) + len(click) + len(points) + grid or mask is not None or prompts is not None):
+        raise ValueError(
+            "pick asks what to follow, which box, mask, click, points, grid, prompts say: give one of them"
+        )
     if pick and len(paths) > 1:
         raise ValueError("pick shows one video: give one file or folder")
     spots = [*points, *grid_points(source, grid, start)]
-    known = serving().pick(str(paths[0]), start) if pick else gather(source, box, mask, spots, prompts, start, box3d)
+    said = source, box, mask, spots, prompts, start, box3d, click
+    known = serving().pick(str(paths[0]), start) if pick else gather(*said)
     if names:
         known = called_by(known, names, start)
     settings = registry.assignments(set) | ({} if lost_below is None else {"lost_below": lost_below})
     first = known[min(known)] if known else None
     if flow and known:
         raise ValueError("flow is of all pixels and follows nothing: leave box, mask, points and prompts out")
-    spec = named(weights, first, ("flow",) if flow else ())
+    masks = any("mask" in form.needs and "boxes" not in form.needs for form in exports.values())
+    spec = named(weights, first, ("flow",) if flow else (), ("mask",) if masks else ())
     if out is not None:
         say(f"{source.name}: loading {spec}")
     engine = Engine(load_task(spec, first, settings=settings), device, precision)
@@ -183,7 +189,7 @@ def track(
         name, takes = type(engine.task).__name__.lower(), " or ".join(engine.task.takes)
         raise ValueError(
             f"say what to follow ({name} takes {takes}): --box x y w h, --box3d x y z w l h yaw, --mask PNG, "
-            "--points t,x,y, --grid 32 or --prompts FILE"
+            "--click x y, --points t,x,y, --grid 32 or --prompts FILE"
         )
     live = is_live(source.source)
     if live and (start or backwards or both or pick):
@@ -407,7 +413,7 @@ def span(video: Video, first: int, last: int, stop: int | None, backwards: bool)
 
 
 def gather(
-    video: Video, box: Any, mask: Any, points: Any, prompts: Any, start: int, box3d: Any = ()
+    video: Video, box: Any, mask: Any, points: Any, prompts: Any, start: int, box3d: Any = (), click: Any = ()
 ) -> dict[int, Target]:
     """{frame: what is known there} from the flags; ValueError where there is nothing or it makes no sense."""
     if start < 0:
@@ -416,16 +422,22 @@ def gather(
     if prompts is not None:
         found = dict(prompts.items()) if isinstance(prompts, Mapping) else read_prompts(prompts, video)
     if video.kind == "scan":
-        return gather_scans(video, box3d, found, start, bool(len(box) or mask is not None or len(points)))
+        return gather_scans(video, box3d, found, start, bool(len(box) + len(click) + len(points) or mask is not None))
     if len(box3d):
         raise ValueError("box3d is of scans (.bin .npy .pcd), and this is a video of pictures: give --box x y w h")
     numbers = np.asarray(box, np.float64).ravel()
     if len(numbers) % 4 or not np.isfinite(numbers).all():
         raise ValueError(f"a box is four numbers x y w h, not {' '.join(f'{value:g}' for value in numbers)}")
-    if (len(numbers) or mask is not None) and start in found:
-        raise ValueError(f"{prompts} speaks of frame {start} already: leave box and mask out")
-    if len(numbers) and mask is not None:
-        raise ValueError("box and mask both say what to follow: give one of them")
+    spots = np.asarray(click, np.float64).ravel()
+    if len(spots) % 2 or not np.isfinite(spots).all():
+        raise ValueError(f"a click is two numbers x y, not {' '.join(f'{value:g}' for value in spots)}")
+    said = [name for name, told in (("box", len(numbers)), ("click", len(spots)), ("mask", mask is not None)) if told]
+    if said and start in found:
+        raise ValueError(f"{prompts} speaks of frame {start} already: leave {' and '.join(said)} out")
+    if len(said) > 1:
+        raise ValueError(f"{' and '.join(said)} both say what to follow: give one of them")
+    if len(spots):
+        found[start] = Target(ids=np.arange(1, len(spots) // 2 + 1), clicks=spots.reshape(-1, 2))
     if len(numbers):
         boxes = numbers.reshape(-1, 4)
         if len(corners := boxes[are_corners(boxes, video.height, video.width)]):
@@ -444,7 +456,7 @@ def gather(
     for frame, target in point_prompts(points).items():
         if frame in found:
             old = found[frame]
-            target = Target(ids=old.ids, boxes=old.boxes, mask=old.mask, points=target.points, visible=target.visible)
+            target = replace(old, points=target.points, visible=target.visible)
         found[frame] = target
     if start and found and start not in found:
         raise ValueError(
@@ -452,7 +464,7 @@ def gather(
             "first: leave it out"
         )
     for frame, target in found.items():
-        flat = target.boxes is not None or target.points is not None
+        flat = target.boxes is not None or target.points is not None or target.clicks is not None
         if flat and (fault := misplaced(target, video.height, video.width)):
             raise ValueError(f"frame {frame}: {fault}")
     return found

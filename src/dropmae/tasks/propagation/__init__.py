@@ -15,6 +15,7 @@ A video that is no benchmark's is followed as `fitted` has it.
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -37,8 +38,8 @@ from dropmae.ops.resampling import (
     resize_frames,
     soft_labels,
 )
-from dropmae.target import Target, mask_boxes
-from dropmae.tasks.propagation import fitted
+from dropmae.target import Target, mask_boxes, misplaced
+from dropmae.tasks.propagation import fitted, outline
 from dropmae.tasks.propagation.edges import sharp
 from dropmae.tasks.propagation.labels import (
     VOID,
@@ -145,6 +146,8 @@ class Propagation(Task):
     model_share: float = PRESET
     """Share of a model that is fitted to the objects of each video (`fitted`) in the masks that are given out; what is
     carried on from frame to frame is propagation's alone. No script has it."""
+    outline: bool = PRESET
+    """Whether the object in a box that is given is looked for in it (`outline`), or all of the box is taken for it."""
     edges: Literal["coarse", "guided"] = "coarse"
     """Of masks: as their tokens have it, which the scripts do, or moved to where colours change (`edges`)."""
 
@@ -156,7 +159,7 @@ class Propagation(Task):
         "red_deviation": "red_std",
         "decide": "decide_at",
     }
-    takes = ("mask", "boxes", "points")
+    takes = ("mask", "boxes", "points", "clicks")
     gives = ("mask", "boxes", "scores", "points", "visible")
     training_free = True
 
@@ -196,6 +199,7 @@ class Propagation(Task):
         if self.block and not (isinstance(self.encoder, Encoder) and self.block <= len(self.encoder.blocks)):
             kind = f"{len(self.encoder.blocks)} blocks" if isinstance(self.encoder, Encoder) else "no blocks of ours"
             raise ValueError(f"features are to be taken after block {self.block}, but the encoder has {kind}")
+        target = self.understood(frame, target)
         size, patch = picture_size(frame), self.encoder.patch
         sides = input_size(size, self.resize, patch, self.multiple, self.rounding)
         features = self.features(frame, sides)
@@ -230,6 +234,7 @@ class Propagation(Task):
         if picture_size(frame) != state.size:
             (h, w), (height, width) = picture_size(frame), state.size
             raise ValueError(f"the frame has {w}x{h} pixels, but the first one has {width}x{height}")
+        prompt = None if prompt is None else self.understood(frame, prompt)
         state.index += 1
         features = self.features(frame, state.sides)
         with torch.autocast(features.device.type, enabled=False):  # the comparison of features is always in float32
@@ -257,6 +262,30 @@ class Propagation(Task):
             shown = soft
         self.fit(state, rows, shown, given)
         return state, {state.index: self.decided(state, frame, shown, prompt)}
+
+    @torch.no_grad()
+    def understood(self, frame: np.ndarray, prompt: Target) -> Target:
+        """A prompt whose boxes, and clicks on objects, have become a mask of what they show; smaller things lie before
+        larger ones."""
+        boxed = self.outline and prompt.boxes is not None
+        if prompt.mask is not None or not (boxed or prompt.clicks is not None):
+            return prompt
+        if self.encoder is None:
+            raise ValueError("propagation needs an encoder: task.encoder = dropmae.load(weights).encoder")
+        picture_size(frame)
+        if fault := misplaced(prompt, *frame.shape[:2]):
+            raise ValueError(fault)
+        shown: dict[int, np.ndarray] = {}
+        for row, number in enumerate(prompt.ids.tolist()):
+            for places, seen in ((prompt.boxes, outline.inside), (prompt.clicks, outline.around)):
+                if number not in shown and places is not None and np.isfinite(places[row]).all():
+                    shown[number] = seen(frame, np.asarray(places[row], float), self.encoder.patch, self.features)
+        small = max(shown, default=0) < VOID
+        mask = np.zeros(frame.shape[:2], np.uint8 if small else np.int32)
+        for number in sorted(shown, key=lambda number: -shown[number].sum()):
+            mask[shown[number]] = number
+        boxes = mask_boxes(mask, prompt.ids)[1] if prompt.boxes is None else prompt.boxes
+        return dataclasses.replace(prompt, mask=mask, boxes=boxes, clicks=None)
 
     def rows(self, state: State, features: Tensor) -> Tensor | None:
         """What the model of the objects sees of a frame's features [N, C]; None where there is no model."""
