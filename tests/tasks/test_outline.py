@@ -179,6 +179,8 @@ def test_the_shipped_encoder_finds_the_car_from_a_click_and_a_box() -> None:
         Target(ids=np.array([1]), boxes=np.array([[160.0, 69, 108, 171]])),
         Target(ids=np.array([1]), clicks=np.array([[215.0, 150]])),
     ):
-        mask = made.understood(frame, told).mask == 1
+        found = made.understood(frame, told).mask
+        assert found is not None
+        mask = found == 1
         assert (mask & body).sum() > 0.95 * mask.sum()
         assert (mask & body).sum() > (0.6 if told.boxes is not None else 0.3) * body.sum()

@@ -31,12 +31,13 @@ from dropmae.page.prompts import IDS
 from dropmae.page.server import Page, Server
 from dropmae.page.serving import warm_up
 from dropmae.page.work import Engines
-from dropmae.target import encode_mask, read_targets, write_targets
+from dropmae.target import decode_mask, encode_mask, read_targets, write_targets
 from dropmae.video import write
 from samples import SQUARE, moving_square
 from test_opening import LISTS, png
 
 FRAMES = 40
+CAR = Path(__file__).parents[2] / "docs/images/car.mp4"
 
 
 class Client(httpx.Client):
@@ -370,6 +371,35 @@ def test_masks_and_points(served: Server, client: Client, clip: Path, tmp_path: 
         assert found[9].points.shape == (2, 2)
     state = client.open()
     assert state["accepts"]["points"].endswith("is told boxes or a mask")
+
+
+def test_outlines_are_found_or_refused(client: Client, tmp_path: Path) -> None:
+    state = client.open()
+    place = f"/works/{state['key']}/outline"
+    refused = client.post(place, json={"frame": 0, "click": [40, 30]})  # a tracker of boxes draws no outlines
+    assert refused.status_code == 422
+    assert "finds no outlines" in refused.text
+    with Server(Page([str(CAR)], Engines(None, {}, "cpu", "fp32"), tmp_path)) as other, Client(other) as mine:
+        place = f"/works/{mine.open()['key']}/outline"
+        for asked, fault in (
+            ({"frame": 0}, "in a box, or at a click"),
+            ({"frame": 0, "box": [1, 2, 3, 4], "click": [5, 6]}, "in a box, or at a click"),
+            ({"frame": 9999, "click": [5, 6]}, "number of a frame"),
+            ({"frame": True, "click": [5, 6]}, "number of a frame"),
+            ({"frame": 0, "click": [5]}, "click must be 2 finite numbers"),
+            ({"frame": 0, "click": ["5", 6]}, "click must be 2 finite numbers"),
+            ({"frame": 0, "box": [1, 2, 0, 4]}, "needs a positive width and height"),
+            ({"frame": 0, "box": [1000, 2, 5, 4]}, "lies outside"),
+            ({"frame": 0, "click": [456, 6]}, "lies outside"),
+        ):
+            answer = mine.post(place, json=asked)
+            assert answer.status_code == 422, asked
+            assert fault in answer.text, asked
+        found = mine.post(place, json={"frame": 76, "box": [160, 69, 108, 171]}).json()
+        mask = decode_mask(found["mask"])
+        assert mask.shape == (256, 456)
+        assert 0.5 < mask[69:240, 160:268].mean() < 0.95
+        assert mask.sum() == mask[69:240, 160:268].sum()
 
 
 class Slow:

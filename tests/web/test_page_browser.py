@@ -31,6 +31,7 @@ pytestmark = pytest.mark.skipif(
 QUIET = ("background-networking", "component-update", "sync", "gpu")
 FLAGS = ["--headless", "--no-sandbox", *(f"--disable-{name}" for name in QUIET)]
 WIDTH, HEIGHT = 96, 72
+CAR = Path(__file__).parents[2] / "docs/images/car.mp4"
 
 
 class Screen:
@@ -41,6 +42,7 @@ class Screen:
         self.context = browser.new_context(viewport={"width": size[0], "height": size[1]}, color_scheme=scheme)
         self.page, self.served, self.faults = self.context.new_page(), served, list[str]()
         self.rounds = 0
+        self.shows = WIDTH, HEIGHT
         self.page.on("pageerror", lambda error: self.faults.append(str(error)))
         self.page.on("console", lambda message: self.faults.append(message.text) if message.type == "error" else None)
         self.page.on("request", self.asked)
@@ -72,8 +74,9 @@ class Screen:
         left, top, wide, high = self.js(
             "(({x, y, width, height}) => [x, y, width, height])(view.getBoundingClientRect())"
         )
-        scale = min(wide / WIDTH, high / HEIGHT)
-        return left + (wide - WIDTH * scale) / 2 + x * scale, top + (high - HEIGHT * scale) / 2 + y * scale
+        width, height = self.shows
+        scale = min(wide / width, high / height)
+        return left + (wide - width * scale) / 2 + x * scale, top + (high - height * scale) / 2 + y * scale
 
     def drag(self, *places: tuple[float, float]) -> None:
         self.page.mouse.move(*self.place(*places[0]))
@@ -348,6 +351,37 @@ def test_masks_and_points_are_drawn(browser: Any, clip: Path, tmp_path: Path) ->
         told = screen.said(9)["prompts"]["12"][0]["points"]
         assert np.allclose(told[0], [70, 60], atol=0.8)
         assert told[1:] == [None] * (len(points) - 1)
+        screen.close()
+
+
+def test_outlines_are_found(browser: Any, tmp_path: Path) -> None:
+    """A click, or a box, on a car in a real clip; what was found is painted on, undone, and cut out of the video."""
+    page = Page([str(CAR)], Engines(None, {}, "cpu", "fp32"), tmp_path)
+    with Server(page) as served:
+        screen = Screen(browser, served)
+        screen.shows = 456, 256
+        screen.go(76)
+        screen.press("d")
+        screen.until("hint.textContent.includes('its outline is found')", 20)
+        screen.click(215, 150)
+        (line,) = screen.said(1)["prompts"]["76"]
+        clicked = decode_mask(line["mask"])
+        assert clicked[150, 215]
+        assert 2000 < clicked.sum() < 16000
+        screen.drag((160, 69), (200, 200), (268, 240))
+        (line,) = screen.said(2)["prompts"]["76"]
+        boxed = decode_mask(line["mask"])
+        assert 8000 < boxed.sum() < 16000
+        assert not boxed[:, :155].any()
+        screen.press("z")
+        assert decode_mask(screen.said(3)["prompts"]["76"][0]["mask"]).sum() == clicked.sum()
+        screen.press("y")
+        assert screen.said(4)["weights"] == "shipped:encoder"
+        for _ in range(2):  # the frame itself, and the next one
+            screen.press(".")
+            screen.followed()
+        screen.until("s.shown(77).get(1)?.mask", 60)
+        assert 0.8 < decode_mask(screen.js("s.shown(77).get(1).mask")).sum() / boxed.sum() < 1.25
         screen.close()
 
 

@@ -22,6 +22,7 @@ from urllib.parse import unquote
 
 import anyio
 import anyio.lowlevel
+import numpy as np
 import uvicorn
 from starlette.applications import Starlette
 from starlette.background import BackgroundTask
@@ -34,11 +35,11 @@ from dropmae.names import printable
 from dropmae.page import commands, labels, saved, uploads
 from dropmae.page.guard import Guard
 from dropmae.page.passes import Step
-from dropmae.page.prompts import whole
+from dropmae.page.prompts import numbers, whole
 from dropmae.page.recording import Recording, camera_name
 from dropmae.page.work import Engines, Work
 from dropmae.progress import say
-from dropmae.target import Target, target_lines
+from dropmae.target import Target, encode_mask, target_lines
 from dropmae.video import is_live
 from dropmae.video.tape import SUFFIX
 
@@ -98,6 +99,7 @@ class Page:
             Route("/works/{key}/stop", self.stop, methods=["POST"]),
             Route("/works/{key}/answers", self.answers),
             Route("/works/{key}/prompts", self.say, methods=["POST"]),
+            Route("/works/{key}/outline", self.outline, methods=["POST"]),
             Route("/works/{key}/follow", self.follow, methods=["POST"]),
             Route("/works/{key}/exports", self.export, methods=["POST"]),
             Route("/files/{token}", self.file),
@@ -232,6 +234,18 @@ class Page:
             if "frame" in asked and not self.queue:  # it is likely to be followed from there, soon
                 self.torch.submit(work.look_up, asked["frame"])
             return JSONResponse(self.state(work))
+
+    async def outline(self, request: Request) -> Response:
+        """{"mask"} of what {"frame", and box or click} shows."""
+        asked, work = await uploads.said(request), self.work(request)
+        if not whole(asked.get("frame"), 0, work.count - 1):
+            raise ValueError("frame is the number of a frame")
+        if ("box" in asked) == ("click" in asked):
+            raise ValueError("an outline is found in a box, or at a click")
+        kind, count, field = ("box", 4, "boxes") if "box" in asked else ("click", 2, "clicks")
+        told: dict[str, Any] = {field: np.array([numbers(asked[kind], count, kind, 1e6)])}
+        mask = await self.follows(work.outline, asked["frame"], Target(ids=np.array([1]), **told))
+        return JSONResponse({"mask": encode_mask(mask)})
 
     # ------------------------------------------------------------ following
 

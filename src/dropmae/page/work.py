@@ -24,7 +24,7 @@ from dropmae.page.answers import Kept
 from dropmae.page.passes import LivePass, Pass, Step, merged, newly_told, with_names
 from dropmae.page.prompts import KINDS, Prompts, kinds_of, plain_name
 from dropmae.page.recording import Recording
-from dropmae.target import Target, empty
+from dropmae.target import Target, empty, misplaced
 from dropmae.video import Video
 from dropmae.video.cuts import CutFinder
 from dropmae.video.tape import SUFFIX
@@ -168,6 +168,17 @@ class Work:
                 one.reset()
         for one in self.every.values():
             one.tell(targets)
+
+    def outline(self, number: int, told: Target) -> np.ndarray:
+        """bool [H, W]: the object of which `told` has a box or a click in a frame; ValueError where nothing can."""
+        if fault := misplaced(told, *self.size):
+            raise ValueError(fault)
+        spec = self.engines.called("mask")
+        engine = None if spec is None else self.engines.get(spec)
+        found = None if engine is None else engine.run(engine.task.understood, self.picture(number), told).mask
+        if found is None:
+            raise ValueError(f"{spec or 'what there is'} finds no outlines: paint the thing, or click its outline")
+        return found == told.ids[0]
 
     def accepts(self) -> dict[str, str]:
         """{boxes, mask or points: why it cannot be shown here; empty where it can}"""

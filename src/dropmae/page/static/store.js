@@ -156,7 +156,7 @@ let saying = Promise.resolve();
 export function tell(make) {
   saying = saying.then(async () => {
     await stop();
-    const asked = make();
+    const asked = await make();
     if (asked) use(await json(`/works/${store.work.key}/prompts`, { json: { version: store.work.version, ...asked } }));
   }).catch(async (error) => {
     if (error.status === 409) use(await json(`/works/${store.work.key}`));
@@ -165,18 +165,30 @@ export function tell(make) {
   return saying;
 }
 
+function line_of(frame, id, part, name) {
+  const others = (store.work.prompts[frame] ?? []).filter((line) => line.id !== id);
+  const line = part === null ? null : { ...prompt_of(frame, id), ...part, id };
+  if (part?.box) delete line.mask;
+  if (part?.mask) delete line.box;
+  const names = { ...store.work.names };
+  if (line) names[id] ??= name;
+  store.object = id;
+  return { frame, lines: line ? [...others, line] : others, names };
+}
+
 // Says something about an object in a frame: {box}, {mask} or {points, visible}; null takes it back.
 export function tell_of(frame, id, part) {
   const name = name_of(id);
-  return tell(() => {
-    const others = (store.work.prompts[frame] ?? []).filter((line) => line.id !== id);
-    const line = part === null ? null : { ...prompt_of(frame, id), ...part, id };
-    if (part?.box) delete line.mask;
-    if (part?.mask) delete line.box;
-    const names = { ...store.work.names };
-    if (line) names[id] ??= name;
-    store.object = id;
-    return { frame, lines: line ? [...others, line] : others, names };
+  return tell(() => line_of(frame, id, part, name));
+}
+
+// Says that an object is what lies in a {box}, or at a {click}, of a frame: the server looks for its outline.
+export function find(frame, id, place) {
+  const name = name_of(id);
+  return tell(async () => {
+    say("Looking for its outline…");
+    const part = await json(`/works/${store.work.key}/outline`, { json: { frame, ...place } }).finally(() => say(""));
+    return line_of(frame, id, part, name);
   });
 }
 

@@ -1,11 +1,12 @@
 // What the pointer does on the frame with each tool.
 
-import { colour, changed, prompt_of, shown, mask_of, store, tell_of } from "./store.js";
+import { colour, changed, find, prompt_of, shown, mask_of, store, tell_of } from "./store.js";
 import { encode, fill, paint, picture } from "./masks.js";
 import * as view from "./view.js";
 
 export const TOOLS = {
   box: { key: "X", sign: "▭", name: "Box", kind: "boxes", hint: "Drag a box round the thing to follow." },
+  find: { key: "D", sign: "◉", name: "Find", kind: "mask", hint: "Click the thing to follow, or drag a box round it: its outline is found." },
   brush: { key: "M", sign: "●", name: "Paint", kind: "mask", hint: "Paint over the thing to follow; [ and ] change the brush." },
   eraser: { key: "R", sign: "○", name: "Erase", kind: "mask", hint: "Take away what was painted too much." },
   polygon: { key: "G", sign: "◇", name: "Outline", kind: "mask", hint: "Click round the thing to follow; Enter or a double click closes the outline." },
@@ -44,7 +45,7 @@ function begin_box(point) {
 }
 
 function moved_box({ kind, box, handle, from }, [x, y]) {
-  if (kind === "box") {
+  if (kind === "box" || kind === "find") {
     const [a, b] = within(from), [c, d] = within([x, y]);
     return [Math.min(a, c), Math.min(b, d), Math.abs(c - a), Math.abs(d - b)];
   }
@@ -154,6 +155,9 @@ function down(event) {
     drag = { ...begin_box(point), from: point };
     store.object = drag.id;
     draft.id = drag.id;
+  } else if (store.tool === "find") {
+    drag = { kind: "find", id: store.object, from: point };
+    draft.id = store.object;
   } else if (store.tool === "brush" || store.tool === "eraser") {
     begin_mask(store.object);
     drag = { kind: "stroke", last: point };
@@ -202,6 +206,13 @@ function up(event) {
   const done = drag, point = view.at(event);
   drag = null;
   if (done.kind === "stroke") return commit_mask();
+  if (done.kind === "find") {
+    const box = rounded(moved_box(done, point)), boxed = done.far && box[2] >= 2 && box[3] >= 2;
+    if (boxed || inside(done.from, [0, 0, store.work.width, store.work.height])) {
+      find(store.frame, done.id, boxed ? { box } : { click: done.from.map((value) => Math.round(value * 10) / 10) }).finally(() => { reset(); changed(); });
+      return changed();
+    }
+  }
   if (done.kind === "grid" && draft.grid) {
     const [x, y, w, h] = draft.grid, step = Math.max(2, store.spacing), changes = {}, first = rows_of(store.object);
     for (let b = y + (h % step) / 2; b <= y + h; b += step) for (let a = x + (w % step) / 2; a <= x + w; a += step) changes[first + Object.keys(changes).length] = [a, b];
