@@ -136,7 +136,7 @@ class DCF(Sight):
         """What is found of object `rows[k]` in region `places[k]`; `steady`: near where it was, as large as it was."""
         last = np.maximum(state.boxes[rows, 2:], self.search_floor / 2 * state.sides[rows])
         shares = last / np.array([[place.side] for place in places])
-        known = [memory.of(rows) for memory in state.memories]
+        known = [memory.known(rows) for memory in state.memories]
         views = [
             sight.answer(sight.embed(frame, places), sight.spectra(frame, places), one, shares, np.array(steady))
             for (sight, _), one in zip(self.sights, known)

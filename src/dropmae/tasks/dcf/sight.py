@@ -20,7 +20,7 @@ from dropmae.ops import ridge
 from dropmae.tasks.dcf import crops, fine, maps
 from dropmae.tasks.dcf.crops import Region
 from dropmae.tasks.dcf.head import Head, likeness, middle, peaks, tokens
-from dropmae.tasks.dcf.state import Memory, Reading, View
+from dropmae.tasks.dcf.state import Known, Memory, Reading, View
 
 WORST = np.array([0.3, 0.3, 0.5, 0.5])
 """Largest error of each kind that is made up for, see `Memory.errors`."""
@@ -195,9 +195,9 @@ class Sight(Task):
         )
         return known.but([0], {"errors": self.measure(features, spectrum, known, inside)}) if self.calibrate else known
 
-    def measure(self, features: Tensor, spectra: Tensor, known: Memory, inside: Tensor) -> Tensor:
+    def measure(self, features: Tensor, spectra: Tensor, memory: Memory, inside: Tensor) -> Tensor:
         """float64 [1, 4]: `Memory.errors` of an object, the mean over crops in which its box is known."""
-        known = known.of([0] * len(features))
+        known = memory.known([0] * len(features))
         view = self.answer(features, spectra, known, inside[:, 2:].numpy())
         found, true = self.pick(view, known, *highest(view.chance)).boxes, inside.double().numpy()
         away = (found[:, :2] + found[:, 2:] / 2 - true[:, :2] - true[:, 2:] / 2) / true[:, 2:]
@@ -205,7 +205,7 @@ class Sight(Task):
         return torch.from_numpy(np.clip(errors.mean(0), -WORST, WORST))[None]
 
     def answer(
-        self, features: Tensor, spectra: Tensor, known: Memory, shares: np.ndarray, steady: np.ndarray | None = None
+        self, features: Tensor, spectra: Tensor, known: Known, shares: np.ndarray, steady: np.ndarray | None = None
     ) -> View:
         """What filters and head make of crops [B, ...], each with its object in `known`.
 
@@ -240,7 +240,7 @@ class Sight(Task):
         weight = self.window * steady.float()[:, None, None]
         return chance * (1 - weight + weight * hann[:, None] * hann)
 
-    def pick(self, view: View, known: Memory, chance: Tensor, peak: Tensor) -> Reading:
+    def pick(self, view: View, known: Known, chance: Tensor, peak: Tensor) -> Reading:
         """What lies at cells number `peak` [B], with the boxes around them weighted by their chances [B, n, n]."""
         found = torch.stack([around(*one) for one in zip(view.boxes, chance, peak)])
         found = torch.cat([found[:, :2], found[:, 2:] - found[:, :2]], 1)
@@ -251,7 +251,7 @@ class Sight(Task):
         factor, offset = self.calibration
         return Reading(found.double().cpu().numpy(), (factor * logit.double() + offset).cpu().numpy())
 
-    def corrected(self, reading: Reading, view: View, known: Memory, places: Sequence[Region]) -> np.ndarray:
+    def corrected(self, reading: Reading, view: View, known: Known, places: Sequence[Region]) -> np.ndarray:
         """float64 [B, 4]: boxes x y w h in the frame of what was found in these regions, less the constant errors."""
         found = np.stack([place.outside(box) for place, box in zip(places, reading.boxes)])
         errors = known.errors.cpu().numpy()
@@ -273,13 +273,13 @@ class Sight(Task):
         return centre + share * (spot * place.side + [place.left, place.top] - centre)
 
     def learned(
-        self, known: Memory, rows: Sequence[int], looks: Sequence[tuple[Tensor, Tensor]], boxes: np.ndarray
+        self, memory: Memory, rows: Sequence[int], looks: Sequence[tuple[Tensor, Tensor]], boxes: np.ndarray
     ) -> Memory:
         """The memory after the filters of the objects in `rows` have seen them at `boxes` [R, 4] in shares of crops."""
         made: dict[str, list[Tensor]] = {name: [] for name in ("grams", "crosses", "filters")}
         for row, (features, _), box in zip(rows, looks, boxes):
             gram, cross = self.learn(features[None], torch.tensor(box[None], dtype=torch.float32))
-            grams, crosses = known.grams[row].clone(), known.crosses[row].clone()
+            grams, crosses = memory.grams[row].clone(), memory.crosses[row].clone()
             grams[1].lerp_(gram, self.update_rate)
             crosses[1].lerp_(cross, self.update_rate)
             share = self.first_share
@@ -288,26 +288,26 @@ class Sight(Task):
                 made["filters"].append(ridge.solve(both[0], both[1], self.ridge))
             made["grams"].append(grams)
             made["crosses"].append(crosses)
-        return known.but(rows, {name: torch.stack(values) for name, values in made.items()})
+        return memory.but(rows, {name: torch.stack(values) for name, values in made.items()})
 
     def sharpened(
-        self, known: Memory, rows: Sequence[int], looks: Sequence[tuple[Tensor, Tensor]], boxes: np.ndarray
+        self, memory: Memory, rows: Sequence[int], looks: Sequence[tuple[Tensor, Tensor]], boxes: np.ndarray
     ) -> Memory:
         """The same of the filters on small cells, where there are any."""
         if not self.fine_image:
-            return known
+            return memory
         seen, inside = torch.stack([spectrum for _, spectrum in looks]), torch.tensor(boxes, dtype=torch.float32)
-        now = known.of(rows)
-        return known.but(rows, {"fine": self.sharpen(seen, inside, now.supports, now.fine)})
+        support, before = memory.supports[list(rows)], memory.fine[list(rows)]
+        return memory.but(rows, {"fine": self.sharpen(seen, inside, support, before)})
 
     def recent(
-        self, known: Memory, rows: Sequence[int], looks: Sequence[tuple[Tensor, Tensor]], boxes: np.ndarray
+        self, memory: Memory, rows: Sequence[int], looks: Sequence[tuple[Tensor, Tensor]], boxes: np.ndarray
     ) -> Memory:
         """The same of the second templates."""
         features = torch.stack([features for features, _ in looks])
         found = tokens(features, torch.tensor(boxes, dtype=torch.float32, device=features.device))
-        templates = known.templates[list(rows)]
-        return known.but(rows, {"templates": torch.stack([templates[:, 0], self.head.template(found, 1)], 1)})
+        templates = memory.templates[list(rows)]
+        return memory.but(rows, {"templates": torch.stack([templates[:, 0], self.head.template(found, 1)], 1)})
 
 
 def check_shares(task: Any, names: Sequence[str]) -> None:

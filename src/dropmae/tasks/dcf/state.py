@@ -14,6 +14,16 @@ from torch import Tensor
 from dropmae.tasks.dcf.crops import Region
 
 
+class Known(NamedTuple):
+    """What crops are compared with, each with its object: rows of a `Memory`."""
+
+    templates: Tensor
+    middles: Tensor
+    filters: Tensor
+    fine: Tensor
+    errors: Tensor
+
+
 @dataclass(kw_only=True, frozen=True, eq=False)
 class Memory:
     """What N objects look like to one encoder."""
@@ -40,11 +50,17 @@ class Memory:
         """The memory of these objects, in this order, which may name one several times."""
         return dataclasses.replace(self, **{name: value[list(rows)] for name, value in self.tensors().items()})
 
+    def known(self, rows: Sequence[int]) -> Known:
+        """What is known of these objects, without the sums, which are large."""
+        return Known(*(getattr(self, name)[list(rows)] for name in Known._fields))
+
     def tensors(self) -> dict[str, Tensor]:
         return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
 
     def but(self, rows: Sequence[int], changed: Mapping[str, Tensor]) -> Self:
         """The same, but for what is now known of the objects in `rows`, [len(rows), ...] each."""
+        if list(rows) == list(range(len(self.filters))):
+            return dataclasses.replace(self, **changed)  # all of them, and nothing is copied
         made = {name: getattr(self, name).clone() for name in changed}
         for name, value in changed.items():
             made[name][list(rows)] = value
