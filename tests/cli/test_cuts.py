@@ -14,7 +14,7 @@ import pytest
 import dropmae
 from dropmae import registry, weights
 from dropmae.target import Target, read_targets
-from dropmae.verbs.track import gather
+from dropmae.verbs._prompts import gather
 from dropmae.video import Video, Writer, write
 from dropmae.video.cuts import LEAST, cuts, distance, signature
 from dropmae.visualize.confidence import Confidence

@@ -19,7 +19,8 @@ from dropmae.cli import main
 from dropmae.engine import Engine
 from dropmae.formats.labels import write_labels
 from dropmae.target import Target, read_targets, write_targets
-from dropmae.verbs.track import Tracking, are_corners
+from dropmae.verbs._prompts import are_corners
+from dropmae.verbs._tracking import Tracking
 from dropmae.video import Video, write
 from samples import SQUARE, moving_square
 
