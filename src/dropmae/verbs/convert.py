@@ -110,7 +110,7 @@ def _read(
     report: dict[str, Any] = {"source": str(source)}
     if source.is_dir() or weights.is_ours(source):
         header = weights.read_header(source)
-        module: Any = weights.load(source)
+        module: Any = weights.load(source, borrow=False)
         if image is not None:
             if patch := registry.settings(module).get("patch", 0):  # convolutions alone have none
                 foreign.grid_of(image, patch)

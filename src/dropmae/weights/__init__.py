@@ -256,14 +256,16 @@ def load(
     *,
     settings: Mapping[str, Any] | None = None,
     code: str | Path | None = None,
+    borrow: bool = True,
 ) -> Any:
     """The method or task in a weight file, or in the last weights of a run folder, in evaluation mode.
 
     `settings` are fields of a task that may be changed after training (`use`), as values or as text; `code` is the .py
-    file of a user's own class, which is run. The class is built from the header's fields, and every name and shape must
-    fit. A part that the file does not hold (the decoder of an encoder-only file) is replaced by one that says so when
-    it is used. OSError for a file that cannot be read; ValueError for one that does not fit, or that `dropmae convert`
-    must read first.
+    file of a user's own class, which is run; without `borrow` what belongs to other files, such as the encoder that
+    heads work on, is neither read nor fetched. The class is built from the header's fields, and every name and shape
+    must fit. A part that the file does not hold (the decoder of an encoder-only file) is replaced by one that says so
+    when it is used. OSError for a file that cannot be read; ValueError for one that does not fit, or that `dropmae
+    convert` must read first.
     """
     path = locate(path)
     if code is not None:
@@ -274,7 +276,8 @@ def load(
     fitting(outline(header, str(path)), read_shapes(path), str(path))
     module = build(header, str(path))
     fill(module, read_tensors(path), str(path))
-    return module.to(device).eval()
+    module = module.to(device)
+    return module.eval() if borrow else nn.Module.train(module, False)
 
 
 def changed(header: Mapping[str, Any], settings: Mapping[str, Any], where: str) -> dict[str, Any]:
