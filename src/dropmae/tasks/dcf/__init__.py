@@ -40,8 +40,7 @@ class DCF(Sight):
         "trunk", "search_factor", "search_cap", "search_floor", "size_limit", "window", "penalty", "response_share",
         "size_rate", "calibrate", "ridge", "first_share", "update_rate", "update_every", "update_above",
         "template_every", "template_above", "fine_image", "fine_share", "fine_centre", "fine_steady",
-        "rival_above", "rival_rate", "search_below", "hold_below", "tiles", "again_above", "patience", "presence",
-        "calibration",
+        "search_below", "hold_below", "tiles", "again_above", "patience", "presence", "calibration",
         "lost_below", "doubtful_below", "beside", "beside_share",
     )  # fmt: skip
 
@@ -57,10 +56,6 @@ class DCF(Sight):
     """Share of the newly found width and height in the next ones, times the score."""
     update_every: int = 3
     """Frames between updates of the filter."""
-    rival_above: float = 1.0
-    """Share of the filter's answer that something else reaches, from which on the filter is updated in each frame."""
-    rival_rate: float = 0.1
-    """Weight of such a frame among the later ones."""
     update_above: float = 0.6
     """Score from which on the filter is updated."""
     template_every: int = 10
@@ -156,13 +151,7 @@ class DCF(Sight):
         between = amid(boxes, parts)
         scores = torch.from_numpy(sum(part * logit for part, logit in zip(parts, logits))).sigmoid().numpy()
         return [
-            Found(
-                box,
-                float(score),
-                tuple((view.features[k], view.spectra[k]) for view in views),
-                place,
-                rival(views[0].response[k], place.inside(box)),
-            )
+            Found(box, float(score), tuple((view.features[k], view.spectra[k]) for view in views), place)
             for k, (box, score, place) in enumerate(zip(between, scores, places))
         ]
 
@@ -284,10 +273,9 @@ class DCF(Sight):
         def those(above: float, every: int = 1) -> list[int]:
             return [row for row, found in best.items() if found.score >= above] if state.index % every == 0 else []
 
-        tried = {row for row in those(self.update_above) if best[row].rival >= self.rival_above}
         jobs = (
             ("sharpened", those(self.update_above)),
-            ("learned", sorted({*those(self.update_above, self.update_every), *tried})),
+            ("learned", those(self.update_above, self.update_every)),
             ("recent", those(self.template_above, self.template_every)),
         )
         memories = list(state.memories)
@@ -296,9 +284,7 @@ class DCF(Sight):
                 if rows:
                     looks = [best[row].looks[number] for row in rows]
                     inside = np.stack([best[row].place.inside(state.boxes[row]) for row in rows])
-                    rates = [self.rival_rate if row in tried else self.update_rate for row in rows]
-                    more = [rates] if job == "learned" else []
-                    memories[number] = getattr(sight, job)(memories[number], rows, looks, inside, *more)
+                    memories[number] = getattr(sight, job)(memories[number], rows, looks, inside)
         return dataclasses.replace(state, memories=tuple(memories))
 
 
@@ -307,17 +293,6 @@ def without_borrowed(task: DCF, tensors: dict[str, Tensor], prefix: str, metadat
     borrowed = (f"{prefix}partner.", *([f"{prefix}encoder."] if task.trunk else []))
     for name in [name for name in tensors if name.startswith(borrowed)]:
         del tensors[name]
-
-
-def rival(response: Tensor, box: np.ndarray) -> float:
-    """The highest answer [n, n] outside a box x y w h in shares of the crop, as a share of the highest in it."""
-    n = len(response)
-    low, high = (np.clip(np.round(edge * n), 0, n).astype(int) for edge in (box[:2], box[:2] + box[2:]))
-    own = torch.zeros_like(response, dtype=torch.bool)
-    own[low[1] : max(high[1], low[1] + 1), low[0] : max(high[0], low[0] + 1)] = True
-    if own.all() or not own.any():
-        return 0.0
-    return max(0.0, float(response[~own].max() / response[own].max().clamp_min(1e-3)))
 
 
 def agree(chances: list[Tensor], parts: list[float]) -> list[tuple[Tensor, Tensor]]:

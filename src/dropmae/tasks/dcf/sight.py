@@ -273,20 +273,15 @@ class Sight(Task):
         return centre + share * (spot * place.side + [place.left, place.top] - centre)
 
     def learned(
-        self,
-        memory: Memory,
-        rows: Sequence[int],
-        looks: Sequence[tuple[Tensor, Tensor]],
-        boxes: np.ndarray,
-        rates: Sequence[float],
+        self, memory: Memory, rows: Sequence[int], looks: Sequence[tuple[Tensor, Tensor]], boxes: np.ndarray
     ) -> Memory:
         """The memory after the filters of the objects in `rows` have seen them at `boxes` [R, 4] in shares of crops."""
         made: dict[str, list[Tensor]] = {name: [] for name in ("grams", "crosses", "filters")}
-        for row, (features, _), box, rate in zip(rows, looks, boxes, rates):
+        for row, (features, _), box in zip(rows, looks, boxes):
             gram, cross = self.learn(features[None], torch.tensor(box[None], dtype=torch.float32))
             grams, crosses = memory.grams[row].clone(), memory.crosses[row].clone()
-            grams[1].lerp_(gram, rate)
-            crosses[1].lerp_(cross, rate)
+            grams[1].lerp_(gram, self.update_rate)
+            crosses[1].lerp_(cross, self.update_rate)
             share = self.first_share
             both = [share * x[0] + (1 - share) * x[1] for x in (grams, crosses)]
             with torch.autocast(gram.device.type, enabled=False):

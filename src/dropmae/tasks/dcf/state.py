@@ -138,5 +138,3 @@ class Found(NamedTuple):
     looks: tuple[tuple[Tensor, Tensor], ...]
     """What each encoder saw of it: features [n, n, C], and small cells complex64 [C, m, m // 2 + 1]."""
     place: Region
-    rival: float
-    """The filter's highest answer outside the box, as a share of that inside."""
