@@ -97,12 +97,15 @@ def shipped(prompt: Target | None, wanted: tuple[str, ...] = (), needs: tuple[st
     asked.sort(key=lambda name: name != "mask")  # which says more than a box
     found: dict[str, str] = {}
     heads: dict[str, str] = {}
+    fetched: dict[str, tuple[str, str]] = {}
     for path in sorted(weights.SHIPPED.glob("*.safetensors")):
         header = weights.read_header(path)
         contract = contract_of(header) if header["kind"] == "tasks" else None
         trunk = "" if contract is None else contract.works_on(header["fields"])
-        if trunk and not trunk.startswith(f"{SHIPPED}:"):
-            continue  # heads on an encoder that does not come with the package
+        if trunk and not trunk.startswith(f"{SHIPPED}:"):  # heads on an encoder that does not come with the package
+            if contract is not None:
+                fetched.setdefault(contract.takes[0], (path.stem, trunk))
+            continue
         if needs and contract is not None and not {*needs} & {*contract.gives}:
             continue
         known = () if contract is None else contract.takes or contract.gives
@@ -116,6 +119,11 @@ def shipped(prompt: Target | None, wanted: tuple[str, ...] = (), needs: tuple[st
         raise ValueError(f"no weights that come with the package go by {what}: name some, --weights FILE")
     faster = [other for field, other in smaller.items() if found[field] == name != other]
     beside = "".join(f"; {SHIPPED}:{other} is faster and less exact" for other in faster)
+    beside += "".join(
+        f"; {SHIPPED}:{other} is slower and more exact, and fetches {trunk} once"
+        for field, (other, trunk) in fetched.items()
+        if found.get(field) == name
+    )
     say(f"no weights were named: {SHIPPED}:{name}, which comes with the package, is used{beside}")
     return f"{SHIPPED}:{name}"
 

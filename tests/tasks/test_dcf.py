@@ -507,18 +507,21 @@ def test_fine_filter_places_the_box_to_a_pixel(world):
 def test_the_shipped_heads_look_for_the_size_whatever_they_are_told(told: float) -> None:
     """Heads that had learned with sizes nearly right found .86 of the height when told .6, so that sizes ran away.
 
-    These find .90 of the height at the least.
+    These find at least .95 then. Told 1.6 they find .83 of the height, and all of it in the next look.
     """
     frame = Video(Path(__file__).parents[2] / "docs/images/car.mp4")[76]
     task, box = weights.load("shipped:filters").eval(), np.array([160.0, 69.0, 108.0, 171.0])
     state = task.start(frame, Target(ids=np.array([1]), boxes=box[None]))
-    centre, size = box[:2] + box[2:] / 2, box[2:] * told
-    state = dataclasses.replace(state, boxes=np.concatenate([centre - size / 2, size])[None])
-    with torch.no_grad():
-        found = task.look(state, frame, [0], [crops.region(centre, task.reach(state, 0))], [True])[0]
-    ratio = found.box[2:] / box[2:]
-    assert (ratio > 0.88).all()
-    assert (ratio < 1.15).all()
+    centre, size, ratios = box[:2] + box[2:] / 2, box[2:] * told, []
+    for _ in range(2):
+        state = dataclasses.replace(state, boxes=np.concatenate([centre - size / 2, size])[None])
+        with torch.no_grad():
+            found = task.look(state, frame, [0], [crops.region(centre, task.reach(state, 0))], [True])[0]
+        size = found.box[2:]
+        ratios.append(size / box[2:])
+    assert (ratios[0] > (0.92 if told < 1 else 0.8)).all()
+    assert (ratios[0] < 1.15).all()
+    assert (np.abs(ratios[1] - 1) < 0.08).all()
 
 
 def test_the_settings_that_the_docs_name_are_there() -> None:

@@ -30,6 +30,7 @@ def test_it_is_what_follows_a_box(capsys: pytest.CaptureFixture[str]) -> None:
     found = dict(dropmae.track(frames, box=(20, 16, 30, 24)))
     told = capsys.readouterr().err
     assert "shipped:filters, which comes with the package, is used; shipped:vot is faster and less exact" in told
+    assert "shipped:dcf is slower and more exact, and fetches dinov2-s once" in told
     assert sorted(found) == [0, 1, 2]
     assert np.isfinite(found[2].box()).all()
 
