@@ -224,6 +224,10 @@ def main() -> None:
     parser.add_argument("--init", type=Path, help="heads to go on from")
     parser.add_argument("--mean", type=Path, help="heads of another run: what is saved is the mean of both")
     parser.add_argument("--steps", type=int, default=1500)
+    parser.add_argument("--window", type=int, default=0, help="files drawn from at a time, in order; 0: all of them")
+    parser.add_argument(
+        "--each", type=int, default=220, help="steps after which the next file takes the oldest one's place"
+    )
     parser.add_argument("--rate", type=float, default=1.2e-3)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--credit", default="", help="what the views were made of, for the header")
@@ -243,11 +247,15 @@ def main() -> None:
     if given.init:
         begin(task, given.init)
     task.head.reduce.requires_grad_(False)
-    shards = [shard(task, file, given.cache) for file in given.views]
+    window, upto, seen = given.window or len(given.views), 0, 0
+    shards: list[Shard] = []
     learning = {name: p for name, p in task.head.named_parameters() if p.requires_grad}
     mean = {name: p.detach().clone() for name, p in learning.items()}
     optimizer = torch.optim.AdamW(learning.values(), given.rate, betas=(0.9, 0.98), weight_decay=0.02)
     for step in range(given.steps):
+        while upto < min(len(given.views), window + step // given.each):
+            shards = [*shards, shard(task, given.views[upto], given.cache)][-window:]
+            upto, seen = upto + 1, seen + shards[-1].present.size
         for group in optimizer.param_groups:
             group["lr"] = given.rate * min(1, (step + 1) / WARM) * (0.5 + 0.5 * math.cos(math.pi * step / given.steps))
         samples: list[tuple[Any, ...]] = []
@@ -276,7 +284,7 @@ def main() -> None:
     for name, value in registry.parsed(DCF, registry.assignments(given.set)).items():
         setattr(task, name, value)
     task.check()
-    extra = {"steps": given.steps, "batch": BATCH, "views": sum(s.present.size for s in shards), "data": given.credit}
+    extra = {"steps": given.steps, "batch": BATCH, "views": seen, "data": given.credit}
     weights.save(task, given.out, extra, half=True)
 
 

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # What:     the heads of shipped:filters, a tracker on the encoder that comes with the package: views of pasted cut-outs and
 #           of moved pieces of pictures, then heads on their features; its filters learn nothing before they are used
-# Expected: shipped/filters.md has the numbers of that file, which was made in six runs (1,200 steps on views without
-#           parts, then 600, 1,500, with shapes that change 1,200, and told of the extent 1,500 and 1,400), not in this one
+# Expected: shipped/filters.md has the numbers of that file, which was made in seven runs (1,200 steps on views without
+#           parts, then 600, 1,500, with shapes that change 1,200, told of the extent 1,500, 1,400 and 5,500), not in this one
 # Hours:    1.3 on one CPU core: 10 minutes of views, 15 of features, 50 of heads
 # Use:      recipes/track-filters.sh OUT CLIPS PHOTOS CUTOUTS: folders of videos, of photographs, and of PNGs with alpha;
 #           FILES=8 of EPISODES=500 each, STEPS=3300. Needs OpenCV (the extra `bench`)
