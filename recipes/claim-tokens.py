@@ -12,8 +12,9 @@ import numpy as np
 from dropmae.visualize import charts
 
 METHODS = {"random": "#8a8a8a", "mae": "#c77d2e", "twinmae": "#3c78b4", "dropmae": "#b03a48"}
+TITLES = {"random": "random weights", "mae": "MAE", "twinmae": "TwinMAE", "dropmae": "DropMAE"}
 GRIDS = {"16": "7 x 7", "8": "14 x 14"}
-PARTS = {"match": "matching within a cell", "match_moved": "of points that moved far"}
+PARTS = {"match": "matching, all points", "match_moved": "those that moved far"}
 BATCH = 32
 STUDENT = 2.093
 """97.5th percentile of Student's t at 19 degrees of freedom: intervals over 20 clips."""
@@ -54,6 +55,8 @@ def table(out: Path) -> None:
         found = {
             name: read(folder / name / "numbers.json") for name in ("matching-own", "matching-14", "badja", "davis")
         }
+        if "-8-" in folder.name:  # its own grid is 14 x 14
+            found["matching-14"] = found["matching-own"]
         cells = [share(found[name], key) for name in ("matching-own", "matching-14") for key in PARTS]
         cells += [share(found["badja"], "PCK@0.2"), share(found["davis"], "J&F_mean")]
         print(f"| {folder.name} | {' | '.join(cells + last_gap(out / 'runs' / folder.name))} |")
@@ -104,7 +107,7 @@ def figure(out: Path) -> None:
                     if points:
                         x, y, half = np.array(points).T
                         form: Any = {"marker": "os"[seed], "markersize": 4, "capsize": 2, "linewidth": 1}
-                        label = f"{method}, another seed" if seed else method
+                        label = f"{TITLES[method]}, another seed" if seed else TITLES[method]
                         axis.errorbar(x, y, half, color=colour, label=label, **form)
             if key == "match":
                 still = matched(out, "random-16-0")["unmoved"]
@@ -117,8 +120,8 @@ def figure(out: Path) -> None:
                 file = out / "runs" / f"{method}-{patch}-0" / "validation.jsonl"
                 rows = [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
                 x, y = (np.array([row[name] for row in rows], float) for name in ("step", "gap"))
-                axes[2].plot(BATCH * x, y, style, color=METHODS[method], label=f"{method}, {GRIDS[patch]}")
-        charts.finish(axes[2], "what the partner is worth (gap)", "pairs")
+                axes[2].plot(BATCH * x, y, style, color=METHODS[method], label=f"{TITLES[method]}, {GRIDS[patch]}")
+        charts.finish(axes[2], "the partner's worth (gap)", "pairs")
         axes[2].legend(fontsize=7)
         drawn.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncol=7, fontsize=7)
     charts.save_chart(drawn, out / "tokens.png")

@@ -32,15 +32,32 @@ weights.save(registry.load("methods", sys.argv[1])(size="tiny", image=112, patch
 PYTHON
 }
 
-# A token of propagation is 16 pixels of a frame whose short side is 480, whatever the patch.
-judge() { # NAME WEIGHTS PATCH
-  local to="$out/eval/$1" side=$((30 * $3))
+match() { # NAME WEIGHTS PATCH
+  local to="$out/eval/$1"
   dropmae evaluate matching --root "$out/clips" --weights "$2" --out "$to/matching-own" --workers 1
-  dropmae evaluate matching --root "$out/clips" --weights "$2" --out "$to/matching-14" --set grid=14 --workers 1
+  if [ "$3" != 8 ]; then
+    dropmae evaluate matching --root "$out/clips" --weights "$2" --out "$to/matching-14" --set grid=14 --workers 1
+  fi
   dropmae evaluate badja --root "$badja" --frames "${frames[@]}" --scale joints --weights "$2" --out "$to/badja" \
     --set grid=14 --workers 1
-  dropmae evaluate davis --root "$out/davis" --year 2016 --weights "$2" --out "$to/davis" --workers 1 \
-    --set "resize=short$side" "multiple=$((4 * $3))"
+}
+
+# A token is 16 pixels of a frame whose short side is 480, whatever the patch.
+propagate() { # NAME WEIGHTS PATCH
+  dropmae evaluate davis --root "$out/davis" --year 2016 --weights "$2" --out "$out/eval/$1/davis" --workers 1 \
+    --set "resize=short$((30 * $3))" "multiple=$((4 * $3))"
+}
+
+each() { # FUNCTION: for every row of the table
+  local run words
+  for run in $runs; do
+    words=(${run//-/ })
+    "$1" "$run" "$out/runs/$run" "${words[1]}"
+  done
+  for patch in 16 8; do
+    "$1" "random-$patch-0" "$out/twinmae-$patch-random.safetensors" $patch
+  done
+  "$1" shipped-encoder shipped:encoder 14
 }
 
 # Every fifth frame of DAVIS, by links.
@@ -62,14 +79,9 @@ dropmae prepare "$videos" "$out/frames" --frames --short-side 144
 for run in $runs; do
   train ${run//-/ }
 done
+untrained twinmae 16
+untrained twinmae 8
+each match
 thinned
-for patch in 16 8; do
-  untrained twinmae $patch
-  judge "random-$patch-0" "$out/twinmae-$patch-random.safetensors" $patch
-done
-judge shipped-encoder shipped:encoder 14
-for run in $runs; do
-  words=(${run//-/ })
-  judge "$run" "$out/runs/$run" "${words[1]}"
-done
+each propagate
 python "$here/claim-tokens.py" "$out"

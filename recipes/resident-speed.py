@@ -33,7 +33,7 @@ from dropmae.training.fit import Options, fit
 BATCH, ROUNDS = 64, 3
 MAKES = int(os.environ.get("BATCHES", "12"))
 """Batches of loading alone in a round."""
-TRAINS = 3
+TRAINS = 8
 """Steps of training in a round."""
 CPU = torch.device("cpu")
 
@@ -111,7 +111,7 @@ def main() -> None:
         for name in ("twinmae", "dropmae"):
             steps[f"{name}, stored frames, 1 data process"] = partial(training, name, patch, stored, 1, Path(scratch))
             steps[f"{name}, resident"] = partial(training, name, patch, held, 0, Path(scratch))
-        table(in_turn(steps, 2), "twinmae, stored frames, 1 data process")
+        table(in_turn(steps, 1), "twinmae, stored frames, 1 data process")
     profile = cProfile.Profile()
     profile.runcall(loading, held, 0)
     pstats.Stats(profile).sort_stats("tottime").print_stats(8)
