@@ -212,9 +212,8 @@ def follow_and_write(job: Evaluation, engine: Any, bench: Benchmark, sequence: A
     note: dict[str, Any] = {"frames": len(found.targets), "seconds": round(seconds, 3)}
     note |= {"skipped": found.skipped} if found.skipped else {}
     note |= {"missed": len(found.missed)} if found.missed else {}
-    note["confidence"] = [
-        [column.round(4).tolist() for column in one] for one in scored(found.targets, sequence.targets)
-    ]
+    tracks = [(one, np.isfinite(one.scores)) for one in scored(found.targets, sequence.targets)]
+    note["confidence"] = [[part[known].round(4).tolist() for part in one] for one, known in tracks if known.any()]
     write_json(job.note(sequence.name), note)
     sequence.video.close()
 

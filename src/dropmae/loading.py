@@ -62,7 +62,7 @@ def training_free(
     source: Any, settings: Mapping[str, Any], benchmark: str = "", root: str = "", told: tuple[str, ...] = ()
 ) -> Task:
     """A task that works with any encoder as it is, with that of `source`."""
-    cls: Any = training_free_class(settings, told)
+    cls: Any = training_free_class(settings, told, benchmark)
     known, settings = [name for name, _, _ in registry.fields(cls)], registry.renamed(cls, settings, warn=True)
     if unknown := sorted(settings.keys() - set(known)):
         name = cls.__name__.lower()
@@ -72,17 +72,18 @@ def training_free(
     return task.eval()
 
 
-def training_free_class(settings: Mapping[str, Any], told: tuple[str, ...] = ()) -> type[Task]:
+def training_free_class(settings: Mapping[str, Any], told: tuple[str, ...] = (), benchmark: str = "") -> type[Task]:
     """The class of a task that works with any encoder as it is.
 
-    Of several, one that takes or gives a field that is `told`, then one that has the settings, then one that is told
-    what to follow.
+    Of several, one that is made for the benchmark, then one that takes or gives a field that is `told`, then one that
+    has the settings, then one that is told what to follow, then one that is made for no benchmark in particular.
     """
     classes: list[Any] = [registry.load("tasks", name) for name in registry.names("tasks")]
     fields = {cls: {name for name, _, _ in registry.fields(cls)} for cls in classes if cls.training_free}
 
-    def fits(cls: Any) -> tuple[bool, bool, bool]:
-        return bool({*cls.takes, *cls.gives} & {*told}), settings.keys() <= fields[cls], bool(cls.takes)
+    def fits(cls: Any) -> tuple[bool, ...]:
+        known = bool({*cls.takes, *cls.gives} & {*told})
+        return benchmark in cls.made_for, known, settings.keys() <= fields[cls], bool(cls.takes), not cls.made_for
 
     return max(fields, key=fits)
 

@@ -143,6 +143,9 @@ class Task(Model):
     """Defaults of its own for the options of `finetune`."""
     training_free: ClassVar[bool] = False
     """Whether it works with any encoder as it is: assigned to `encoder`, then used."""
+    made_for: ClassVar[tuple[str, ...]] = ()
+    """Benchmarks, by name, on which encoders are judged with it. Elsewhere other tasks that work with any encoder go
+    before it, unless one of its settings is asked for."""
     frame_kind: ClassVar[str] = "picture"
     """What it goes through: pictures, uint8 [H, W, 3], or scans, float32 [P, C] ("scan")."""
     layouts: ClassVar[tuple[Any, ...]] = ()
@@ -259,6 +262,8 @@ class Task(Model):
             if wrong := wrong_names(getattr(made, name), tuple(FIELDS)):
                 raise ValueError(f"{where}: {name} {wrong}")
         fields = tuple(getattr(made, "__dataclass_fields__", {}))
+        if isinstance(made.made_for, str):
+            raise ValueError(f"{where}: made_for is {made.made_for!r}, but should be a tuple of names")
         if wrong := wrong_names(made.use, fields):
             raise ValueError(f"{where}: use {wrong}")
 
