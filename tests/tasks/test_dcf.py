@@ -413,6 +413,10 @@ def test_a_partner_is_named_and_is_not_saved(world: Any, tmp_path: Any):
     assert np.isfinite(found[1].box()).all()
     with pytest.raises(ValueError, match="works alone"):
         untrained(beside=str(tmp_path / "pair.safetensors"))
+    task.beside = str(tmp_path / "ring.safetensors")
+    weights.save(task, tmp_path / "ring.safetensors")
+    with pytest.raises(ValueError, match="works alone"):
+        weights.load(tmp_path / "ring.safetensors")
     with pytest.raises(ValueError, match="works alone"):
         untrained(beside="shipped:vot")
     with pytest.raises(ValueError, match="beside_share"):

@@ -107,8 +107,9 @@ class DCF(Sight):
         if not mode and self.encoder is None and self.trunk:
             self.encoder = weights.load(self.trunk, device).encoder
         if not mode and self.partner is None and self.beside:
-            found = weights.load(self.beside, device)
-            if not isinstance(found, DCF) or found.beside:
+            alone = not weights.read_header(self.beside)["fields"].get("beside")  # else two could name each other
+            found = weights.load(self.beside, device) if alone else None
+            if not isinstance(found, DCF):
                 raise ValueError(f"beside={self.beside}: this is no tracker of this kind that works alone")
             self.partner = found
         return super().train(mode)
