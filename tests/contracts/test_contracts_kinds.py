@@ -105,8 +105,11 @@ def test_a_task_answers_every_frame_with_what_it_gives(name: str, precision: Any
     engine = Engine(small(name), "cpu", precision)
     task = engine.task
     for field in task.takes or ("",):
-        prompts = {0: redacted(rendered.targets[0], (field,))} if field else {}
-        session = engine.session(prompts)
+        first = rendered.targets[0]
+        if field == "clicks":  # no data set has any
+            assert first.boxes is not None
+            first = dataclasses.replace(first, clicks=first.boxes[:, :2] + first.boxes[:, 2:] / 2)
+        session = engine.session({0: redacted(first, (field,))} if field else {})
         found = list(session.follow(enumerate(rendered.video)))
         assert [answer.frame for answer in found] == list(range(8))
         assert not session.missed

@@ -141,7 +141,8 @@ def test_a_task_is_told_nothing_but_what_it_takes() -> None:
     everything: dict[str, Any] = {
         "boxes": np.array([SQUARE]), "mask": np.ones((72, 96), np.uint8), "points": np.ones((2, 2)),
         "visible": np.ones(2, bool), "uncertainty": np.ones(2), "owners": np.ones(2, np.int64),
-        "scores": np.ones(1), "boxes3d": np.ones((1, 7)), "names": ["dog"], "classes": {"dog": 1.0},
+        "scores": np.ones(1), "boxes3d": np.ones((1, 7)), "clicks": np.ones((1, 2)), "names": ["dog"],
+        "classes": {"dog": 1.0},
         "flow": np.ones((72, 96, 2), np.float32), "occluded": np.ones((72, 96), bool),
         "flow_confidence": np.ones((72, 96), np.float32),
     }  # fmt: skip

@@ -191,6 +191,9 @@ class Counting:
         boxes = np.array([[state + 1.0, 0, 1, 1]])
         return state + 1, {state + 1: Target(ids=np.array([1]), boxes=boxes)}
 
+    def understood(self, frame: np.ndarray, prompt: Target) -> Target:
+        return prompt
+
     def finish(self, state: int) -> dict[int, Target]:
         return {}
 

@@ -77,9 +77,9 @@ def track(
         also: further files of the same answers.
         box: x y w h in pixels, of the top left corner; several objects one after the other.
         box3d: x y z w l h yaw in scans: the centre and the size in metres, z up, and how far the length is turned from
-            x towards y, in radians; several objects one after the other.
+            x towards y, in radians; several in turn.
         mask: PNG with the objects' labels.
-        click: x y in pixels of a place on an object, whose outline is then found; several one after the other.
+        click: x y in pixels of a place on an object, whose outline is then found.
         points: t,x,y of points to follow: the frame and the place in pixels.
         grid: follow so many rows of so many points, evenly over the frame `start`.
         names: what the objects of box or mask are called, in their order.
