@@ -60,8 +60,9 @@ class Graph(NamedTuple):
 
 def graph(features: Tensor, grid: tuple[int, int], spread: float = math.inf) -> Graph:
     """Of unit features [N, C] of a grid of tokens; edges other than between neighbours reach `spread` tokens far."""
-    own = functional.normalize(features - features.mean(0), dim=1)
-    alike = own @ own.T
+    with torch.autocast(features.device.type, enabled=False):  # weights of edges are sensitive to cosines
+        own = functional.normalize(features.float() - features.float().mean(0), dim=1)
+        alike = own @ own.T
     rows, columns = (torch.arange(side, device=own.device).float() for side in grid)
     places = torch.stack([rows[:, None].expand(grid), columns.expand(grid)], -1).flatten(0, 1)
     away = torch.cdist(places, places)
