@@ -68,7 +68,7 @@ def test_sequences_weigh_the_same_and_frames_without_an_answer_are_misses() -> N
 def test_what_cannot_be_scored_is_one_line() -> None:
     once = {0: pointed([1, 1]), 1: pointed([1, 1], visible=[False]), 2: Target(ids=np.zeros(0, np.int64))}
     bench = Matching()
-    with pytest.raises(OSError, match="no point is seen in two frames"):
+    with pytest.raises(OSError, match="no point is seen twice"):
         bench.score({"v": once}, {"v": once})
     with pytest.raises(OSError, match="none of the videos"):
         bench.score({"other": once}, {"v": once})

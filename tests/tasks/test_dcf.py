@@ -17,7 +17,7 @@ from dropmae import weights
 from dropmae.loading import named
 from dropmae.ops import ridge
 from dropmae.target import Target
-from dropmae.tasks.dcf import DCF, State, agree, amid, crops, fine, maps
+from dropmae.tasks.dcf import DCF, State, agree, amid, crops, maps
 from dropmae.tasks.dcf.head import GRID, Head, likeness, middle, tokens
 from dropmae.video import Video
 
@@ -441,61 +441,6 @@ def test_heads_that_come_with_the_package_fit_vit_s_and_are_no_default(world: An
     assert np.isfinite(found[1].box()).all()
     assert 0 < found[1].scores[0] < 1
     assert named(None, given((60, 60))) == "shipped:filters"
-
-
-# -------------------------------------------------------------------- the filter on small cells
-
-
-def test_gradients_are_normalised_and_turn_with_the_picture():
-    picture = 255 * torch.rand(1, 3, 32, 32)
-    found = fine.gradients(picture)
-    assert found.shape == (1, 31, 8, 8)
-    assert float(found[:, :27].max()) <= 2 * fine.CLIP + 1e-6
-    torch.testing.assert_close(found[:, :27], fine.gradients(picture * 0.5)[:, :27], atol=0.03, rtol=0)
-    turned = fine.gradients(picture.flip(2, 3))  # by 180 degrees: the signed bins change places, the others stay
-    torch.testing.assert_close(turned[:, 18:27], found[:, 18:27].flip(2, 3), atol=1e-4, rtol=0)
-    torch.testing.assert_close(turned[:, :9], found[:, 9:18].flip(2, 3), atol=1e-4, rtol=0)
-
-
-def test_colours_tell_red_from_grey():
-    picture = torch.tensor([220.0, 40.0, 40.0]).view(1, 3, 1, 1).expand(1, 3, 16, 16)
-    assert (fine.colours(picture).argmax(1) == 3).all()
-    assert (fine.colours(picture.mean(1, keepdim=True).expand(-1, 3, -1, -1)).argmax(1) != 3).all()
-
-
-def test_wanted_is_a_gaussian_around_the_point():
-    found = torch.fft.irfft2(fine.wanted(torch.tensor([[10.5, 20.0]]), torch.tensor([2.0]), 32), s=(32, 32))[0]
-    places = torch.arange(32) + 0.5
-    away = (places[:, None] - 20.0) ** 2 + (places - 10.5) ** 2
-    torch.testing.assert_close(found, torch.exp(-away / 8), atol=1e-4, rtol=0)
-
-
-def test_fine_filter_minimises_its_cost_and_stays_within_its_support():
-    torch.manual_seed(0)
-    n, sizes = 12, torch.tensor([[4.0, 6.0]])
-    cells = torch.randn(1, 3, n, n)
-    seen, support = torch.fft.rfft2(cells), fine.supports(sizes, n)
-    answer = fine.wanted(torch.tensor([[6.5, 6.5]]), torch.tensor([0.8]), n)
-    before = torch.zeros_like(seen)
-    found = fine.fit(seen, answer, support, None, 0.0)
-    picture = torch.fft.irfft2(found, s=(n, n))[0]
-    assert float(picture[:, support[0] > 1].abs().max()) < 1e-4
-    target = torch.fft.irfft2(answer, s=(n, n))
-
-    def misses(filters: Tensor) -> float:
-        return float((fine.respond(filters, seen) - target).square().sum())
-
-    assert misses(found) < 0.5 * misses(before)
-    later = fine.fit(seen, answer, support, found, 1e6)  # held where it was
-    torch.testing.assert_close(later, found, atol=1e-2, rtol=1e-2)
-
-
-def test_peak_is_found_between_cells():
-    place = torch.arange(16) + 0.5
-    hill = torch.exp(-((place[:, None] - 5.2) ** 2 + (place - 9.8) ** 2) / 4)
-    found, height = fine.peak(hill, slice(0, 16), slice(0, 16))
-    np.testing.assert_allclose(found * 16, [9.8, 5.2], atol=0.1)
-    assert 0.95 < height <= 1
 
 
 def test_fine_filter_places_the_box_to_a_pixel(world):

@@ -99,22 +99,35 @@ class Folder(Benchmark):
         error, in pixels), `outliers` (off by more than 3 pixels and 5 %), `over_1px` and the like. Sequences weigh
         the same, and in each its objects. OSError where sizes differ.
         """
-        names = [name for name in annotations if name in results]
-        if not names:
-            raise OSError("nothing to score: the results hold none of the videos")
-        rows = dict(zip(names, map(self.measure, names, [results[n] for n in names], [annotations[n] for n in names])))
-        skipped = {name: "nothing that both hold" for name, row in rows.items() if not row}
-        rows = {name: row for name, row in rows.items() if row}
-        if not rows:
-            raise OSError("nothing to score: results and annotations have no field in common")
+        rows, rest = self.measured(results, annotations, map, "results and annotations have no field in common")
         return {
             "protocol": "given once",
             **points.averaged(list(rows.values())),
             "sequences": {name: points.averaged([row]) for name, row in rows.items()},
-            "missing": [name for name in annotations if name not in results],
-            "extra": [name for name in results if name not in annotations],
-            "skipped": skipped,
+            **rest,
         }
+
+    def measured(
+        self,
+        results: Mapping[str, Mapping[int, Target]],
+        annotations: Mapping[str, Mapping[int, Target]],
+        map: Callable,
+        lack: str,
+    ) -> tuple[dict[str, dict[str, float]], dict[str, Any]]:
+        """The numbers of each video that both hold; and what is missing, extra, and skipped because of a `lack`.
+
+        OSError where no numbers are left.
+        """
+        names = [name for name in annotations if name in results]
+        if not names:
+            raise OSError("nothing to score: the results hold none of the videos")
+        found = dict(zip(names, map(self.measure, names, [results[n] for n in names], [annotations[n] for n in names])))
+        rows = {name: row for name, row in found.items() if row}
+        if not rows:
+            raise OSError(f"nothing to score: {lack}")
+        missing = [name for name in annotations if name not in results]
+        extra = [name for name in results if name not in annotations]
+        return rows, {"missing": missing, "extra": extra, "skipped": {n: lack for n in found if n not in rows}}
 
     def measure(self, name: str, result: Mapping[int, Target], truth: Mapping[int, Target]) -> dict[str, float]:
         """The numbers of one sequence; empty where there is nothing to compare."""

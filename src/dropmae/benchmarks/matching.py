@@ -43,23 +43,14 @@ class Matching(Synthetic):
         than two; `unmoved` is `match` of answers that never move, `moved` the share that moved by more than two.
         OSError where the results hold none of the videos, or other points.
         """
-        names = [name for name in annotations if name in results]
-        if not names:
-            raise OSError("nothing to score: the results hold none of the videos")
-        rows = dict(zip(names, map(self.measure, names, [results[n] for n in names], [annotations[n] for n in names])))
-        skipped = {name: "no point is seen twice" for name, row in rows.items() if not row}
-        rows = {name: row for name, row in rows.items() if row}
-        if not rows:
-            raise OSError("nothing to score: no point is seen in two frames of a video")
+        rows, rest = self.measured(results, annotations, map, "no point is seen twice")
         keys = ("match", "match_2", "match_moved", "unmoved", "moved")
         means = {key: [row[key] for row in rows.values() if key in row] for key in keys}
         return {
             "protocol": f"within 1/{self.cells} of the short side",
             **{key: float(np.mean(values)) if values else None for key, values in means.items()},
             "sequences": rows,
-            "missing": [name for name in annotations if name not in results],
-            "extra": [name for name in results if name not in annotations],
-            "skipped": skipped,
+            **rest,
         }
 
     def measure(self, name: str, result: Mapping[int, Target], truth: Mapping[int, Target]) -> dict[str, float]:

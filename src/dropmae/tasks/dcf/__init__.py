@@ -274,18 +274,15 @@ class DCF(Sight):
         def those(above: float, every: int = 1) -> list[int]:
             return [row for row, found in best.items() if found.score >= above] if state.index % every == 0 else []
 
-        jobs = (
-            ("sharpened", those(self.update_above)),
-            ("learned", those(self.update_above, self.update_every)),
-            ("recent", those(self.template_above, self.template_every)),
-        )
-        memories = list(state.memories)
-        for number, (sight, _) in enumerate(self.sights):
-            for job, rows in jobs:
+        sharp, learned = those(self.update_above), those(self.update_above, self.update_every)
+        recent, memories = those(self.template_above, self.template_every), []
+        for number, ((sight, _), memory) in enumerate(zip(self.sights, state.memories)):
+            for change, rows in ((sight.sharpened, sharp), (sight.learned, learned), (sight.recent, recent)):
                 if rows:
                     looks = [best[row].looks[number] for row in rows]
                     inside = np.stack([best[row].place.inside(state.boxes[row]) for row in rows])
-                    memories[number] = getattr(sight, job)(memories[number], rows, looks, inside)
+                    memory = change(memory, rows, looks, inside)
+            memories.append(memory)
         return dataclasses.replace(state, memories=tuple(memories))
 
 

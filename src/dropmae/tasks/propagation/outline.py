@@ -86,8 +86,8 @@ def threshold(values: Tensor) -> float:
     count, total = len(ordered), ordered.cumsum(0)
     below = torch.arange(1, count, device=values.device)
     low, high = total[:-1] / below, (total[-1] - total[:-1]) / (count - below)
-    cut_ = int((below * (count - below) * (high - low) ** 2).argmax()) if count > 1 else 0
-    return float((ordered[cut_] + ordered[min(cut_ + 1, count - 1)]) / 2)
+    place = int((below * (count - below) * (high - low) ** 2).argmax()) if count > 1 else 0
+    return float((ordered[place] + ordered[min(place + 1, count - 1)]) / 2)
 
 
 def inside(frame: np.ndarray, box: np.ndarray, patch: int, features: Features) -> np.ndarray:
