@@ -1,7 +1,7 @@
 """Views of objects with exact boxes, to learn a tracker's heads from: nothing in them was labelled by hand.
 
 Use: python recipes/dcf-views.py OUT --clips FILE ... --photos FILE ... --cutouts FILE ... [--episodes N] [--seed S]
-     [--parts SHARE] [--shapes SHARE]
+     [--parts SHARE] [--shapes SHARE] [--tracks FILE ... --real SHARE]
 
 OUT.npz gets `crops` uint8 [N, 4, 252, 252, 3], `boxes` float [N, 4, 4] x y w h in shares of the crop, `present` [N, 4]
 (1, 0: the object is not there, -1: too little of it is), `visible` [N, 4] and `factors` [N]. An episode is one object
@@ -9,7 +9,8 @@ seen four times. Two of three are photographs of single objects with alpha, past
 turned, scaled, lit otherwise, before others of their kind and behind things. Of some of them a part alone is the
 object, as a face is of a person (`--parts`, their share). Some change their shape from view to view, as what walks or
 turns does (`--shapes`): they become narrower or lower, and are bent by more. The rest are pieces of a picture, which is
-turned, scaled and sheared. Some lose detail, colour, contrast, or what JPEG takes. Needs OpenCV (the extra `bench`).
+turned, scaled and sheared. Of a share (`--real`) nothing is made up: they are objects that real-tracks.py has followed
+there and back (`--tracks`). Some lose detail, colour, contrast, or what JPEG takes. Needs OpenCV (the extra `bench`).
 """
 
 from __future__ import annotations
@@ -23,10 +24,10 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from dropmae.tasks.dcf.crops import FILL
+from dropmae.tasks.dcf.crops import FILL, cut, region
 from dropmae.video import Video
 
-OUT, VIEWS = 252, 4
+OUT, VIEWS, AGREE = 252, 4, 0.8
 LONGEST, EVERY, ROWS = 150, 4, 256
 """Of a clip every fourth of the first 150 frames is taken, with its shorter side at 256 pixels."""
 
@@ -36,6 +37,14 @@ class Sources(NamedTuple):
     photos: list[np.ndarray]
     cutouts: list[np.ndarray]
     kinds: list[str]
+    tracks: list[Followed]
+
+
+class Followed(NamedTuple):
+    """An object of a real video, in those of its frames in which two ways of following it agree."""
+
+    frames: np.ndarray
+    boxes: np.ndarray
 
 
 class View(NamedTuple):
@@ -45,8 +54,16 @@ class View(NamedTuple):
     visible: float
 
 
-def read(clips: list[Path], photos: list[Path], cutouts: list[Path]) -> Sources:
+def read(clips: list[Path], photos: list[Path], cutouts: list[Path], tracks: list[Path]) -> Sources:
     """The pictures; the kind of a cut-out is its name up to the first underscore."""
+    objects = []
+    for file in tracks:
+        found = np.load(file)
+        frames = found["frames"]
+        for boxes, agree in zip(found["boxes"], found["agree"]):
+            good = agree > AGREE
+            if good.sum() >= VIEWS + 1:
+                objects.append(Followed(frames[good], boxes[good]))
     films = []
     for file in clips:
         video = Video(file)
@@ -56,7 +73,7 @@ def read(clips: list[Path], photos: list[Path], cutouts: list[Path]) -> Sources:
         films.append(np.stack([np.asarray(frame.resize(size, Image.Resampling.BILINEAR)) for frame in frames]))
     pictures = [np.asarray(Image.open(file).convert("RGB")) for file in photos]
     things = [np.asarray(Image.open(file).convert("RGBA")) for file in cutouts]
-    return Sources(films, pictures, things, [file.name.split("_")[0] for file in cutouts])
+    return Sources(films, pictures, things, [file.name.split("_")[0] for file in cutouts], objects)
 
 
 def bent(thing: np.ndarray, rng: np.random.Generator, amount: float) -> np.ndarray:
@@ -203,6 +220,35 @@ def show_piece(
     return canvas.astype(np.float32), box, mask, present
 
 
+def real(track: Followed, rng: np.random.Generator) -> tuple[list[View], float]:
+    """Views of an object as it was followed, and the side of the first crops in sides of the object."""
+    factor, hard = math.exp(rng.uniform(math.log(2.3), math.log(4.6))), rng.uniform(0.4, 1.3)
+    detail = OUT if rng.random() < 0.6 else int(math.exp(rng.uniform(math.log(50), math.log(230))))
+    quality, gray = int(rng.uniform(25, 92)) if rng.random() < 0.4 else 0, rng.random() < 0.1
+    flip, views = rng.random() < 0.5, []
+    for k, number in enumerate(rng.choice(len(track.frames), VIEWS, replace=False)):
+        frame, box = track.frames[number], track.boxes[number]
+        size = math.sqrt(box[2] * box[3])
+        side = factor * size * math.exp(rng.normal(0, 0.2 if k else 0.1))
+        shift = rng.laplace(0, 0.22, 2) if k == 0 or rng.random() < 0.7 else rng.uniform(-0.42, 0.42, 2) * factor
+        shift = np.clip(shift * (1 if k else 0.4), -0.45 * factor, 0.45 * factor)
+        centre, present = box[:2] + box[2:] / 2 + shift * size, 1
+        if k and rng.random() < 0.12:  # another place of the picture
+            away = rng.uniform(0, 1, 2) * frame.shape[1::-1]
+            if (np.abs(away - box[:2] - box[2:] / 2) > side / 2 + box[2:] / 2).any():
+                centre, present = away, 0
+        place = region(centre, side)
+        crop, inside = cut(frame, place, OUT), place.inside(box)
+        if flip:
+            crop, inside[0] = crop[:, ::-1], 1 - inside[0] - inside[2]
+        crop = worn(lit(crop, light(rng, 0.5 * hard)), detail, quality, gray, None)
+        shown = np.clip(inside[:2] + inside[2:], 0, 1) - np.clip(inside[:2], 0, 1)
+        if present and shown.prod() < 0.4 * inside[2:].prod():
+            present = -1
+        views.append(View(crop, inside, present, 1.0))
+    return views, factor
+
+
 def episode(all_: Sources, parts: float, shapes: float, rng: np.random.Generator) -> tuple[list[View], float] | None:
     """Views of one object and the side of the first crops in sides of the object; None where the draw is no good."""
     pasted = rng.random() < 0.65
@@ -323,13 +369,18 @@ def main() -> None:
     parser.add_argument("--episodes", type=int, default=125)
     parser.add_argument("--parts", type=float, default=0.0, help="share of pasted objects of which a part is followed")
     parser.add_argument("--shapes", type=float, default=0.0, help="share of pasted objects that change their shape")
+    parser.add_argument("--tracks", type=Path, nargs="+", default=[], help="what real-tracks.py has made")
+    parser.add_argument("--real", type=float, default=0.0, help="share of episodes of these")
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
     cv2.setNumThreads(1)
-    sources, rng = read(given.clips, given.photos, given.cutouts), np.random.default_rng(given.seed)
+    sources = read(given.clips, given.photos, given.cutouts, given.tracks)
+    rng = np.random.default_rng(given.seed)
     made: list[tuple[list[View], float]] = []
     while len(made) < given.episodes:
-        if (one := episode(sources, given.parts, given.shapes, rng)) is not None:
+        if given.real and rng.random() < given.real:
+            made.append(real(sources.tracks[rng.integers(len(sources.tracks))], rng))
+        elif (one := episode(sources, given.parts, given.shapes, rng)) is not None:
             made.append(one)
     columns = {name: np.array([[getattr(v, name) for v in views] for views, _ in made]) for name in View._fields}
     columns["crops"], columns["boxes"] = columns.pop("crop"), columns.pop("box")

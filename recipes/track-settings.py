@@ -1,4 +1,4 @@
-"""Settings of a tracker, compared on objects of DAVIS in five forms, none of which is a benchmark for reporting.
+"""Settings of a tracker, compared on objects of DAVIS in six forms, none of which is a benchmark for reporting.
 
 Use: python recipes/track-settings.py WEIGHTS DAVIS [DAVIS ...] [--set NAME=VALUE ...] [--try NAME=VALUE ...]...
      [--forms FORM ...] [--each]
@@ -11,6 +11,7 @@ form. Forms:
 whole   the objects as they are
 small   all made so small that the object's side is 24 pixels, as a benchmark's often are
 middle  the middle 60 % of each box, as a box need not be around all of a thing (a face, a wheel)
+alike   the same object at another time of its video, mirrored, passes behind it from one side to the other
 zoomed  a camera that zooms in and out by a factor of 1.8, once in 20 of these frames
 long    every frame, to and fro, up to the 240th, at 160 rows: what drifts is lost
 
@@ -36,16 +37,17 @@ from dropmae.metrics.boxes import iou
 from dropmae.metrics.confidence import Scored, confidence_numbers
 from dropmae.target import Target, mask_boxes
 
-SMALL, PART, ZOOM, PERIOD, LONG = 24, 0.6, 1.8, 20, 240
+SMALL, PART, ZOOM, PERIOD, LONG, PASSES = 24, 0.6, 1.8, 20, 240, 1.8
 
 
 class Track(NamedTuple):
-    """Frames [T, H, W, 3] uint8, and boxes [S, 4] in the frames `seen`."""
+    """Frames [T, H, W, 3] uint8, and boxes [S, 4] and masks bool [S, H, W] in the frames `seen`."""
 
     name: str
     frames: np.ndarray
     seen: np.ndarray
     boxes: np.ndarray
+    masks: np.ndarray
 
 
 def tracks(place: Path, every: int = 3, rows: int = 240) -> list[Track]:
@@ -53,19 +55,18 @@ def tracks(place: Path, every: int = 3, rows: int = 240) -> list[Track]:
     files = sorted(place.glob("*.jpg"))[::every]
     frames = [Image.open(file).convert("RGB") for file in files]
     scale = rows / frames[0].height
-    found: dict[int, list[tuple[int, np.ndarray]]] = {}
+    size = round(frames[0].width * scale), rows
+    found: dict[int, list[tuple[int, np.ndarray, np.ndarray]]] = {}
     for number, file in enumerate(files):
         at = place.parents[2] / "Annotations" / place.parent.name / place.name / f"{file.stem}.png"
         mask = np.asarray(Image.open(at)).reshape(frames[0].height, frames[0].width, -1)[..., 0]
         if np.isin(mask, (0, 255)).all():
             mask = (mask > 0).astype(np.uint8)
         for key, box in zip(*mask_boxes(mask)):
-            found.setdefault(int(key), []).append((number, box * scale))
-    small = np.stack([np.asarray(frame.resize((round(frame.width * scale), rows), Image.BOX)) for frame in frames])
-    return [
-        Track(f"{place.name} {key}", small, np.array([n for n, _ in boxes]), np.array([box for _, box in boxes]))
-        for key, boxes in found.items()
-    ]
+            shown = np.asarray(Image.fromarray(mask == key).resize(size, Image.NEAREST))
+            found.setdefault(int(key), []).append((number, box * scale, shown))
+    small = np.stack([np.asarray(frame.resize(size, Image.BOX)) for frame in frames])
+    return [Track(f"{place.name} {key}", small, *map(np.array, zip(*rows_))) for key, rows_ in found.items()]
 
 
 def small(track: Track) -> Track:
@@ -81,6 +82,31 @@ def middle(track: Track) -> Track:
     """The same with the middle of each box."""
     places = track.boxes[:, :2] + track.boxes[:, 2:] * (1 - PART) / 2
     return track._replace(boxes=np.concatenate([places, track.boxes[:, 2:] * PART], axis=1))
+
+
+def shared(start: int, length: int, whole: int) -> tuple[slice, slice]:
+    """Which part of something so long that begins at `start` lies in a whole, and where in it."""
+    low, high = min(max(0, start), whole), min(max(0, start + length), whole)
+    return slice(low - start, high - start), slice(low, high)
+
+
+def alike(track: Track) -> Track:
+    """The same with another one like it, which goes by behind it."""
+    frames, count = track.frames.copy(), len(track.seen)
+    for row, number in enumerate(track.seen):
+        donor = (row + count // 2) % count
+        ys, xs = np.nonzero(track.masks[donor])
+        if not len(ys):
+            continue
+        cut = slice(ys.min(), ys.max() + 1), slice(xs.min(), xs.max() + 1)
+        picture, mask = (one[cut][:, ::-1] for one in (track.frames[track.seen[donor]], track.masks[donor]))
+        x, y, w, h = track.boxes[row]
+        away = PASSES * (1 - 2 * row / max(count - 1, 1)) * w
+        left, top = round(x + w / 2 + away - mask.shape[1] / 2), round(y + h / 2 - mask.shape[0] / 2)
+        own, there = zip(*(shared(*one) for one in zip((top, left), mask.shape, frames[number].shape)))
+        seen = mask[own] & ~track.masks[row][there]
+        frames[number][there][seen] = picture[own][seen]
+    return track._replace(frames=frames)
 
 
 def zoomed(track: Track) -> Track:
@@ -112,6 +138,7 @@ FORMS: dict[str, Any] = {
     "whole": lambda track: track,
     "small": small,
     "middle": middle,
+    "alike": alike,
     "zoomed": zoomed,
     "long": to_and_fro,
 }

@@ -18,7 +18,7 @@ from dropmae.loading import named
 from dropmae.ops import ridge
 from dropmae.target import Target
 from dropmae.tasks.dcf import DCF, State, agree, amid, crops, maps
-from dropmae.tasks.dcf.head import GRID, Head, likeness, middle, tokens
+from dropmae.tasks.dcf.head import GRID, Head, likeness, likest, middle, tokens
 from dropmae.video import Video
 
 
@@ -286,6 +286,41 @@ def test_presence_by_likeness_falls_when_the_thing_is_gone(world: Any):
     assert state.scores[0] > 0.7
     state, _ = task.step(state, shown(world))
     assert state.scores[0] < 0.3
+
+
+def test_presence_by_contrast_is_what_the_chance_and_the_surroundings_say():
+    torch.manual_seed(0)
+    features, boxes = torch.randn(2, 8, 8, 5), torch.tensor([[0.25, 0.25, 0.5, 0.25], [0.0, 0.5, 0.25, 0.5]])
+    around = maps.outside(features, boxes)
+    for one, box, rows in zip(features, boxes.tolist(), around.unflatten(1, (8, 8))):
+        for y in range(8):
+            for x in range(8):
+                px, py = (x + 0.5) / 8, (y + 0.5) / 8
+                inside = box[0] <= px <= box[0] + box[2] and box[1] <= py <= box[1] + box[3]
+                assert torch.equal(rows[y, x], torch.zeros(5) if inside else one[y, x])
+    found = torch.randn(2, 4, 5)
+    for k in range(2):
+        alike = [
+            sorted((float(functional.cosine_similarity(a, b, dim=0)) for b in around[k]), reverse=True)[:3]
+            for a in found[k]
+        ]
+        assert float(likest(found, around)[k]) == pytest.approx(np.mean(alike), abs=1e-5)
+
+
+def test_presence_by_contrast_falls_when_the_thing_is_gone(world: Any):
+    task = untrained(presence="contrast", calibration=(1.0, 8.0, 0.0))
+    state = task.start(shown(world, (100, 60)), Target(ids=np.array([1]), boxes=np.array([[100.0, 60, 24, 32]])))
+    state, _ = task.step(state, shown(world, (104, 62)))
+    there = state.scores[0]
+    state, _ = task.step(state, shown(world))
+    assert there > 0.6 > 0.4 > state.scores[0]
+
+
+def test_a_calibration_has_a_factor_for_each_fact_and_an_offset():
+    with pytest.raises(ValueError, match="presence=contrast goes by: 2 and an offset, not 2 numbers"):
+        untrained(presence="contrast", calibration=(1.0, 0.0))
+    with pytest.raises(ValueError, match="presence=head goes by: 1 and an offset, not 3 numbers"):
+        untrained(calibration=(1.0, 2.0, 0.0))
 
 
 def test_size_stays_within_its_limit_of_the_first_box(world: Any):

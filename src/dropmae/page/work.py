@@ -279,7 +279,7 @@ class Work:
             able = not cls.needs or {*cls.needs} & {*gives}
             if not able and not {*cls.needs} & {*KINDS}:
                 continue  # nothing that is drawn here would give it
-            hint = ": paint the thing (M)" if "mask" in cls.needs else ""
+            hint = ": let it be found (D), or paint it (M)" if "mask" in cls.needs else ""
             why = "" if able else f"made of {' or '.join(cls.needs)}, which {self.spec} does not give{hint}"
             found[suffix] = {"text": (cls.__doc__ or "").splitlines()[0].replace("`", ""), "why": why}
         return found

@@ -5,7 +5,7 @@ import { encode, fill, paint, picture } from "./masks.js";
 import * as view from "./view.js";
 
 export const TOOLS = {
-  box: { key: "X", sign: "▭", name: "Box", kind: "boxes", hint: "Drag a box round the thing to follow." },
+  box: { key: "X", sign: "▭", name: "Box", kind: "boxes", hint: "Drag a box round the thing to follow; for a cut-out, take Find (D)." },
   find: { key: "D", sign: "◉", name: "Find", kind: "mask", hint: "Click the thing to follow, or drag a box round it: its outline is found." },
   brush: { key: "M", sign: "●", name: "Paint", kind: "mask", hint: "Paint over the thing to follow; [ and ] change the brush." },
   eraser: { key: "R", sign: "○", name: "Erase", kind: "mask", hint: "Take away what was painted too much." },

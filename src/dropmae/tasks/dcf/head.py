@@ -18,6 +18,8 @@ SPAN = 2.0
 """What they cover, in sides of its box."""
 MIDDLE = 0.8
 """Share of the box's sides that is its middle."""
+FEW = 3
+"""Cells of an object's surroundings that a place is compared with."""
 NEAR = 2
 """Cells around a peak in which there is no second one."""
 
@@ -42,6 +44,12 @@ def middle(found: Tensor) -> Tensor:
 def likeness(found: Tensor, known: Tensor) -> Tensor:
     """[B]: the mean cosine of features [B, M, C] with those of an object [B, M, C], place by place."""
     return functional.cosine_similarity(found, known, dim=-1).mean(1)
+
+
+def likest(found: Tensor, others: Tensor) -> Tensor:
+    """[B]: the mean cosine of features [B, M, C] with the few of [B, N, C] that each is most like."""
+    cosines = functional.normalize(found, dim=-1) @ functional.normalize(others, dim=-1).transpose(1, 2)
+    return cosines.topk(FEW, -1).values.mean((1, 2))
 
 
 class Layer(nn.Module):

@@ -46,3 +46,9 @@ def extents(boxes: Tensor, n: int) -> Tensor:
     across, down = across[:, None].expand(-1, n, -1), down[:, :, None].expand(-1, -1, n)
     inside = ((across.abs() <= 1) & (down.abs() <= 1)).float()
     return torch.stack([inside, inside * across, inside * down], -1)
+
+
+def outside(features: Tensor, boxes: Tensor) -> Tensor:
+    """float32 [B, n n, C]: features [B, n, n, C] of the cells whose middles are not in boxes x y w h [B, 4]; else 0."""
+    inside = extents(boxes, features.shape[1])[..., :1]
+    return (features.float() * (1 - inside)).flatten(1, 2)

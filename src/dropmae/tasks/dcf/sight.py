@@ -19,13 +19,15 @@ from dropmae.nn.vit import SIZES, Encoder, Size
 from dropmae.ops import ridge
 from dropmae.tasks.dcf import crops, fine, maps
 from dropmae.tasks.dcf.crops import Region
-from dropmae.tasks.dcf.head import Head, likeness, middle, peaks, tokens
+from dropmae.tasks.dcf.head import Head, likeness, likest, middle, peaks, tokens
 from dropmae.tasks.dcf.state import Known, Memory, Reading, View
 
 WORST = np.array([0.3, 0.3, 0.5, 0.5])
 """Largest error of each kind that is made up for, see `Memory.errors`."""
 FINE_LEAST, FINE_SURE = 0.03, 0.3
 """The fine filter's response counts from here on, and from there on its place is fully believed."""
+LEAST_CHANCE = 1e-4
+"""What a chance counts for at least where it tells whether an object is there."""
 SHIFTS = ((0.0, 0.0, 1.0), (0.125, 0.0, 1.0), (-0.125, 0.0, 1.0), (0.0, 0.125, 1.0), (0.0, -0.125, 1.0))
 """Crops that the filter is first fitted to: shift in shares of the side, and scale."""
 
@@ -87,11 +89,13 @@ class Sight(Task):
     """Its share in the centre of the box, where it answers."""
     fine_steady: float = 0.3
     """How much it stays as it was from frame to frame."""
-    presence: Literal["head", "likeness"] = "head"
-    """What tells whether a box holds the object: a learned head, or how like its middle is to that of the box that was
-    given, in the encoder's features."""
-    calibration: tuple[float, float] = (1.0, 0.0)
-    """Factor and offset that make the logit of the head, or the likeness, a probability."""
+    presence: Literal["head", "likeness", "contrast"] = "head"
+    """What tells whether a box holds the object: a learned head; how like its middle is to that of the box that was
+    given, in the encoder's features; or how much more like that it is than like what was around that box, together with
+    the chance by which its place was found."""
+    calibration: tuple[float, ...] = (1.0, 0.0)
+    """Factors and offset that make the logit of the head, the likeness, or the log of the chance and the contrast, the
+    logit of a probability."""
 
     def __post_init__(self) -> None:
         super().__init__()
@@ -115,6 +119,10 @@ class Sight(Task):
             raise ValueError("taps, widths and channels go together: one of each for every block that is looked at")
         if list(self.taps) != sorted(set(self.taps)) or min(self.taps) < 1:
             raise ValueError(f"taps are numbers of blocks from 1, ascending, not {self.taps}")
+        facts = 1 + (self.presence == "contrast")
+        if len(self.calibration) != facts + 1:
+            told = f"{facts} and an offset, not {len(self.calibration)} numbers"
+            raise ValueError(f"calibration has a factor for each fact that presence={self.presence} goes by: {told}")
         check_shares(self, ("window", "response_share", "first_share", "update_rate"))
         check_positive(self, ("ridge", "deviation"))
         if not self.penalty >= 0:
@@ -186,6 +194,7 @@ class Sight(Task):
         known = Memory(
             templates=torch.stack([self.head.template(found, kind) for kind in (0, 1)], 1),
             middles=self.middle(found),
+            surroundings=maps.outside(features[:1, ..., -self.channels[-1] :], inside[:1].to(features.device)),
             grams=gram.expand(1, 2, -1, -1).clone(),
             crosses=cross.expand(1, 2, -1, -1).clone(),
             filters=filter_[None],
@@ -244,12 +253,17 @@ class Sight(Task):
         """What lies at cells number `peak` [B], with the boxes around them weighted by their chances [B, n, n]."""
         found = torch.stack([around(*one) for one in zip(view.boxes, chance, peak)])
         found = torch.cat([found[:, :2], found[:, 2:] - found[:, :2]], 1)
-        if self.presence == "likeness":
-            logit = likeness(self.middle(tokens(view.features, found)), known.middles)
+        seen = self.middle(tokens(view.features, found)) if self.presence != "head" else None
+        if seen is None:
+            facts = [self.head.present(view.cells, view.scores, view.response, peak, view.high)]
+        elif self.presence == "likeness":
+            facts = [likeness(seen, known.middles)]
         else:
-            logit = self.head.present(view.cells, view.scores, view.response, peak, view.high)
-        factor, offset = self.calibration
-        return Reading(found.double().cpu().numpy(), (factor * logit.double() + offset).cpu().numpy())
+            high = chance.flatten(1).gather(1, peak[:, None])[:, 0].clamp_min(LEAST_CHANCE).log()
+            facts = [high, likeness(seen, known.middles) - likest(seen, known.surroundings)]
+        *factors, offset = self.calibration
+        logits = torch.stack(facts, 1).double().cpu().numpy() @ np.array(factors) + offset
+        return Reading(found.double().cpu().numpy(), logits)
 
     def corrected(self, reading: Reading, view: View, known: Known, places: Sequence[Region]) -> np.ndarray:
         """float64 [B, 4]: boxes x y w h in the frame of what was found in these regions, less the constant errors."""

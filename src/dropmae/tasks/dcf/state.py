@@ -19,6 +19,7 @@ class Known(NamedTuple):
 
     templates: Tensor
     middles: Tensor
+    surroundings: Tensor
     filters: Tensor
     fine: Tensor
     errors: Tensor
@@ -32,6 +33,8 @@ class Memory:
     """[N, 2, M, D]: what the head knows it by: as it was given, and as it was lately."""
     middles: Tensor
     """float32 [N, M, C]: features of the middle of each object as it was given, which `likeness` compares."""
+    surroundings: Tensor
+    """float32 [N, n n, C]: features of the cells around it in that frame; 0 where the object was."""
     grams: Tensor
     """float32 [N, 2, F, F]: the filter's sums, of the first frame and of later ones."""
     crosses: Tensor
