@@ -140,10 +140,13 @@ def says_something(target: Target) -> bool:
 
 
 def misplaced(target: Target, height: int, width: int) -> str | None:
-    """What is wrong with where boxes and points are in a frame of this size; None where nothing is.
+    """What is wrong with where boxes, points and mask are in a frame of this size; None where nothing is.
 
-    A box needs a size and some of it in the frame; a point that can be seen lies in it.
+    A box needs a size and some of it in the frame; a point that can be seen lies in it; a mask has its size.
     """
+    if target.mask is not None and target.mask.shape != (height, width):
+        shape = "x".join(str(side) for side in target.mask.shape[::-1])
+        return f"the mask has {shape} pixels, but the frame has {width}x{height}"
     frame = f"the {width}x{height} frame"
     for number, box in zip(target.ids.tolist(), () if target.boxes is None else target.boxes):
         x, y, w, h = (float(value) for value in box)

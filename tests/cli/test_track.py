@@ -244,14 +244,25 @@ def test_a_camera_runs_until_it_is_stopped(stop: int | None, tracker: Path, tmp_
         (["--box", *SQUARE, "--start", -1], "number of a frame"),
         (["--box", *SQUARE, "--start", 5, "--stop", 5], "leaves no frame"),
         (["--box", *SQUARE, "--out", "out.avi"], "out.avi"),
+        (["--mask", "half.png"], "frame 0: the mask has 48x36 pixels, but the frame has 96x72"),
+        (["--prompts", "none.csv"], "none.csv: no object is shown there"),
         (["--points", "0,5"], "t,x,y"),
         (["--points", "0,nan,5"], "finite"),
         (["--points", "0,5,5"], "vot can be told boxes or mask, and what is known there is points"),
     ],
 )
 def test_wrong_arguments_are_one_line(
-    words: list[Any], message: str, tracker: Path, video: Path, capsys: pytest.CaptureFixture[str]
+    words: list[Any],
+    message: str,
+    tracker: Path,
+    video: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_labels(tmp_path / "half.png", np.eye(36, 48, dtype=np.uint8))
+    (tmp_path / "none.csv").write_text("frame,id,x,y,width,height\n")
     code, line = failing(capsys, video, "--weights", tracker, *words)
     assert code == 2
     assert message in line

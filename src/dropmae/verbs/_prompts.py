@@ -15,7 +15,7 @@ from dropmae.formats.labels import foreground, read_labels
 from dropmae.formats.results import of_video
 from dropmae.formats.rows import Rows
 from dropmae.metrics.boxes3d import inside, local
-from dropmae.target import Target, mask_boxes, misplaced
+from dropmae.target import Target, mask_boxes, misplaced, says_something
 from dropmae.video import Video
 from dropmae.video import find as videos_below
 from dropmae.video.scans import scan_files
@@ -33,6 +33,8 @@ def gather(
     found: dict[int, Target] = {}
     if prompts is not None:
         found = dict(prompts.items()) if isinstance(prompts, Mapping) else read_prompts(prompts, video)
+        if not any(map(says_something, found.values())):
+            raise ValueError(f"{'the prompts' if isinstance(prompts, Mapping) else prompts}: no object is shown there")
     if video.kind == "scan":
         return gather_scans(video, box3d, found, start, bool(len(box) + len(click) + len(points) or mask is not None))
     if len(box3d):
@@ -76,7 +78,7 @@ def gather(
             "first: leave it out"
         )
     for frame, target in found.items():
-        flat = target.boxes is not None or target.points is not None or target.clicks is not None
+        flat = any(getattr(target, name) is not None for name in ("boxes", "points", "clicks", "mask"))
         if flat and (fault := misplaced(target, video.height, video.width)):
             raise ValueError(f"frame {frame}: {fault}")
     return found
