@@ -89,6 +89,10 @@ class Rows(Mapping[int, Target]):
         return target
 
 
+SIGHTED = ("boxes", "mask", "names")
+"""What a first sight tells of an object."""
+
+
 def linked(rows: Mapping[int, list[Row]], gap: int | None = None) -> dict[int, list[Row]]:
     """Rows without ids, with those that follow each other by overlap: each with the best that is left, once a frame.
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from dropmae import locks
 from dropmae.contracts import Export
-from dropmae.engine import Answer, Picture, Session, pictures, shown
+from dropmae.engine import Answer, Picture, Session, names_of, pictures, shown
 from dropmae.exports import forms as written_as
 from dropmae.exports.jsonl import called
 from dropmae.interruption import Interrupted, Stop
@@ -200,7 +200,7 @@ def both_ways(video: Video, session: Session, frames: Iterator[tuple[int, Pictur
         for answer in back.follow(pictures(video, range(last, -1, -1))):
             kept.put(answer.frame, Kept(answer.target, answer.given, answer.missed))
         session.skipped |= back.skipped
-        names = {i: name for n in told.values() for i, name in zip(n.ids.tolist(), n.names or ()) if name is not None}
+        names = names_of(told)
         for number, picture in pictures(video, range(first)):
             if number in kept and not isinstance(picture, OSError):
                 yield Answer(number, picture, *with_names(kept[number], names))
