@@ -21,7 +21,7 @@ import numpy as np
 
 from dropmae.names import relative
 from dropmae.opening import STILL_PIXELS, Archive, check_pixels, open_file
-from dropmae.storage import below, replacing
+from dropmae.storage import below, mark, replacing
 
 
 @dataclass(kw_only=True, eq=False)
@@ -479,14 +479,17 @@ def write_flow(path: str | Path, flows: Mapping[int, np.ndarray] | Iterable[tupl
 
 
 @contextmanager
-def dense_file(path: str | Path) -> Iterator[Any]:
+def dense_file(path: str | Path, kind: str = "") -> Iterator[Any]:
     """A function `add(frame, target)` that writes the dense fields of a frame to one npz, whole or not at all.
+
+    It carries the mark of a `kind` of output, where one is named.
 
     Flow is an int16 array named by the frame's index, in steps of 1/64 pixel, where -32768 stands for NaN and for
     displacements of 512 pixels and more; `occluded` (0 or 1) and `flow_confidence` (in steps of 1/255) are uint8,
     named FRAME.occluded and FRAME.flow_confidence.
     """
     with replacing(path) as partial, zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+        archive.comment = mark(kind).encode() if kind else b""
 
         def add(frame: int, target: Target) -> None:
             for name, value in _dense(target).items():

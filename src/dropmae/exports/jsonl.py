@@ -5,14 +5,15 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from dropmae.contracts import Export
 from dropmae.contracts.exports import Add
 from dropmae.engine import Answer
-from dropmae.storage import mark, replacing
+from dropmae.storage import check_output, mark, replacing
 from dropmae.target import DENSE, dense_file, target_lines
 from dropmae.video import Video
 
@@ -23,9 +24,14 @@ class JSONL(Export):
 
     suffixes = (".jsonl",)
 
+    def check(self, out: Path, inputs: Iterable[Any] = (), *, overwrite: bool = False) -> None:
+        inputs = list(inputs)
+        super().check(out, inputs, overwrite=overwrite)
+        check_output(flow_file(out), self.KIND, inputs, overwrite=overwrite)
+
     @contextlib.contextmanager
     def open(self, out: Path, video: Video, doubtful_below: float | None) -> Iterator[Add]:
-        name, flows = called(video, out.parent), out.with_suffix(".flow.npz")
+        name, flows = called(video, out.parent), flow_file(out)
         times = video.times if video.stamped else None
         with contextlib.ExitStack() as stack:
             stream = stack.enter_context(open(stack.enter_context(replacing(out)), "w"))
@@ -34,7 +40,7 @@ class JSONL(Export):
             def add(answer: Answer) -> None:
                 nonlocal dense, first
                 if any(getattr(answer.target, field) is not None for field in DENSE):
-                    dense = dense or stack.enter_context(dense_file(flows))
+                    dense = dense or stack.enter_context(dense_file(flows, self.KIND))
                     dense(answer.frame, answer.target)
                 now = None if times is None else float(times[answer.frame])
                 lines = target_lines(name, answer.frame, answer.target, flows.name, now)
@@ -43,6 +49,11 @@ class JSONL(Export):
                 stream.writelines(f"{line}\n" for line in lines)
 
             yield add
+
+
+def flow_file(out: Path) -> Path:
+    """The file beside lines that holds flow, if there is any."""
+    return out.with_suffix(".flow.npz")
 
 
 def called(video: Video, folder: Path) -> str:

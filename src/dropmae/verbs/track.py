@@ -185,6 +185,10 @@ def track(
     first = known[min(known)] if known else None
     if flow and known:
         raise ValueError("flow is of all pixels and follows nothing: leave box, mask, points and prompts out")
+    if flow and both:
+        raise ValueError("both is of objects that are followed, and flow follows nothing")
+    if flow and (backwards or every > 1) and any(path.suffix == ".jsonl" for path in exports):
+        raise ValueError("flow in lines is that to the next frame: with every or backwards write OUT.flo or OUT.kitti")
     spec = named(weights, first, ("flow",) if flow else (), needs_of(exports))
     if out is not None:
         say(f"{source.name}: loading {spec}")
