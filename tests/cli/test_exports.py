@@ -25,7 +25,7 @@ from dropmae.formats import rle
 from dropmae.formats.annotations import read_annotations
 from dropmae.formats.boxes import read_boxes
 from dropmae.formats.labels import read_labels
-from dropmae.target import Target, encode_mask, mask_boxes
+from dropmae.target import Target, encode_mask, mask_boxes, read_targets
 from dropmae.video import Video, write
 from samples import moving_square
 
@@ -152,6 +152,20 @@ def test_what_is_read_again_is_what_was_followed(suffix: str, masks: bool, tmp_p
     ((_, again),) = read_annotations(backwards).items()
     for frame in found:
         assert sorted(again[frame].ids.tolist()) == sorted(found[frame].ids.tolist())
+
+
+def test_names_are_on_one_line_and_can_be_read_again(tmp_path: Path) -> None:
+    """Of objects, and of videos: a line end in them shifts no class, and bytes that are no UTF-8 stay."""
+    targets = {0: Target(ids=np.array([1, 2]), boxes=np.array([[1.0, 2, 3, 4], [5, 6, 7, 8]]), names=["a\nb", "c"])}
+    for title in ("new\nline", "lat\udce9"):
+        write(tmp_path / f"{title}.mp4", np.zeros((1, 36, 52, 3), np.uint8), 10)
+        video = Video(tmp_path / f"{title}.mp4")
+        for suffix in (".jsonl", ".coco.json", ".cvat.xml", ".mot", ".csv"):
+            out = exported(tmp_path / f"{title}.out{suffix}", targets, video=video)
+            ((_, found),) = read_annotations(out).items()
+            assert found[0].names == ["a\nb" if suffix == ".jsonl" else r"a\x0ab", "c"]
+        exported(tmp_path / f"{title}.yolo.zip", targets, video=video)
+    assert list(read_targets(tmp_path / "lat\udce9.out.jsonl")) == ["lat\udce9.mp4"]
 
 
 def test_masks_are_davis(tmp_path: Path) -> None:

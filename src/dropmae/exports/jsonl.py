@@ -13,6 +13,7 @@ from typing import Any
 from dropmae.contracts import Export
 from dropmae.contracts.exports import Add
 from dropmae.engine import Answer
+from dropmae.names import as_name
 from dropmae.storage import check_output, mark, replacing
 from dropmae.target import DENSE, dense_file, target_lines
 from dropmae.video import Video
@@ -59,9 +60,9 @@ def flow_file(out: Path) -> Path:
 def called(video: Video, folder: Path) -> str:
     """What lines call a video: its path below the folder they are in, else the file's name; its name if it is no file.
 
-    Names of sequences do not lead out of their folder: to learn from what is written, write it beside the video.
+    Names of sequences do not lead out of their folder: to learn from what is written, write it beside the video. What
+    could not be read as a name, a line end in it say, is written as an escape.
     """
-    if video.path is None:
-        return video.name
-    path = os.path.relpath(video.path, folder)
-    return video.path.name if path.startswith("..") else path
+    path = video.name if video.path is None else os.path.relpath(video.path, folder)
+    path = video.path.name if video.path is not None and path.startswith("..") else path
+    return as_name(path)
