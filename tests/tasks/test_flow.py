@@ -277,6 +277,8 @@ def test_track_writes_flow_in_every_form(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"mine.flow.npz exists and is not a tracking result"):
         track(pictures, **{**say, "out": tmp_path / "mine.jsonl"})
     track(pictures, **say)  # its own files are replaced
+    with pytest.raises(ValueError, match="follows nothing: leave out what to follow"):
+        track(pictures, box=(1, 2, 30, 20), weights=say["weights"], out=tmp_path / "a.jsonl", overwrite=True)
     with pytest.raises(ValueError, match="leave box, mask, points"):
         track(pictures, **say, box=(1, 2, 30, 20))
     with pytest.raises(ValueError, match="not flow"):

@@ -195,6 +195,9 @@ def track(
     engine = Engine(load_task(spec, first, settings=settings), device, precision)
     if flow and "flow" not in engine.task.gives:
         raise ValueError(f"{spec} gives {' and '.join(engine.task.gives)}, not flow: name weights of flow, or none")
+    if known and not engine.task.takes:
+        gives = " and ".join(engine.task.gives)
+        raise ValueError(f"{spec} gives {gives} and follows nothing: leave out what to follow, or name other weights")
     if engine.task.takes and not known:
         name, takes = type(engine.task).__name__.lower(), " or ".join(engine.task.takes)
         raise ValueError(
