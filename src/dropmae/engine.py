@@ -22,7 +22,7 @@ from torch import nn
 
 from dropmae.contracts import Precision, Task
 from dropmae.nn.int8 import to_int8
-from dropmae.target import FIELDS, Target, empty, mask_boxes, redacted, says_something
+from dropmae.target import FIELDS, Target, empty, malformed, mask_boxes, redacted, says_something
 from dropmae.training import distributed
 from dropmae.video import BLOCK, Video, is_live
 
@@ -290,6 +290,8 @@ class Session:
                     f"{name} answers for its frame {index}, but only {self._next} to {last - 1} are unanswered: "
                     "a task answers every frame once, with the number it has counted from the first one"
                 )
+            if target is not None and (fault := malformed(target)):
+                raise ValueError(f"{type(self.engine.task).__name__.lower()}, its frame {index}: {fault}")
             self._ready[index] = target
 
     def _due(self, lag: int) -> Iterator[Answer]:

@@ -139,6 +139,24 @@ def says_something(target: Target) -> bool:
     return False
 
 
+def malformed(target: Any) -> str | None:
+    """What is wrong with the form of a Target, as a task of somebody's own may make it; None where nothing is."""
+    if not isinstance(target, Target):
+        return f"an answer is a Target, not {type(target).__name__}"
+    if not isinstance(target.ids, np.ndarray) or target.ids.ndim != 1 or target.ids.dtype.kind not in "iu":
+        return "ids are whole numbers in an array [N]"
+    counts = {"object": len(target.ids), "point": int(np.size(target.points) / 2) if target.points is not None else 0}
+    for name, kind in FIELDS.items():
+        value = getattr(target, name)
+        if value is None or kind.of not in counts:
+            continue
+        wanted = (counts[kind.of], kind.width) if kind.width else (counts[kind.of],)
+        numbers = isinstance(value, np.ndarray) and value.dtype.kind in "biuf"
+        if np.shape(value) != wanted or not (numbers or name == "names"):
+            return f"{name} are numbers in an array {[*wanted]}, not {type(value).__name__} {[*np.shape(value)]}"
+    return None
+
+
 def misplaced(target: Target, height: int, width: int) -> str | None:
     """What is wrong with where boxes, points and mask are in a frame of this size; None where nothing is.
 

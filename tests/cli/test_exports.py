@@ -19,7 +19,7 @@ import dropmae
 from dropmae import registry
 from dropmae.contracts import Task
 from dropmae.data.mixture import open_source
-from dropmae.engine import Answer, only
+from dropmae.engine import Answer, Engine, only
 from dropmae.exports import ending, endings, forms
 from dropmae.formats import rle
 from dropmae.formats.annotations import read_annotations
@@ -369,6 +369,29 @@ class Shift(Task):
                 ids=target.ids, boxes=np.add(np.array(target.boxes), (2, 1, 0, 0)), scores=np.full(len(target.ids), 0.5)
             )
         return (number, target), {number: target}
+
+
+@pytest.mark.parametrize(
+    ("answer", "fault"),
+    [
+        ({"boxes": []}, "an answer is a Target, not dict"),
+        (Target(ids=[1]), "ids are whole numbers"),  # pyrefly: ignore
+        (Target(ids=np.array([1]), boxes=np.zeros((0, 4))), r"boxes are numbers in an array \[1, 4\], not .* \[0, 4\]"),
+        (Target(ids=np.array([1]), boxes=np.zeros((1, 5))), r"boxes are numbers"),
+        (Target(ids=np.array([1]), scores=np.array(["a"])), r"scores are numbers in an array \[1\]"),
+        (Target(ids=np.array([], int), points=np.zeros((2, 2)), visible=np.ones(3)), r"visible are numbers"),
+    ],
+)
+def test_an_answer_of_another_form_is_named(answer: Any, fault: str) -> None:
+    """A task of somebody's own may give anything."""
+
+    class Odd(Shift):
+        def step(self, state: Any, frame: np.ndarray, prompt: Target | None = None) -> tuple[Any, dict[int, Target]]:
+            return (1, state[1]), {1: answer}
+
+    told = {0: Target(ids=np.array([1]), boxes=np.ones((1, 4)))}
+    with pytest.raises(ValueError, match=f"^odd, its frame 1: {fault}"):
+        list(Engine(Odd(), "cpu").session(told).follow(enumerate(np.zeros((2, 8, 8, 3), np.uint8))))
 
 
 def test_labels_of_others_are_prompts_data_and_truth(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

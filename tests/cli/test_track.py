@@ -268,6 +268,21 @@ def test_wrong_arguments_are_one_line(
     assert message in line
 
 
+def test_what_was_found_is_kept_where_the_rest_cannot_be_read(tracker: Path, tmp_path: Path) -> None:
+    """And the error is that of the video: what is written there could be written."""
+    frames, folder, out = moving_square(3), tmp_path / "in", tmp_path / "out.csv"
+    folder.mkdir()
+    for number in range(40):
+        Image.fromarray(frames[min(number, 2)]).save(file := folder / f"{number:02d}.png")
+        if number > 2:
+            file.write_bytes(file.read_bytes()[:-60])
+    with pytest.raises(OSError, match=r"^.*33\.png.*; 3 of 40 frames are in .*out.csv and .*out.mp4") as caught:
+        dropmae.track(str(folder), weights=tracker, box=SQUARE, out=out, also=(tmp_path / "out.mp4",))
+    assert "could not be written" not in str(caught.value)
+    assert len(out.read_text().splitlines()) == 2 + 3
+    assert len(Video(tmp_path / "out.mp4")) == 3
+
+
 def test_wrong_files_are_one_line(
     tracker: Path, video: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

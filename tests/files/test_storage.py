@@ -141,6 +141,16 @@ def fill(path: Path, error: Exception) -> None:
         raise error
 
 
+@pytest.mark.parametrize("make", [storage.replacing, storage.replacing_folder])
+def test_another_files_error_stays_its_own(make: Any, tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="Permission denied") as caught, make(tmp_path / "a"):
+        raise PermissionError(errno.EACCES, "Permission denied", "in.mp4")
+    assert caught.value.filename == "in.mp4"
+    told = r"^\[Errno \d+\] \S*b could not be written: No such device$"
+    with pytest.raises(OSError, match=told), make(tmp_path / "a"), storage.replacing(tmp_path / "b"):
+        raise OSError(errno.ENODEV, "No such device")
+
+
 def test_a_failure_leaves_what_was_there(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     path.write_text("before")

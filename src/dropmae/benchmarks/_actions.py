@@ -185,10 +185,9 @@ def read_lines(paths: Listed[Path], annotations: ClassLabels) -> dict[str, Resul
                 logits = [float(value) for value in match[2].replace(",", " ").split()]
             except ValueError as error:
                 raise OSError(f"{path}, line {number}: {error}") from None
-            if len(logits) != len(annotations.classes) or not np.isfinite(logits).all():
-                raise OSError(
-                    f"{path}, line {number}: {len(logits)} scores for {len(annotations.classes)} classes, or one is none"
-                )
+            count = len(annotations.classes)
+            if len(logits) != count or not np.isfinite(logits).all():
+                raise OSError(f"{path}, line {number}: {len(logits)} scores for {count} classes, or one is none")
             called = [match[1]] if match[1] in annotations else stems.get(match[1], [match[1]])
             if len(called) > 1:
                 raise OSError(f"{path}, line {number}: {match[1]} may be {' or '.join(called[:3])}; name the path")

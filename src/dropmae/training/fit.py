@@ -278,7 +278,7 @@ def fit(
                 batch = unpack(batch) | {"seed": options.seed, "step": step, "progress": step / how.steps}
                 with _averaging(model, part == how.share.micros - 1):
                     with autocast():
-                        found = model(batch)
+                        found = checked(model(batch), learner.trained)
                     part_loss = found.pop("loss")
                     learner.scaled(part_loss / how.share.micros).backward()
                 loss += part_loss.detach() / how.share.micros
@@ -340,6 +340,19 @@ def fit(
         "bad_files": len(bad.known),
         "samples_replaced": sum(entry["samples"] for entry in bad.known.values()),
     }
+
+
+def checked(found: Any, module: nn.Module) -> dict[str, Tensor]:
+    """What `forward` gave; ValueError where it is no loss to learn from, and numbers beside it."""
+    values = found if isinstance(found, dict) else {}
+    loss = values.get("loss")
+    numbers = all(isinstance(value, Tensor) and value.ndim == 0 for value in values.values())
+    if loss is None or not numbers or not loss.requires_grad:
+        name = type(module).__name__.lower()
+        raise ValueError(
+            f"{name}.forward gives {{'loss': ...}}, a number that depends on the weights, and numbers beside it"
+        )
+    return values
 
 
 def explained(error: Exception, workers: int) -> str | None:

@@ -71,8 +71,9 @@ class Tracking(Iterator[tuple[int, Target]]):
         return self.session.engine.task
 
     def run(self) -> Iterator[tuple[int, Target]]:
-        """Follows, draws and writes; the files appear when all is done, or when it is stopped, with what was found."""
-        stop, stopped = Stop(), None
+        """Follows, draws and writes; the files appear when all is done, or when it ends early, with what was found."""
+        stop = Stop()
+        stopped: BaseException | None = None
         with contextlib.ExitStack() as stack:
             if self.out is not None:
                 stack.enter_context(stop)
@@ -87,7 +88,7 @@ class Tracking(Iterator[tuple[int, Target]]):
                 try:
                     with stop.at_once():
                         answer = next(answers, None)
-                except KeyboardInterrupt as error:
+                except (KeyboardInterrupt, Exception) as error:  # of the video, of the task, or from outside
                     if not self.count:
                         raise
                     stopped = error
@@ -100,12 +101,17 @@ class Tracking(Iterator[tuple[int, Target]]):
                     add(answer)
                 progress.show(self.count, {})
                 yield answer.frame, answer.target
+        if isinstance(stopped, OSError):
+            raise OSError(f"{stopped}; {self.kept()}") from stopped
+        if isinstance(stopped, Exception):
+            say(self.kept())
+            raise stopped
         number = int(getattr(stopped, "number", signal.SIGINT))
         if stopped is not None and (self.numbers is not None or number != signal.SIGINT):
             raise Interrupted(number, self.kept())  # a live stream ends by Ctrl-C, as it should
 
     def kept(self) -> str:
-        """What an interrupted run has written."""
+        """What a run that ended early has written."""
         if not self.exports:
             return ""
         total = "" if self.numbers is None else f" of {len(self.numbers)}"
