@@ -95,7 +95,7 @@ def cross(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 def are_boxes(rows: np.ndarray) -> np.ndarray:
     """bool [N]: which rows [N, 7] are finite and have a size."""
-    return np.isfinite(rows).all(1) & (rows[:, 3:6] > 0).all(1)
+    return np.asarray(np.isfinite(rows).all(1) & (rows[:, 3:6] > 0).all(1))
 
 
 def iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
