@@ -210,6 +210,7 @@ def test_what_changes_the_results_of_a_folder_is_seen(tmp_path: Path) -> None:
         ("empty", ""),
     ]
     assert [row["status"] for row in went({"b.mp4": [0.5, 0.2, 0.3, 0.4]})] == ["empty", "found"]
+    assert dropmae.prepare(folder, tmp_path / "prepared", workers=1)["videos"] == 2, "and not what was drawn"
     shutil.copy(SHIPPED / "filters.safetensors", weights)
     with pytest.raises(ValueError, match=r"made with other settings \(content of the weights"):
         went({"b.mp4": [0.5, 0.2, 0.3, 0.4]})
