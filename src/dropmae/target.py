@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import re
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -484,7 +485,8 @@ def _column(rows: list[dict[str, Any]], name: str, kind: Field) -> Any:
 
 
 def _row(values: Any, key: str, width: int) -> list[float]:
-    if not isinstance(values, list) or len(values) != width:
+    known = isinstance(values, list) and len(values) == width and {*map(type, values)} <= {int, float}
+    if not known or any(map(math.isinf, values)) or (key == "box" and min(values[2:]) < 0):
         raise ValueError(f"{key} takes {width} numbers, not {values}")
     return values
 

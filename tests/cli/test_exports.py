@@ -281,6 +281,11 @@ HOSTILE |= {
     "u.csv": ("frame,id,x,y,width,height\n0,1,10,20,20\n", "line 2: it is cut off"),
     "v.csv": ("# a\nframe,id,x,y,width,height\n0,1,10,inf,20,20\n", "line 3: a box has four numbers"),
     "w.csv": ("frame,id,x,y,width,height\n0,-4,1,2,3,4\n", "a number from 0 to .*, not -4"),
+    "y.txt": ("1,1,10,20,-20,20,1,-1,-1,-1\n", "frame 0: a box is x, y, w, h, not 10, 20, -20, 20"),
+    "z.xml": (
+        '<annotations><track id="0"><box frame="3" xtl="9" ytl="0" xbr="4" ybr="2"/></track></annotations>',
+        "frame 3: a box is x, y, w, h, not 9, 0, -5, 2",
+    ),
     "x.txt": ("1,1.7,10,20,20,20,1,-1,-1,-1\n", "line 1: not frame, id"),
 }
 

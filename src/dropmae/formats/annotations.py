@@ -159,6 +159,7 @@ def read_csv(path: Path, text: str) -> dict[str, Rows]:
             box = tuple(map(float, sides)) if all(sides) else None
             if np.isinf(box or 0).any():
                 raise ValueError(f"a box has four numbers, not {','.join(sides)}")
+            box = None if np.isnan(box or 0).any() else box
             row = Row(int(line["id"]), line.get("name") or None, box, score=confidence(line.get("score") or None))
             rows.setdefault(int(line["frame"]), []).append(row)
         except (ValueError, TypeError) as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -33,7 +34,8 @@ class Rows(Mapping[int, Target]):
 
     `sightings` says that the file knows no objects, only what was seen in each frame: then boxes that overlap from one
     frame to the next are one object. Where objects are counted from 0, which is the background of masks, all numbers
-    are one more. ValueError where some rows have an id and others none, where one is out of range or twice in a frame.
+    are one more. ValueError where some rows have an id and others none, where one is out of range or twice in a frame,
+    and for a box that is none.
     """
 
     def __init__(self, rows: Mapping[int, list[Row]], name: str = "") -> None:
@@ -46,6 +48,10 @@ class Rows(Mapping[int, Target]):
             wrong = min(ids) if min(ids) < 0 else max(ids)
             raise ValueError(f"the id of an object is a number from 0 to {LARGEST - 1}, not {wrong}")
         for frame, found in rows.items():
+            for row in found:
+                if row.box is not None and not (all(map(math.isfinite, row.box)) and min(row.box[2:]) >= 0):
+                    told = ", ".join(f"{value:g}" for value in row.box)
+                    raise ValueError(f"frame {frame}: a box is x, y, w, h, not {told}")
             if ids and len({row.id for row in found}) < len(found):
                 twice = next(row.id for place, row in enumerate(found) if row.id in [r.id for r in found[:place]])
                 raise ValueError(f"object {twice} is twice in frame {frame}")
