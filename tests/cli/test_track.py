@@ -268,6 +268,16 @@ def test_wrong_arguments_are_one_line(
     assert message in line
 
 
+def test_both_ways_go_through_each_so_many_frames(tracker: Path, video: Path) -> None:
+    """Counted from the prompt in either direction, and with every frame that prompts speak of."""
+    told = {frame: Target(ids=np.array([1]), boxes=np.array([SQUARE], float)) for frame in (4, 6)}
+    for prompts, frames in (({4: told[4]}, [1, 4, 7]), (told, [1, 4, 6, 7])):
+        found = dropmae.track(video, weights=tracker, prompts=prompts, both=True, every=3)
+        assert [frame for frame, _ in found] == frames
+    found = dropmae.track(video, weights=tracker, prompts={4: told[4]}, both=True)
+    assert [frame for frame, _ in found] == list(range(10))
+
+
 def test_what_was_found_is_kept_where_the_rest_cannot_be_read(tracker: Path, tmp_path: Path) -> None:
     """And the error is that of the video: what is written there could be written."""
     frames, folder, out = moving_square(3), tmp_path / "in", tmp_path / "out.csv"

@@ -211,10 +211,13 @@ def track(
         raise ValueError("backwards is a part of both: give one of them")
     first_frame, last = (min(known), max(known)) if known else (start, start)
     numbers: Any = None if live else span(source, first_frame, last, stop, backwards)
+    way = range(last, -1, -1) if both else None
     if numbers is not None and every > 1:
         numbers = sorted({*numbers[::every], *(frame for frame in known if frame in numbers)}, reverse=backwards)
+        between = (number for number in numbers if number <= last)
+        way = sorted({*range(first_frame, -1, -every), *between}, reverse=True) if both else None
     check_forms(exports, engine.task)
-    tracking = Tracking(source, engine.session(known), numbers, stop, out, spec, exports, both=both)
+    tracking = Tracking(source, engine.session(known), numbers, stop, out, spec, exports, both=way)
     return tracking if out is None else tracking.finish()
 
 
