@@ -196,8 +196,16 @@ def remove_empty(folder: Path) -> None:
         folder.rmdir()
 
 
+def sweep(path: Path) -> None:
+    """Removes what processes that are gone left half-written of a file or folder."""
+    if path.parent.is_dir():
+        for left in path.parent.glob(f".{_escaped(path.name)}.*{SUFFIX}"):
+            _remove_dead(left)
+
+
 def create(path: Path, text: str) -> bool:
     """Makes a file that was not there, whole; False where it is there already."""
+    sweep(path)
     partial = partial_name(path)
     try:
         partial.write_text(text)
@@ -268,9 +276,7 @@ def check_output(
                 raise ValueError(f"{path} is what this reads ({source}): choose another --out, or give --overwrite")
         if not made_as(path, kind):
             raise ValueError(f"{path} exists and is not {mark(kind)}: choose another --out, or give --overwrite")
-    if path.parent.is_dir():
-        for left in path.parent.glob(f".{_escaped(path.name)}.*{SUFFIX}"):
-            _remove_dead(left)
+    sweep(path)
     return path
 
 

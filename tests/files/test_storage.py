@@ -20,7 +20,7 @@ import torch
 from PIL import Image
 
 import dropmae
-from dropmae import machine, registry, storage, weights
+from dropmae import locks, machine, registry, storage, weights
 from dropmae.cli import main
 from dropmae.video import Writer, write
 
@@ -139,6 +139,14 @@ def fill(path: Path, error: Exception) -> None:
     with storage.replacing(path) as partial:
         partial.write_text("half")
         raise error
+
+
+def test_what_a_killed_process_left_of_a_lock_goes(tmp_path: Path) -> None:
+    left = storage.partial_name(tmp_path / ".a.lock")
+    left = left.with_name(left.name.replace(f"-{os.getpid()}-", "-999999999-"))
+    left.write_text("half")
+    with locks.held(tmp_path / "a", file=True):
+        assert not left.exists()
 
 
 @pytest.mark.parametrize("make", [storage.replacing, storage.replacing_folder])
