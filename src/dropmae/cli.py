@@ -24,7 +24,6 @@ from typing import Any, Union, get_args, get_origin
 import dropmae
 from dropmae import declarations, interruption, manual, registry
 from dropmae.declarations import Flag
-from dropmae.names import printable
 from dropmae.progress import say
 
 NUMBER = re.compile(r"-?[\d.,x]+(e-?\d+)?")
@@ -218,7 +217,7 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     except KeyboardInterrupt as error:
         kept = f": {error}" if str(error) else ""
-        print(f"dropmae: interrupted{kept}", file=sys.stderr)
+        say(f"dropmae: interrupted{kept}")
         return error.code if isinstance(error, interruption.Interrupted) else 130
     except Exception as error:  # the last stop of every verb: one line, and a trace only where asked for
         if switches["--debug"]:
@@ -227,7 +226,7 @@ def main(argv: list[str] | None = None) -> int:
         text = " ".join(_told(error).split()) or type(error).__name__
         prefix = "" if expected else f"{type(error).__name__}: "
         hint = "" if expected else " (--debug shows where)"
-        print(printable(f"dropmae {argv[0]}: {prefix}{text}{hint}"), file=sys.stderr)
+        say(f"dropmae {argv[0]}: {prefix}{text}{hint}")
         return 2 if isinstance(error, ValueError) else 1
 
 

@@ -22,7 +22,7 @@ from torch import nn
 
 from dropmae.contracts import Precision, Task
 from dropmae.nn.int8 import to_int8
-from dropmae.target import FIELDS, Target, empty, mask_boxes, redacted, says_something
+from dropmae.target import FIELDS, Target, empty, malformed, mask_boxes, redacted, says_something
 from dropmae.training import distributed
 from dropmae.video import BLOCK, Video, is_live
 
@@ -177,8 +177,8 @@ class Session:
         OSError where a prompt is about it, or where too many in a row are so.
         """
         prompt = self.told(number)
-        if prompt is not None and (names := self.prompts[number].names) is not None:
-            self.names |= {i: name for i, name in zip(self.prompts[number].ids.tolist(), names) if name is not None}
+        if prompt is not None:
+            self.names |= names_of({number: self.prompts[number]})
         if isinstance(picture, OSError):
             self._bad += 1
             if prompt is not None or self._bad > MAX_BAD_FRAMES:
@@ -290,6 +290,8 @@ class Session:
                     f"{name} answers for its frame {index}, but only {self._next} to {last - 1} are unanswered: "
                     "a task answers every frame once, with the number it has counted from the first one"
                 )
+            if target is not None and (fault := malformed(target)):
+                raise ValueError(f"{type(self.engine.task).__name__.lower()}, its frame {index}: {fault}")
             self._ready[index] = target
 
     def _due(self, lag: int) -> Iterator[Answer]:
@@ -342,6 +344,12 @@ def shown(target: Target) -> list[int]:
         if rows is not None:
             return target.ids[np.isfinite(rows).all(1)].tolist()
     return []
+
+
+def names_of(prompts: Mapping[int, Target]) -> dict[int, str]:
+    """What prompts call the objects, by their ids."""
+    called = (pair for told in prompts.values() for pair in zip(told.ids.tolist(), told.names or ()))
+    return {number: name for number, name in called if name is not None}
 
 
 # -------------------------------------------------------------------- frames and prompts
@@ -416,8 +424,9 @@ def only(target: Target, ids: list[int]) -> Target:
             kept[name] = [value[row] for row in rows] if name == "names" else value[rows]
     numbers = target.ids[rows]
     if target.mask is not None:
-        numbers = np.array(ids, np.int64)
+        numbers, called = np.array(ids, np.int64), dict(zip(target.ids.tolist(), target.names or ()))
         kept = {"mask": np.where(np.isin(target.mask, ids), target.mask, 0)}
+        kept |= {"names": [called.get(number) for number in ids]} if target.names is not None else {}
     return Target(ids=numbers, **kept)
 
 

@@ -24,7 +24,7 @@ from dropmae.interruption import Interrupted, serve, working
 from dropmae.metrics.confidence import scored
 from dropmae.progress import Progress
 from dropmae.storage import below, write_json
-from dropmae.target import FIELDS, Target, misplaced, redacted, says_something
+from dropmae.target import FIELDS, Target, misplaced, redacted, says_something, target_lines
 
 if TYPE_CHECKING:
     from dropmae.engine import Followed
@@ -62,10 +62,11 @@ class Evaluation:
         """Where it is noted that a sequence is done."""
         return below(Path(self.out) / DONE, f"{name}.json")
 
-    def done(self, name: str) -> bool:
-        """Whether a sequence is done; one with frames that could not be read is tried again."""
+    def done(self, name: str, told: str = "") -> bool:
+        """Whether a sequence is done; one with frames that could not be read, or `told` otherwise, is tried again."""
         note = self.note(name)
-        return note.is_file() and not json.loads(note.read_text()).get("skipped")
+        known = json.loads(note.read_text()) if note.is_file() else {"skipped": True}
+        return not known.get("skipped") and known.get("told", told) == told
 
     def engine(self) -> Any:
         """The task, ready for use."""
@@ -92,6 +93,18 @@ class Evaluation:
 def file_digest(path: Path) -> str:
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def told_first(bench: Benchmark, task: Any, sequence: Any) -> str:
+    """A digest of what a task is told of a sequence, where that is about its first frame; "" elsewhere."""
+    if bench.prompted != "first" or not task.takes:
+        return ""
+    with contextlib.suppress(OSError):  # what cannot be read is named when its turn comes
+        first = min(sequence.targets, default=None)
+        target = None if first is None else redacted(sequence.targets[first], task.takes)
+        lines = [] if first is None or target is None else target_lines("", first, target)
+        return hashlib.sha256("".join(lines).encode()).hexdigest()
+    return ""
 
 
 def first_label(sequences: Any) -> Target | None:
@@ -212,6 +225,7 @@ def follow_and_write(job: Evaluation, engine: Any, bench: Benchmark, sequence: A
     note: dict[str, Any] = {"frames": len(found.targets), "seconds": round(seconds, 3)}
     note |= {"skipped": found.skipped} if found.skipped else {}
     note |= {"missed": len(found.missed)} if found.missed else {}
+    note |= {"told": told} if (told := told_first(bench, engine.task, sequence)) else {}
     tracks = [(one, np.isfinite(one.scores)) for one in scored(found.targets, sequence.targets)]
     note["confidence"] = [[part[known].round(4).tolist() for part in one] for one, known in tracks if known.any()]
     write_json(job.note(sequence.name), note)

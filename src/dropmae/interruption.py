@@ -1,10 +1,10 @@
 """Being stopped by a signal, the same for every verb: what was done is kept, it is said, and the same command goes on.
 
-SIGINT (Ctrl-C), SIGTERM (Slurm, kubernetes) and SIGUSR1 (Slurm's warning before a requeue) all mean: stop. `cli.main`
-turns them into `Interrupted`, wherever a verb is. A verb that has something to put in order first works in a `Stop`,
-looks at `asked` where it can stop, and raises `Interrupted` with what it has kept. Processes that work for a verb
-ignore the signals (`serve`), since a terminal or a job's end sends them to all: the main process decides, and they end
-with it.
+SIGINT (Ctrl-C), SIGTERM (Slurm, kubernetes), SIGUSR1 (Slurm's warning before a requeue) and SIGHUP (the terminal is
+gone) all mean: stop. SIGHUP does not where it was ignored before, by nohup. `cli.main` turns them into `Interrupted`,
+wherever a verb is. A verb that has something to put in order first works in a `Stop`, looks at `asked` where it can
+stop, and raises `Interrupted` with what it has kept. Processes that work for a verb ignore the signals (`serve`), since
+a terminal or a job's end sends them to all: the main process decides, and they end with it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from typing import Any
 
 from dropmae import machine
 
-SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)]
+SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGHUP") if hasattr(signal, name)]
 AGAIN = 2.0
 """Seconds after which a second Ctrl-C ends the work where it is; a launcher sends one signal several times at once."""
 PATIENCE = 60
@@ -58,7 +58,8 @@ class Stop:
     def __enter__(self) -> Stop:
         if threading.current_thread() is threading.main_thread():
             for number in SIGNALS:
-                self.old[number] = signal.signal(number, self._note)
+                if number != getattr(signal, "SIGHUP", 0) or signal.getsignal(number) != signal.SIG_IGN:
+                    self.old[number] = signal.signal(number, self._note)
         return self
 
     def __exit__(self, *_: object) -> None:

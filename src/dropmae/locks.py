@@ -34,7 +34,10 @@ def held(place: str | Path, *, file: bool = False) -> Iterator[None]:
     place = Path(place)
     folder = place.parent if file else place
     made = not folder.exists()
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise storage.unwritable(place, error) from error
     path, own = folder / (f".{place.name}{NAME}" if file else NAME), _own()
     _take(path, place, own)
     over = threading.Event()
@@ -60,9 +63,16 @@ def _own() -> dict[str, Any]:
     }
 
 
+def _created(path: Path, place: Path, own: dict[str, Any]) -> bool:
+    try:
+        return storage.create(path, json.dumps(own))
+    except OSError as error:
+        raise storage.unwritable(place, error) from error
+
+
 def _take(path: Path, place: Path, own: dict[str, Any]) -> None:
     waited = 0.0
-    while not storage.create(path, json.dumps(own)):
+    while not _created(path, place, own):
         holder = _holder(path)
         if holder is None:  # just going, or just coming
             if waited > SILENCE:

@@ -1,7 +1,11 @@
-"""Progress of long work: a bar on a terminal, plain lines elsewhere; always on stderr."""
+"""Progress of long work: a bar on a terminal, plain lines elsewhere; always on stderr.
+
+Work goes on where nobody can be told any more: a terminal that was closed, a pipe whose reader has left.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 from collections.abc import Callable
@@ -14,7 +18,8 @@ LINE_SECONDS = 10.0
 
 def say(*lines: str) -> None:
     """One message for people, in one or more lines, in which nothing can be that a terminal would obey."""
-    print(*map(printable, lines), sep="\n", file=sys.stderr, flush=True)
+    with contextlib.suppress(OSError):
+        print(*map(printable, lines), sep="\n", file=sys.stderr, flush=True)
 
 
 class Progress:
@@ -40,7 +45,8 @@ class Progress:
             columns = BarColumn(bar_width=24), TextColumn("{task.description}")
             self.bar = Progress(*columns, console=Console(stderr=True), transient=False)
             self.task = self.bar.add_task("", total=total, completed=done)
-            self.bar.start()
+            with contextlib.suppress(OSError):
+                self.bar.start()
 
     def show(self, step: int, values: dict[str, Any], samples_per_step: int = 0) -> None:
         """Shows where the work is; elsewhere than on a terminal at most every ten seconds, and at the end."""
@@ -63,13 +69,15 @@ class Progress:
         parts.append(f"{duration_text(pace * (self.total - step))} left")
         text = "  ".join(parts)
         if self.bar:
-            self.bar.update(self.task, completed=step, description=text)
+            with contextlib.suppress(OSError):
+                self.bar.update(self.task, completed=step, description=text)
         else:
             self.say(text)
 
     def close(self) -> None:
         if self.bar:
-            self.bar.stop()
+            with contextlib.suppress(OSError):
+                self.bar.stop()
 
 
 def duration_text(seconds: float) -> str:

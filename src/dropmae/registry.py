@@ -137,7 +137,7 @@ def trust(path: str | Path) -> ModuleType:
             sys.modules.pop(name, None)
             try:
                 module = importlib.import_module(name)
-            except Exception as error:  # it is the code of the user
+            except (Exception, SystemExit) as error:  # it is the code of the user
                 lines = [
                     frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(file)
                 ]

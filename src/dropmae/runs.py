@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import platform
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -68,7 +69,10 @@ def opened(
     (`classes`); old names of fields stand for those of today. Names in `free` may differ, and with `extend` the length
     of training. Where there are several processes, only the `main` one holds and writes.
     """
-    config = json.loads(json.dumps(config, default=str))
+    try:
+        config = json.loads(json.dumps(config, default=str, allow_nan=False))
+    except ValueError:
+        raise ValueError(f"not a finite number: {', '.join(endless(config))}") from None
     if out.exists() and not out.is_dir():
         raise ValueError(f"{out} exists and is not a folder; choose another --out")
     with locks.held(out) if main else contextlib.nullcontext():
@@ -76,6 +80,15 @@ def opened(
         if main:
             storage.clean(out)
         yield Record(out / CONFIG, config, known or not main)
+
+
+def endless(value: Any, name: str = "") -> list[str]:
+    """The names of numbers in nested settings that are not finite, with their values."""
+    if isinstance(value, float):
+        return [] if math.isfinite(value) else [f"{name} {value}"]
+    if isinstance(value, (list, tuple)):
+        return [line for one in value for line in endless(one, name)]
+    return [line for key, one in value.items() for line in endless(one, str(key))] if isinstance(value, dict) else []
 
 
 def _compared(

@@ -59,7 +59,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
         os.chmod(partial, 0o666 & ~_umask())
         os.replace(partial, path)
     except (OSError, RuntimeError) as error:  # the latter is how torch and others report a failed write
-        if not isinstance(error, OSError) and not disk_full(path.parent):
+        if not _of_writing(error, partial):
             raise
         raise unwritable(path, error) from error
     finally:
@@ -81,6 +81,8 @@ def replacing_folder(folder: str | Path) -> Iterator[Path]:
         os.rename(partial, folder)
         flush_folder(folder.parent)
     except OSError as error:
+        if not _of_writing(error, partial):
+            raise
         raise unwritable(folder, error) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
@@ -194,8 +196,16 @@ def remove_empty(folder: Path) -> None:
         folder.rmdir()
 
 
+def sweep(path: Path) -> None:
+    """Removes what processes that are gone left half-written of a file or folder."""
+    if path.parent.is_dir():
+        for left in path.parent.glob(f".{_escaped(path.name)}.*{SUFFIX}"):
+            _remove_dead(left)
+
+
 def create(path: Path, text: str) -> bool:
     """Makes a file that was not there, whole; False where it is there already."""
+    sweep(path)
     partial = partial_name(path)
     try:
         partial.write_text(text)
@@ -266,9 +276,7 @@ def check_output(
                 raise ValueError(f"{path} is what this reads ({source}): choose another --out, or give --overwrite")
         if not made_as(path, kind):
             raise ValueError(f"{path} exists and is not {mark(kind)}: choose another --out, or give --overwrite")
-    if path.parent.is_dir():
-        for left in path.parent.glob(f".{_escaped(path.name)}.*{SUFFIX}"):
-            _remove_dead(left)
+    sweep(path)
     return path
 
 
@@ -358,12 +366,26 @@ def partial_name(path: Path) -> Path:
     return path.with_name(f".{stem}.{machine.HOST}-{os.getpid()}-{secrets.token_hex(4)}{SUFFIX}")
 
 
+def _of_writing(error: BaseException, partial: Path) -> bool:
+    """Whether an error out of a block that writes is about that, and not of another file that was read or written."""
+    if not isinstance(error, OSError):
+        return disk_full(partial.parent)
+    if error.errno in FULL:
+        return True
+    elsewhere = isinstance(error.filename, str) and partial not in (Path(error.filename), *Path(error.filename).parents)
+    return not elsewhere and not isinstance(error, Unwritable)
+
+
+class Unwritable(OSError):
+    """A file that could not be written, named in its text."""
+
+
 def unwritable(path: Path, error: BaseException) -> OSError:
     """The error of a failed write in one line; it says so where the disk is full."""
     if getattr(error, "errno", None) in FULL or disk_full(path.parent):
-        return OSError(errno.ENOSPC, f"{path} could not be written: the disk is full")
+        return Unwritable(errno.ENOSPC, f"{path} could not be written: the disk is full")
     reason = getattr(error, "strerror", None) or error
-    return OSError(getattr(error, "errno", None) or 0, f"{path} could not be written: {reason}")
+    return Unwritable(getattr(error, "errno", None) or 0, f"{path} could not be written: {reason}")
 
 
 def disk_full(folder: Path) -> bool:

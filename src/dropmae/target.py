@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import re
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -21,7 +22,7 @@ import numpy as np
 
 from dropmae.names import relative
 from dropmae.opening import STILL_PIXELS, Archive, check_pixels, open_file
-from dropmae.storage import below, replacing
+from dropmae.storage import below, mark, replacing
 
 
 @dataclass(kw_only=True, eq=False)
@@ -139,11 +140,32 @@ def says_something(target: Target) -> bool:
     return False
 
 
-def misplaced(target: Target, height: int, width: int) -> str | None:
-    """What is wrong with where boxes and points are in a frame of this size; None where nothing is.
+def malformed(target: Any) -> str | None:
+    """What is wrong with the form of a Target, as a task of somebody's own may make it; None where nothing is."""
+    if not isinstance(target, Target):
+        return f"an answer is a Target, not {type(target).__name__}"
+    if not isinstance(target.ids, np.ndarray) or target.ids.ndim != 1 or target.ids.dtype.kind not in "iu":
+        return "ids are whole numbers in an array [N]"
+    counts = {"object": len(target.ids), "point": int(np.size(target.points) / 2) if target.points is not None else 0}
+    for name, kind in FIELDS.items():
+        value = getattr(target, name)
+        if value is None or kind.of not in counts:
+            continue
+        wanted = (counts[kind.of], kind.width) if kind.width else (counts[kind.of],)
+        numbers = isinstance(value, np.ndarray) and value.dtype.kind in "biuf"
+        if np.shape(value) != wanted or not (numbers or name == "names"):
+            return f"{name} are numbers in an array {[*wanted]}, not {type(value).__name__} {[*np.shape(value)]}"
+    return None
 
-    A box needs a size and some of it in the frame; a point that can be seen lies in it.
+
+def misplaced(target: Target, height: int, width: int) -> str | None:
+    """What is wrong with where boxes, points and mask are in a frame of this size; None where nothing is.
+
+    A box needs a size and some of it in the frame; a point that can be seen lies in it; a mask has its size.
     """
+    if target.mask is not None and target.mask.shape != (height, width):
+        shape = "x".join(str(side) for side in target.mask.shape[::-1])
+        return f"the mask has {shape} pixels, but the frame has {width}x{height}"
     frame = f"the {width}x{height} frame"
     for number, box in zip(target.ids.tolist(), () if target.boxes is None else target.boxes):
         x, y, w, h = (float(value) for value in box)
@@ -463,7 +485,8 @@ def _column(rows: list[dict[str, Any]], name: str, kind: Field) -> Any:
 
 
 def _row(values: Any, key: str, width: int) -> list[float]:
-    if not isinstance(values, list) or len(values) != width:
+    known = isinstance(values, list) and len(values) == width and {*map(type, values)} <= {int, float}
+    if not known or any(map(math.isinf, values)) or (key == "box" and min(values[2:]) < 0):
         raise ValueError(f"{key} takes {width} numbers, not {values}")
     return values
 
@@ -476,14 +499,17 @@ def write_flow(path: str | Path, flows: Mapping[int, np.ndarray] | Iterable[tupl
 
 
 @contextmanager
-def dense_file(path: str | Path) -> Iterator[Any]:
+def dense_file(path: str | Path, kind: str = "") -> Iterator[Any]:
     """A function `add(frame, target)` that writes the dense fields of a frame to one npz, whole or not at all.
+
+    It carries the mark of a `kind` of output, where one is named.
 
     Flow is an int16 array named by the frame's index, in steps of 1/64 pixel, where -32768 stands for NaN and for
     displacements of 512 pixels and more; `occluded` (0 or 1) and `flow_confidence` (in steps of 1/255) are uint8,
     named FRAME.occluded and FRAME.flow_confidence.
     """
     with replacing(path) as partial, zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+        archive.comment = mark(kind).encode() if kind else b""
 
         def add(frame: int, target: Target) -> None:
             for name, value in _dense(target).items():

@@ -165,6 +165,13 @@ def test_results_go_through_files_view_by_view(tmp_path: Path) -> None:
     (tmp_path / "a" / "z.json").write_text(json.dumps({"classes": ["c1"], "views": [[1.0, 2.0]]}))
     with pytest.raises(OSError, match="views are rows of 1 probabilities"):
         found.read(tmp_path, truth)
+    for views, reason in (
+        ([[-5, 0.5]], "rows of 2 probabilities"),
+        ([[0.4, 0.6]], "two of its 2 classes have one name"),
+    ):
+        (tmp_path / "a" / "z.json").write_text(json.dumps({"classes": ["c6", "c6"], "views": views}))
+        with pytest.raises(OSError, match=rf"z\.json: .*{reason}"):
+            found.read(tmp_path, truth)
 
 
 def test_files_of_videomae_are_scored(tmp_path: Path) -> None:
@@ -181,6 +188,19 @@ def test_files_of_videomae_are_scored(tmp_path: Path) -> None:
     (tmp_path / "results" / "0.txt").write_text("clip [0.1] 1 0 0\n")
     with pytest.raises(OSError, match="1 scores for 2 classes"):
         score("actions", results=tmp_path / "results", root=tmp_path / "data", workers=1)
+    for scores in ("0.1, nan", "0.1, x"):  # a score that is none would count as the right class's
+        (tmp_path / "results" / "0.txt").write_text(f"clip [{scores}] 1 0 0\n")
+        with pytest.raises(
+            OSError, match=r"0\.txt, line 1: (2 scores for 2 classes, or one is none|could not convert)"
+        ):
+            score("actions", results=tmp_path / "results", root=tmp_path / "data", workers=1)
+    put(tmp_path / "data", "y/clip.mp4")
+    (tmp_path / "data" / "test.csv").write_text("x/clip.mp4 1\ny/clip.mp4 0\n")
+    (tmp_path / "results" / "0.txt").write_text("clip [0.1, 0.0] 1 0 0\n")
+    with pytest.raises(OSError, match=r"0\.txt, line 1: clip may be x/clip or y/clip; name the path"):
+        score("actions", results=tmp_path / "results", root=tmp_path / "data", workers=1)
+    (tmp_path / "results" / "0.txt").write_text("x/clip [0.1, 0.0] 1 0 0\n")
+    assert score("actions", results=tmp_path / "results", root=tmp_path / "data", workers=1)["top1"] == 0.0
 
 
 def test_a_damaged_video_is_named_and_not_replaced(tmp_path: Path) -> None:

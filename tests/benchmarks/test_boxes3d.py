@@ -57,6 +57,10 @@ def test_the_ends() -> None:
     unknown = np.full((1, 7), np.nan)
     assert iou(own[:1], unknown)[0] == 0
     assert distances(own[:1], unknown)[0] == np.inf
+    for wrong in ({3: -1.6, 4: -4.0}, {5: 0.0}, {0: np.inf}, {3: 1e308}):
+        none = own[:1].copy()
+        none[0, list(wrong)] = list(wrong.values())
+        assert iou(own[:1], none)[0] == 0
 
 
 def test_success_and_precision_have_the_official_ends() -> None:

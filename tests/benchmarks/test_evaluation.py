@@ -79,6 +79,21 @@ def test_it_goes_on_where_it_was_stopped(tmp_path: Path) -> None:
     assert report["sequences"] == fresh["sequences"]
 
 
+def test_a_sequence_that_is_told_otherwise_is_followed_anew(tmp_path: Path) -> None:
+    """A first mask that was put right is not scored with what was found from the old one."""
+    root = davis(tmp_path / "davis")
+    run(root, tmp_path / "out")
+    kept = tmp_path / "out/predictions/one/00002.png"
+    written = kept.stat().st_mtime_ns
+    first = root / "Annotations/480p/two/00000.png"
+    mask = read_labels(first)
+    mask[:16, 48:64] = 0
+    write_labels(first, mask)
+    report, fresh = run(root, tmp_path / "out"), run(root, tmp_path / "fresh")
+    assert report["sequences"] == fresh["sequences"]
+    assert kept.stat().st_mtime_ns == written
+
+
 def test_a_sequence_that_cannot_start_does_not_stop_the_others(tmp_path: Path) -> None:
     root = davis(tmp_path / "davis")
     first = root / "JPEGImages/480p/one/00000.jpg"

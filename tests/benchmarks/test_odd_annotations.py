@@ -21,6 +21,7 @@ from dropmae.formats.boxes import parse_boxes, read_boxes
 from dropmae.target import Target, encode_mask, misplaced, read_targets
 
 BOXES = [(20 + 3 * i, 15 + 2 * i, 30, 24) for i in range(6)]
+BOXED = Target(ids=np.array([1]), boxes=np.array(BOXES[:1], float))
 LINES = [",".join(map(str, box)) for box in BOXES]
 
 
@@ -182,6 +183,7 @@ def test_track_says_what_is_wrong_with_boxes_points_and_start(tmp_path: Path) ->
     cases: list[tuple[dict[str, Any], str]] = [
         ({"box": (500, 5, 20, 20)}, r"frame 0: the box of object 1 .* lies outside the 160x120 frame"),
         ({"points": ("2,300,5",)}, r"frame 2: point 1 at 300,5 lies outside"),
+        ({"prompts": {0: BOXED, 1: BOXED}, "start": 1}, r"start 1 is about box, mask and grid, but .* frames, 0 first"),
         ({"points": ("2,30,5",), "start": 1}, r"start 1 is about box, mask and grid, but .* their own frames, 2 first"),
         ({"prompts": prompts}, r"frame 0: the box of object 1 \(200 0 5 5\)"),
     ]

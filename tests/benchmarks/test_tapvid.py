@@ -27,6 +27,11 @@ def video(rng: np.random.Generator, frames: int = 12, count: int = 3) -> dict[st
     return {"video": pictures, "points": places.astype(np.float32), "occluded": hidden}
 
 
+def odd(changed: Any) -> dict[str, Any]:
+    held = video(np.random.default_rng(0))
+    return held | changed(held)
+
+
 def jpegs(held: dict[str, Any]) -> dict[str, Any]:
     encoded = []
     for frame in held["video"]:
@@ -88,6 +93,9 @@ class Attack:
         ({"one": {"video": np.zeros((2, 4, 4, 3)), "points": np.zeros((1, 3, 2)), "occluded": np.zeros((1, 2))}},
          "occluded"),
         ({"../one": video(np.random.default_rng(0))}, "cannot name a sequence"),
+        ({"one": odd(lambda one: {"video": one["video"] / np.float32(255)})}, "uint8"),
+        ({"one": odd(lambda one: {"points": one["points"] * 256})}, "one: points are shares of a frame's sides"),
+        ({"one": odd(lambda one: {"points": one["points"] * np.nan})}, "finite where they are seen"),
     ],
 )  # fmt: skip
 def test_a_file_with_anything_else_is_refused(tmp_path: Path, held: Any, reason: str) -> None:
@@ -96,6 +104,24 @@ def test_a_file_with_anything_else_is_refused(tmp_path: Path, held: Any, reason:
         TAPVid().sequences(tmp_path)
     assert "\n" not in str(caught.value)
     assert not Path("/tmp/dropmae-was-here").exists()
+
+
+@pytest.mark.parametrize(
+    ("tracks", "hidden"),
+    [
+        (np.zeros((3, 12, 1)), np.zeros((3, 12), bool)),
+        (np.zeros((3, 12, 4)), np.zeros((3, 12), bool)),
+        (np.zeros((3, 12, 2), complex), np.zeros((3, 12), bool)),
+        (np.zeros((3, 12, 2)).astype("U8"), np.zeros((3, 12), bool)),
+        (np.zeros((3, 12, 2)), np.full((3, 12), np.nan)),
+    ],
+)
+def test_results_of_another_form_are_refused(tmp_path: Path, tracks: np.ndarray, hidden: np.ndarray) -> None:
+    """One column would be taken for both of x and y."""
+    (tmp_path / "a.pkl").write_bytes(pickle.dumps({"one": video(np.random.default_rng(0))}))
+    np.savez(tmp_path / "one.npz", tracks=tracks, occluded=hidden)
+    with pytest.raises(OSError, match=r"one\.npz: (tracks are numbers \[N, T, 2\]|occluded tells yes or no)"):
+        TAPVid().read(tmp_path, TAPVid().annotations(tmp_path))
 
 
 def test_damaged_pickles_say_so(tmp_path: Path) -> None:

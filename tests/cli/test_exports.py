@@ -19,13 +19,13 @@ import dropmae
 from dropmae import registry
 from dropmae.contracts import Task
 from dropmae.data.mixture import open_source
-from dropmae.engine import Answer, only
+from dropmae.engine import Answer, Engine, only
 from dropmae.exports import ending, endings, forms
 from dropmae.formats import rle
 from dropmae.formats.annotations import read_annotations
 from dropmae.formats.boxes import read_boxes
 from dropmae.formats.labels import read_labels
-from dropmae.target import Target, encode_mask, mask_boxes
+from dropmae.target import Target, encode_mask, mask_boxes, read_targets
 from dropmae.video import Video, write
 from samples import moving_square
 
@@ -154,6 +154,20 @@ def test_what_is_read_again_is_what_was_followed(suffix: str, masks: bool, tmp_p
         assert sorted(again[frame].ids.tolist()) == sorted(found[frame].ids.tolist())
 
 
+def test_names_are_on_one_line_and_can_be_read_again(tmp_path: Path) -> None:
+    """Of objects, and of videos: a line end in them shifts no class, and bytes that are no UTF-8 stay."""
+    targets = {0: Target(ids=np.array([1, 2]), boxes=np.array([[1.0, 2, 3, 4], [5, 6, 7, 8]]), names=["a\nb", "c"])}
+    for title in ("new\nline", "lat\udce9"):
+        write(tmp_path / f"{title}.mp4", np.zeros((1, 36, 52, 3), np.uint8), 10)
+        video = Video(tmp_path / f"{title}.mp4")
+        for suffix in (".jsonl", ".coco.json", ".cvat.xml", ".mot", ".csv"):
+            out = exported(tmp_path / f"{title}.out{suffix}", targets, video=video)
+            ((_, found),) = read_annotations(out).items()
+            assert found[0].names == ["a\nb" if suffix == ".jsonl" else r"a\x0ab", "c"]
+        exported(tmp_path / f"{title}.yolo.zip", targets, video=video)
+    assert list(read_targets(tmp_path / "lat\udce9.out.jsonl")) == ["lat\udce9.mp4"]
+
+
 def test_masks_are_davis(tmp_path: Path) -> None:
     targets = followed()
     folder = exported(tmp_path / "a.masks", targets)
@@ -246,12 +260,72 @@ HOSTILE = {
 }  # fmt: skip
 
 
+def coco(*entries: dict[str, Any], numbers: tuple[int, int] = (0, 1)) -> str:
+    """Two frames of a clip, and annotations in them: `image` and what else each says."""
+    images = [{"id": n, "file_name": f"{n}.jpg", "width": 8, "height": 6, "video_id": 1, "frame_index": number}
+              for n, number in enumerate(numbers)]  # fmt: skip
+    told = [{"id": row, "image_id": 0, "category_id": 1, **entry} for row, entry in enumerate(entries)]
+    return json.dumps({"videos": [{"id": 1, "name": "clip"}], "images": images, "annotations": told})
+
+
+CSV_HEAD = ("frame", "id", "x", "y", "width", "height")
+LEFT, RIGHT = [0, 0, 2, 2], [4, 0, 2, 2]
+HOSTILE |= {
+    "n.json": (coco({"bbox": LEFT, "track_id": 2**70}), "id of an object is a number from 0"),
+    "o.json": (coco({"bbox": LEFT, "track_id": 5}, {"bbox": RIGHT, "track_id": 5}), "object 5 is twice in frame 0"),
+    "p.json": (coco({"bbox": LEFT, "track_id": 5}, {"bbox": RIGHT}), "object 5 has an id, and others have none"),
+    "q.json": (coco({"bbox": LEFT, "track_id": 5, "score": "high"}), "a score is a number, not 'high'"),
+    "r.json": (coco({"bbox": [4, 4, -2, 2], "track_id": 5}), "bbox is x, y, w, h"),
+    "s.json": (coco({"bbox": LEFT, "segmentation": {"size": [3, 4], "counts": [2, 10]}}), r"a mask of \(3, 4\) rows"),
+    "t.json": (coco({"bbox": LEFT}, numbers=(3, 3)), "two images are frame 3 of clip"),
+    "u.csv": ("frame,id,x,y,width,height\n0,1,10,20,20\n", "line 2: it is cut off"),
+    "v.csv": ("# a\nframe,id,x,y,width,height\n0,1,10,inf,20,20\n", "line 3: a box has four numbers"),
+    "w.csv": ("frame,id,x,y,width,height\n0,-4,1,2,3,4\n", "a number from 0 to .*, not -4"),
+    "y.txt": ("1,1,10,20,-20,20,1,-1,-1,-1\n", "frame 0: a box is x, y, w, h, not 10, 20, -20, 20"),
+    "z.xml": (
+        '<annotations><track id="0"><box frame="3" xtl="9" ytl="0" xbr="4" ybr="2"/></track></annotations>',
+        "frame 3: a box is x, y, w, h, not 9, 0, -5, 2",
+    ),
+    "x.txt": ("1,1.7,10,20,20,20,1,-1,-1,-1\n", "line 1: not frame, id"),
+}
+
+
 @pytest.mark.parametrize("name", sorted(HOSTILE))
 def test_bad_annotations_are_one_line(name: str, tmp_path: Path) -> None:
     (tmp_path / name).write_text(HOSTILE[name][0])
     with pytest.raises((OSError, ValueError), match=HOSTILE[name][1]) as caught:
         read_annotations(tmp_path / name)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("ids", [(0, 1), (3, 4), ("left", "right"), (2.0, 3.0)])
+def test_objects_keep_who_they_are(ids: tuple[Any, Any], tmp_path: Path) -> None:
+    """Two objects that change places: by overlap they would be taken for each other."""
+    one, other = ids
+    places = ((LEFT, one, 0), (RIGHT, other, 0), (RIGHT, one, 1), (LEFT, other, 1))
+    rows = [{"bbox": box, "track_id": number, "image_id": image} for box, number, image in places]
+    (tmp_path / "a.json").write_text(coco(*rows))
+    files = [tmp_path / "a.json"]
+    if isinstance(one, int):
+        lines = [(image, number, *box) for box, number, image in places]
+        (tmp_path / "a.csv").write_text("".join(f"{','.join(map(str, row))}\n" for row in (CSV_HEAD, *lines)))
+        (tmp_path / "a.txt").write_text("".join(f"{row[0] + 1},{','.join(map(str, row[1:]))}\n" for row in lines))
+        files += [tmp_path / "a.csv", tmp_path / "a.txt"]
+    for file in files:
+        ((_, found),) = read_annotations(file).items()
+        left, right = found[0].ids.tolist()
+        assert 0 < left < right
+        assert found[1].box(left).tolist() == found[0].box(right).tolist() == RIGHT
+        assert found[1].box(right).tolist() == LEFT
+
+
+def test_a_mask_that_cannot_be_drawn_is_named(tmp_path: Path) -> None:
+    """Masks are drawn when they are asked for, and the error still tells whose they are."""
+    for shape in ({"size": [6, 8], "counts": [2, 1]}, [[0, 0, 4, 0, 4]], [[0, 0, 4, 0, 4, float("nan")]]):
+        (tmp_path / "a.json").write_text(coco({"segmentation": shape, "track_id": 1}))
+        found = read_annotations(tmp_path / "a.json")["clip"]
+        with pytest.raises(OSError, match=r"a.json: annotation 0: (run lengths add up|a polygon is a list)"):
+            found[0]
 
 
 def test_camera_traps_and_detectors_become_objects(tmp_path: Path) -> None:
@@ -300,6 +374,29 @@ class Shift(Task):
                 ids=target.ids, boxes=np.add(np.array(target.boxes), (2, 1, 0, 0)), scores=np.full(len(target.ids), 0.5)
             )
         return (number, target), {number: target}
+
+
+@pytest.mark.parametrize(
+    ("answer", "fault"),
+    [
+        ({"boxes": []}, "an answer is a Target, not dict"),
+        (Target(ids=[1]), "ids are whole numbers"),  # pyrefly: ignore
+        (Target(ids=np.array([1]), boxes=np.zeros((0, 4))), r"boxes are numbers in an array \[1, 4\], not .* \[0, 4\]"),
+        (Target(ids=np.array([1]), boxes=np.zeros((1, 5))), r"boxes are numbers"),
+        (Target(ids=np.array([1]), scores=np.array(["a"])), r"scores are numbers in an array \[1\]"),
+        (Target(ids=np.array([], int), points=np.zeros((2, 2)), visible=np.ones(3)), r"visible are numbers"),
+    ],
+)
+def test_an_answer_of_another_form_is_named(answer: Any, fault: str) -> None:
+    """A task of somebody's own may give anything."""
+
+    class Odd(Shift):
+        def step(self, state: Any, frame: np.ndarray, prompt: Target | None = None) -> tuple[Any, dict[int, Target]]:
+            return (1, state[1]), {1: answer}
+
+    told = {0: Target(ids=np.array([1]), boxes=np.ones((1, 4)))}
+    with pytest.raises(ValueError, match=f"^odd, its frame 1: {fault}"):
+        list(Engine(Odd(), "cpu").session(told).follow(enumerate(np.zeros((2, 8, 8, 3), np.uint8))))
 
 
 def test_labels_of_others_are_prompts_data_and_truth(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

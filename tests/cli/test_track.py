@@ -244,17 +244,53 @@ def test_a_camera_runs_until_it_is_stopped(stop: int | None, tracker: Path, tmp_
         (["--box", *SQUARE, "--start", -1], "number of a frame"),
         (["--box", *SQUARE, "--start", 5, "--stop", 5], "leaves no frame"),
         (["--box", *SQUARE, "--out", "out.avi"], "out.avi"),
+        (["--mask", "half.png"], "frame 0: the mask has 48x36 pixels, but the frame has 96x72"),
+        (["--prompts", "none.csv"], "none.csv: no object is shown there"),
         (["--points", "0,5"], "t,x,y"),
         (["--points", "0,nan,5"], "finite"),
         (["--points", "0,5,5"], "vot can be told boxes or mask, and what is known there is points"),
     ],
 )
 def test_wrong_arguments_are_one_line(
-    words: list[Any], message: str, tracker: Path, video: Path, capsys: pytest.CaptureFixture[str]
+    words: list[Any],
+    message: str,
+    tracker: Path,
+    video: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_labels(tmp_path / "half.png", np.eye(36, 48, dtype=np.uint8))
+    (tmp_path / "none.csv").write_text("frame,id,x,y,width,height\n")
     code, line = failing(capsys, video, "--weights", tracker, *words)
     assert code == 2
     assert message in line
+
+
+def test_both_ways_go_through_each_so_many_frames(tracker: Path, video: Path) -> None:
+    """Counted from the prompt in either direction, and with every frame that prompts speak of."""
+    told = {frame: Target(ids=np.array([1]), boxes=np.array([SQUARE], float)) for frame in (4, 6)}
+    for prompts, frames in (({4: told[4]}, [1, 4, 7]), (told, [1, 4, 6, 7])):
+        found = dropmae.track(video, weights=tracker, prompts=prompts, both=True, every=3)
+        assert [frame for frame, _ in found] == frames
+    found = dropmae.track(video, weights=tracker, prompts={4: told[4]}, both=True)
+    assert [frame for frame, _ in found] == list(range(10))
+
+
+def test_what_was_found_is_kept_where_the_rest_cannot_be_read(tracker: Path, tmp_path: Path) -> None:
+    """And the error is that of the video: what is written there could be written."""
+    frames, folder, out = moving_square(3), tmp_path / "in", tmp_path / "out.csv"
+    folder.mkdir()
+    for number in range(40):
+        Image.fromarray(frames[min(number, 2)]).save(file := folder / f"{number:02d}.png")
+        if number > 2:
+            file.write_bytes(file.read_bytes()[:-60])
+    with pytest.raises(OSError, match=r"^.*33\.png.*; 3 of 40 frames are in .*out.csv and .*out.mp4") as caught:
+        dropmae.track(str(folder), weights=tracker, box=SQUARE, out=out, also=(tmp_path / "out.mp4",))
+    assert "could not be written" not in str(caught.value)
+    assert len(out.read_text().splitlines()) == 2 + 3
+    assert len(Video(tmp_path / "out.mp4")) == 3
 
 
 def test_wrong_files_are_one_line(

@@ -53,17 +53,24 @@ def test_every_filter_of_png(tmp_path: Path, kind: int, channels: int) -> None:
         lines += bytes(line)
     head = struct.pack(">IIBBBBB", 6, 5, 16, {1: 0, 3: 2}[channels], 0, 0, 0)
     parts = [(b"IHDR", head), (b"IDAT", zlib.compress(lines)), (b"IEND", b"")]
-    data = SIGNATURE + b"".join(struct.pack(">I", len(body)) + name + body + bytes(4) for name, body in parts)
+    data = SIGNATURE + b"".join(
+        struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body)) for name, body in parts
+    )
     (tmp_path / "a.png").write_bytes(data)
     np.testing.assert_array_equal(read_png16(tmp_path / "a.png"), values)
+
+
+def with_head(png: bytes, width: int, height: int, bits: int) -> bytes:
+    """A PNG that says another size and depth."""
+    head = b"IHDR" + struct.pack(">IIB", width, height, bits) + png[25:29]
+    return png[:12] + head + struct.pack(">I", zlib.crc32(head)) + png[33:]
 
 
 def test_bad_files_are_refused_in_one_line(tmp_path: Path) -> None:
     write_flo(tmp_path / "good.flo", FLOW)
     good = (tmp_path / "good.flo").read_bytes()
     deep = png16(np.zeros((4, 4, 3), np.uint16))
-    shallow = deep.replace(struct.pack(">IIB", 4, 4, 16), struct.pack(">IIB", 4, 4, 8))
-    huge = deep.replace(struct.pack(">II", 4, 4), struct.pack(">II", 1 << 20, 1 << 20))
+    shallow, huge = with_head(deep, 4, 4, 8), with_head(deep, 1 << 20, 1 << 20, 16)
     bad = {
         "magic.flo": (b"PIEX" + good[4:], "begins with"),
         "turned.flo": (b"HEIP" + good[4:], "big-endian"),
@@ -100,3 +107,13 @@ def test_files_of_others() -> None:
     codecs = Path(root) / "data/flow-codecs"
     assert np.abs(read_flow(codecs / "00001_flow.flo")).max() < 100
     assert read_pfm(codecs / "0000000-occ_weights_01.pfm").shape == (50, 50, 1)
+
+
+def test_no_bit_of_a_png_changes_unnoticed(tmp_path: Path) -> None:
+    """Each flips in turn, but for those of the length and the checksum at the end, which nothing is read from."""
+    values = (np.arange(9 * 11 * 3).reshape(9, 11, 3) * 7).astype(np.uint16)
+    whole = png16(values)
+    for place in range(8, len(whole) - 12):
+        (tmp_path / "a.png").write_bytes(whole[:place] + bytes([whole[place] ^ 1 << place % 8]) + whole[place + 1 :])
+        with pytest.raises(OSError, match=r"a\.png"):
+            read_png16(tmp_path / "a.png")

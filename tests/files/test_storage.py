@@ -20,7 +20,7 @@ import torch
 from PIL import Image
 
 import dropmae
-from dropmae import machine, registry, storage, weights
+from dropmae import locks, machine, registry, storage, weights
 from dropmae.cli import main
 from dropmae.video import Writer, write
 
@@ -139,6 +139,24 @@ def fill(path: Path, error: Exception) -> None:
     with storage.replacing(path) as partial:
         partial.write_text("half")
         raise error
+
+
+def test_what_a_killed_process_left_of_a_lock_goes(tmp_path: Path) -> None:
+    left = storage.partial_name(tmp_path / ".a.lock")
+    left = left.with_name(left.name.replace(f"-{os.getpid()}-", "-999999999-"))
+    left.write_text("half")
+    with locks.held(tmp_path / "a", file=True):
+        assert not left.exists()
+
+
+@pytest.mark.parametrize("make", [storage.replacing, storage.replacing_folder])
+def test_another_files_error_stays_its_own(make: Any, tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="Permission denied") as caught, make(tmp_path / "a"):
+        raise PermissionError(errno.EACCES, "Permission denied", "in.mp4")
+    assert caught.value.filename == "in.mp4"
+    told = r"^\[Errno \d+\] \S*b could not be written: No such device$"
+    with pytest.raises(OSError, match=told), make(tmp_path / "a"), storage.replacing(tmp_path / "b"):
+        raise OSError(errno.ENODEV, "No such device")
 
 
 def test_a_failure_leaves_what_was_there(tmp_path: Path) -> None:

@@ -132,6 +132,10 @@ def test_lines_that_cannot_be_read_are_named(tmp_path: Path, line: str, message:
     [
         '"id": 1, "box": [1, 2, 3]}',
         '"id": 1, "box": "here"}',
+        '"id": 1, "box": [1, 2, -3, 4]}',
+        '"id": 1, "box": [1, 2, Infinity, 4]}',
+        '"id": 1, "box": ["1", "2", "3", "4"]}',
+        '"id": 1, "box": [1, 2, true, 4]}',
         '"id": 1, "mask": {"size": [3, 3], "counts": [4]}}',
         '"id": 1, "mask": [1]}',
         '"points": [[1, 2], [3]]}',

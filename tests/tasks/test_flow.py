@@ -268,6 +268,20 @@ def test_track_writes_flow_in_every_form(tmp_path: Path) -> None:
     Image.fromarray(frames[0][:32]).save(tmp_path / "other.png")
     with pytest.raises(OSError, match=r"other\.png"):
         track([pictures[0], tmp_path / "other.png"], **say)
+    ways: tuple[dict[str, Any], ...] = ({"every": 2}, {"backwards": True, "start": 2}, {"both": True})
+    for wrong in ways:
+        with pytest.raises(ValueError, match=r"to the next frame|both is of objects"):
+            track(pictures, **say, **wrong)
+    other: dict[str, Any] = {**say, "out": tmp_path / "e.flo"}
+    track(pictures, **other, every=2)
+    assert [path.name for path in (tmp_path / "e.flo").glob("*.flo")] == ["00000.flo"]
+    (tmp_path / "mine.flow.npz").write_bytes(b"somebody's")
+    other["out"] = tmp_path / "mine.jsonl"
+    with pytest.raises(ValueError, match=r"mine.flow.npz exists and is not a tracking result"):
+        track(pictures, **other)
+    track(pictures, **say)  # its own files are replaced
+    with pytest.raises(ValueError, match="follows nothing: leave out what to follow"):
+        track(pictures, box=(1, 2, 30, 20), weights=say["weights"], out=tmp_path / "a.jsonl", overwrite=True)
     with pytest.raises(ValueError, match="leave box, mask, points"):
         track(pictures, **say, box=(1, 2, 30, 20))
     with pytest.raises(ValueError, match="not flow"):

@@ -247,6 +247,18 @@ def test_broken_kitti_folders_are_named(tmp_path: Path) -> None:
     (root / "calib" / "0019.txt").write_text(VELO)
     with pytest.raises(OSError, match="has no R_rect, P2"):
         Kitti3D().sequences(root)
+    for wrong in (VELO.replace("0.1", "nan"), "Tr_velo_cam 0 0 0 0 0 0 0 0 0 0 0 0"):
+        kitti(tmp_path, row, calibration=f"P2: {EYE}\nR_rect 1 0 0 0 1 0 0 0 1\n{wrong}\n")
+        with pytest.raises(OSError, match=r"0019\.txt: a matrix of the calibration"):
+            Kitti3D().sequences(root)
+    for labels, reason in (
+        (row + row, r"0019\.txt: object 1 is twice in frame 0"),
+        (row.replace("1.5 1.6", "-1.5 1.6"), r"Car/0019-0001: box 0 is none: .* -1.5 "),
+        (row.replace("0 1", "-3 1", 1), r"line 1: .* a frame before the first"),
+    ):
+        with pytest.raises(OSError, match=reason):
+            Kitti3D().annotations(kitti(tmp_path, labels))
+    kitti(tmp_path, row)
     (root / "calib" / "0019.txt").unlink()
     with pytest.raises(FileNotFoundError, match="no calibration"):
         Kitti3D().sequences(root)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 import signal
 import subprocess
 import time
@@ -18,7 +19,9 @@ import launch
 from dropmae import locks, moving
 from dropmae.moving import find_moving
 from dropmae.verbs._folder import table, wall_clock
+from dropmae.verbs._prompts import folder_prompts
 from dropmae.video import Video, write
+from dropmae.weights import SHIPPED
 
 HEIGHT, WIDTH, RATE = 96, 160, 10
 
@@ -155,3 +158,84 @@ def test_a_folder_is_gone_through_and_goes_on(tmp_path: Path) -> None:
         )
     with pytest.raises(ValueError, match="is a folder of videos: give --out DIR"):
         dropmae.track(str(folder), box=(1, 2, 3, 4), out=out)
+
+
+def detections(path: Path, boxes: dict[str, list[float]]) -> Path:
+    """MegaDetector's file of an animal in the first frame of each video."""
+    rows = [
+        {"file": name, "detections": [{"category": "1", "conf": 0.9, "bbox": box, "frame_number": 0}]}
+        for name, box in boxes.items()
+    ]
+    path.write_text(json.dumps({"detection_categories": {"1": "animal"}, "images": rows}))
+    return path
+
+
+def test_a_file_names_the_videos_of_a_folder(tmp_path: Path) -> None:
+    """By their paths first, then by what they are called; by a name that several have it is an error."""
+    folder, out = tmp_path / "in", tmp_path / "in" / "out"
+    for name in ("x", "b/x", "b/y", "b/z", "c/z", "out/w"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        write(folder / f"{name}.mp4", filmed(2, None)[:, :, : 80 if name == "b/y" else None], RATE)
+    (folder / "bad.mp4").write_text("no video")
+    left, right = [0.1, 0.2, 0.3, 0.4], [0.5, 0.2, 0.3, 0.4]
+    told = {"x.mp4": left, "b/x.mp4": right, "y": left, "bad.mp4": left, "gone.mp4": left, "w": left}
+    found = folder_prompts(detections(tmp_path / "md.json", told), folder, out)
+    assert sorted(found) == ["b/x.mp4", "b/y.mp4", "bad.mp4", "x.mp4"]
+    np.testing.assert_allclose([found[f"{name}x.mp4"][0].box()[0] for name in ("", "b/")], [16, 80])
+    np.testing.assert_allclose(found["b/y.mp4"][0].box(), [8, 19.2, 24, 38.4])
+    assert found["x.mp4"][0].names == ["animal"]
+    with pytest.raises(OSError, match=r"md.json: z.mp4 may be b/z.mp4 or c/z.mp4; name the path"):
+        folder_prompts(detections(tmp_path / "md.json", {"z.mp4": left}), folder, out)
+    with pytest.raises(ValueError, match=r"names none of the videos of .*in, but in/x.mp4"):
+        folder_prompts(detections(tmp_path / "md.json", {"in/x.mp4": left}), folder, out)
+
+
+@pytest.mark.slow
+def test_what_changes_the_results_of_a_folder_is_seen(tmp_path: Path) -> None:
+    """Other prompts, other weights under the same name, and its own videos below the folder."""
+    folder, out, weights = tmp_path / "in", tmp_path / "in" / "out", tmp_path / "w.safetensors"
+    folder.mkdir()
+    shutil.copy(SHIPPED / "vot.safetensors", weights)
+    for name in ("a", "b"):
+        write(folder / f"{name}.mp4", filmed(3, None), RATE)
+
+    def went(told: dict[str, list[float]]) -> list[dict[str, str]]:
+        file = detections(tmp_path / "md.json", told)
+        options: dict[str, Any] = {"forms": (".mp4",), "workers": 1, "weights": str(weights)}
+        assert dropmae.track(str(folder), prompts=file, out=out, **options)["videos"] == 2
+        return list(csv.DictReader((out / "summary.csv").open()))
+
+    assert [(row["status"], row["name"]) for row in went({"a.mp4": [0.1, 0.2, 0.3, 0.4]})] == [
+        ("found", "animal"),
+        ("empty", ""),
+    ]
+    assert [row["status"] for row in went({"b.mp4": [0.5, 0.2, 0.3, 0.4]})] == ["empty", "found"]
+    assert dropmae.prepare(folder, tmp_path / "prepared", workers=1)["videos"] == 2, "and not what was drawn"
+    shutil.copy(SHIPPED / "filters.safetensors", weights)
+    with pytest.raises(ValueError, match=r"made with other settings \(content of the weights"):
+        went({"b.mp4": [0.5, 0.2, 0.3, 0.4]})
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"find": "moving", "forms": ("/../../evil.jsonl",)}, "forms are endings of file names"),
+        ({"find": "moving", "forms": ()}, "give one at least"),
+        ({"find": "moving", "forms": (".webm",)}, "OUT.webm is made of mask"),
+        ({"find": "moving", "also": ("z.csv",)}, "also is for one video"),
+        ({"find": "moving", "edge": "hard"}, "edge is for"),
+        ({"find": "moving", "workers": -3}, "workers is the number of videos"),
+        ({"find": "moving", "grid": 3}, "find looks for what to follow"),
+        ({"find": "moving", "lost_below": 7.0}, "lost_below must be in"),
+        ({}, "say what to follow in it"),
+        ({"weights": None}, "say what to follow in it"),
+    ],
+)
+def test_wrong_arguments_of_a_folder_are_said_at_once(options: dict[str, Any], message: str, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    for name in ("a", "b"):
+        (tmp_path / "in" / f"{name}.mp4").write_text("no video")
+    options = {"weights": "shipped:vot", **options}
+    with pytest.raises(ValueError, match=message):
+        dropmae.track(str(tmp_path / "in"), out=tmp_path / "out", **options)
+    assert not (tmp_path / "out").exists()

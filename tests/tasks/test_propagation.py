@@ -188,6 +188,17 @@ def test_hard_labels_do_not_depend_on_how_many_maps_fit() -> None:
         assert torch.equal(hard_labels(maps, (20, 24), upsample="bilinear", stretch=stretch), large.argmax(0))
     constant = torch.stack([torch.ones(2, 2), torch.zeros(2, 2)])
     assert not hard_labels(constant, (4, 4), upsample="bilinear", stretch=True).any()  # and no NaN wins
+    assert hard_labels(constant.flip(0), (4, 4), upsample="bilinear", stretch=True).all()
+
+
+@pytest.mark.parametrize(
+    "settings", [{"preset": "fitted"}, {"preset": "dino"}, {"preset": "fitted", "edges": "guided"}]
+)
+def test_an_object_that_fills_the_frame_stays(settings: dict[str, Any]) -> None:
+    """Its map is the same everywhere, which has no least and largest value to be stretched between."""
+    frames, mask = wandering()
+    _, found = run(make(**settings), frames[:3], masked(np.ones_like(mask)))
+    assert [(mask_of(target) == 1).mean() for target in found] == [1, 1]
 
 
 # ---------------------------------------------------------------- whole videos

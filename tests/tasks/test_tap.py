@@ -252,6 +252,8 @@ def test_a_grid_of_points_and_their_arrays(tmp_path: Path) -> None:
     np.testing.assert_allclose(held["points"][3, 0], [8, 9])
     np.testing.assert_allclose(held["points"][0, 1:3], [[64 / 6, 8], [32, 8]], rtol=1e-5)
     assert not held["visible"][:3, 0].any()
+    assert np.isnan(held["uncertainty"][:3, 0]).all(), "it is not known yet"
+    assert (held["uncertainty"][0, 1:] == 0).all(), "what is told is certain"
     found = list(dropmae.track(clip, weights=weights, grid=2))
     assert [number for number, _ in found] == list(range(6))
     cases: tuple[tuple[dict[str, Any], str], ...] = (

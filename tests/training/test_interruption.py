@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
@@ -21,8 +22,10 @@ import pytest
 
 import launch
 from dropmae import interruption, machine
+from dropmae.cli import main
 from dropmae.data import clips
 from dropmae.interruption import Interrupted, Stop, serve, working
+from dropmae.progress import Progress, say
 from dropmae.training.fit import explained
 from dropmae.video import Video, write
 
@@ -76,7 +79,7 @@ def steps(out: Path) -> int:
 # ------------------------------------------------------------ the rule
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP])
 def test_a_signal_is_noted_once_and_handlers_come_back(number: signal.Signals) -> None:
     before = signal.getsignal(number)
     with Stop() as stop:
@@ -87,6 +90,37 @@ def test_a_signal_is_noted_once_and_handlers_come_back(number: signal.Signals) -
             stop.check("two files")
         assert caught.value.code == 128 + number
     assert signal.getsignal(number) == before
+
+
+def test_a_hangup_that_nohup_ignores_stays_ignored() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with Stop() as stop:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert not stop.asked
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_work_goes_on_where_nobody_can_be_told(terminal: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A terminal that was closed, or `2>&1 | head`: what is written there is lost, and nothing else."""
+
+    class Gone(io.StringIO):
+        def write(self, _: str) -> int:
+            raise OSError(5, "Input/output error") if terminal else BrokenPipeError(32, "Broken pipe")
+
+        def isatty(self) -> bool:
+            return terminal
+
+    monkeypatch.setattr("sys.stderr", Gone())
+    progress = Progress(2)
+    progress.show(1, {})
+    progress.show(2, {})
+    progress.close()
+    say("done")
+    assert main(["info", "nowhere.mp4"]) == 1
 
 
 def test_what_may_be_cut_off_is() -> None:
@@ -211,7 +245,7 @@ def test_ranks_stop_together(videos: Path, tmp_path: Path) -> None:
     assert (out / "resume" / "state.safetensors").exists()
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_tracking_keeps_what_it_found(number: signal.Signals, tmp_path: Path) -> None:
     frames = np.random.default_rng(0).integers(0, 255, (600, 96, 128, 3)).astype(np.uint8)
     np.save(tmp_path / "clip.npy", frames)

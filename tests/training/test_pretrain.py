@@ -181,6 +181,18 @@ def test_python_has_the_same_verb(folder: Path, tmp_path: Path) -> None:
         (["pretrain", "dropmae", "{videos}", "--out", "{out}/run", "--global-batch", "0"], 2, "must be positive"),
         (["pretrain", "dropmae", "{videos}", "--out", "{out}/run", "--warmup", "soon"], 2, "duration"),
         (["pretrain", "dropmae", "{videos}", "--out", "{videos}"], 2, "no folder of a run"),
+        *(
+            (["pretrain", "dropmae", "{videos}", "--out", "{out}/run", *words.split()], 2, says)
+            for words, says in {
+                "--min-lr -1": "min-lr must not be negative",
+                "--weight-decay nan": "weight-decay must not be negative",
+                "--clip inf": "nor without end",
+                "--epochs inf": "nor without end",
+                "--betas 2 0.9": "betas must be in [0, 1)",
+                "--workers -7": "workers is a number of data processes",
+                "--drop-ratio nan": "drop-ratio|not a finite number: drop_ratio nan|must be in [0, 1]",
+            }.items()
+        ),
     ],
 )
 def test_a_wrong_argument_is_one_clear_line(
@@ -190,7 +202,7 @@ def test_a_wrong_argument_is_one_clear_line(
     places = {"videos": folder, "out": tmp_path, "empty": tmp_path / "empty"}
     assert main([*[word.format(**places) for word in words], *(["--size", "tiny"] if code == 2 else [])]) == code
     error = capsys.readouterr().err
-    assert says in error
+    assert any(part in error for part in says.split("|"))
     assert error.count("\n") == 1
 
 

@@ -78,6 +78,19 @@ def test_bad_scans_are_named(tmp_path: Path) -> None:
     pcd(tmp_path / "f.pcd", cloud(0), "binary", "a x y b")
     with pytest.raises(OSError, match="without x, y and z"):
         read_scan(tmp_path / "f.pcd")
+    pcd(tmp_path / "h.pcd", cloud(0), "binary")
+    whole = (tmp_path / "h.pcd").read_bytes()
+    for line, changed, reason in (
+        (b"TYPE F F F F\n", b"", "has no TYPE"),
+        (b"POINTS 20\n", b"", "has no POINTS"),
+        (b"TYPE F F F F", b"TYPE F F F Q", "of a known kind"),
+        (b"SIZE 4 4 4 4", b"SIZE 4 4 4 3", "of a known kind"),
+        (b"POINTS 20", b"POINTS 9" + b"9" * 15, "20 of 9+ points are there"),
+        (b"POINTS 20", b"POINTS -3", "of -3 points are there"),
+    ):
+        (tmp_path / "h.pcd").write_bytes(whole.replace(line, changed))
+        with pytest.raises(OSError, match=rf"h\.pcd.*{reason}"):
+            read_scan(tmp_path / "h.pcd")
     (tmp_path / "g.pcd").write_bytes(b"FIELDS x y z\n")
     with pytest.raises(OSError, match="no end"):
         read_scan(tmp_path / "g.pcd")

@@ -628,3 +628,17 @@ def test_pick_asks_once(clip: Path, tracker: Path, tmp_path: Path, monkeypatch: 
     assert list(found) == list(range(5, FRAMES))
     write_targets(tmp_path / "p.jsonl", {"clip": {5: found[5]}})
     assert main(["track", str(clip), "--pick", "--box", "1", "2", "3", "4", "--out", str(out)]) == 2
+
+
+@pytest.mark.parametrize(
+    ("wrong", "reason"),
+    [
+        ({"port": -1}, "port is a number from 0 to 65535, not -1"),
+        ({"port": 99999}, "port is a number"),
+        ({"device": "gpu"}, "no such kind of device"),
+        ({"weights": "shipped:vot", "set": ("nothing=1",)}, "nothing is no setting of vot"),
+    ],
+)
+def test_what_is_wrong_is_said_before_there_is_a_page(wrong: dict[str, Any], reason: str) -> None:
+    with pytest.raises(ValueError, match=reason):
+        dropmae.web(browser=False, **wrong)

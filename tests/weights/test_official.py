@@ -353,3 +353,11 @@ def test_a_layout_without_a_place_is_an_error(ours: Path, tmp_path: Path) -> Non
     with pytest.raises(ValueError, match="what this reads"):
         convert(ours, ours)
     assert not out.exists()
+
+
+@pytest.mark.parametrize("name", ["filters", "flow", "lidar"])
+def test_a_task_without_an_encoder_of_pictures_fits_no_layout(name: str, tmp_path: Path) -> None:
+    for layout in ("timm", "mae", "dino"):
+        with pytest.raises(ValueError, match=f"the {layout} layout is of an encoder of pictures, and .* holds none"):
+            convert(Path(f"shipped:{name}"), tmp_path / "x.pth", to=layout)
+    assert not (tmp_path / "x.pth").exists()

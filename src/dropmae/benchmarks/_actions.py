@@ -161,14 +161,18 @@ def read_views(path: Path) -> Results:
         classes, views = tuple(map(str, held["classes"])), np.array(held["views"], np.float64)
     except (TypeError, KeyError, ValueError) as error:
         raise OSError(f"{path}: holds no classes and views ({error})") from None
-    if views.ndim != 2 or views.shape[1] != len(classes) or not len(views) or not np.isfinite(views).all():
+    if views.ndim != 2 or views.shape[1] != len(classes) or not len(views) or not ((views >= 0) & (views <= 1)).all():
         raise OSError(f"{path}: views are rows of {len(classes)} probabilities")
+    if len({*classes}) < len(classes):
+        raise OSError(f"{path}: two of its {len(classes)} classes have one name")
     return Results(classes, views)
 
 
 def read_lines(paths: Listed[Path], annotations: ClassLabels) -> dict[str, Results]:
     """{video: Results} of text files `id [logits] label chunk split`; each chunk and split of a video counts once."""
-    stems = {PurePosixPath(name).name: name for name in annotations}
+    stems: dict[str, list[str]] = {}
+    for name in annotations:
+        stems.setdefault(PurePosixPath(name).name, []).append(name)
     rows: dict[str, dict[str, list[float]]] = {}
     for path in paths:
         for number, line in enumerate(read_text(path).splitlines(), 1):
@@ -177,10 +181,17 @@ def read_lines(paths: Listed[Path], annotations: ClassLabels) -> dict[str, Resul
                 if number == 1 and "[" not in line:
                     continue  # the head, which says the accuracy of one process
                 raise OSError(f"{path}, line {number}: not `id [scores] label chunk split`")
-            logits = [float(value) for value in match[2].replace(",", " ").split()]
-            if len(logits) != len(annotations.classes):
-                raise OSError(f"{path}, line {number}: {len(logits)} scores for {len(annotations.classes)} classes")
-            rows.setdefault(stems.get(match[1], match[1]), {})[match[4] + " " + match[5]] = logits
+            try:
+                logits = [float(value) for value in match[2].replace(",", " ").split()]
+            except ValueError as error:
+                raise OSError(f"{path}, line {number}: {error}") from None
+            count = len(annotations.classes)
+            if len(logits) != count or not np.isfinite(logits).all():
+                raise OSError(f"{path}, line {number}: {len(logits)} scores for {count} classes, or one is none")
+            called = [match[1]] if match[1] in annotations else stems.get(match[1], [match[1]])
+            if len(called) > 1:
+                raise OSError(f"{path}, line {number}: {match[1]} may be {' or '.join(called[:3])}; name the path")
+            rows.setdefault(called[0], {})[match[4] + " " + match[5]] = logits
     return {name: Results(annotations.classes, softmax(np.array(list(views.values())))) for name, views in rows.items()}
 
 

@@ -14,7 +14,7 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 
 from dropmae.contracts import Benchmark
-from dropmae.metrics.boxes3d import distances, iou, moved, offset, precision, success
+from dropmae.metrics.boxes3d import are_boxes, distances, iou, moved, offset, precision, success
 from dropmae.opening import open_file
 from dropmae.sequence import Sequence
 from dropmae.storage import below, write_text
@@ -60,10 +60,19 @@ class OnePass3D(Benchmark):
 
     def sequences(self, root: Path, split: str | None = None) -> list[Sequence]:
         """The objects of a split, each with the scans in which it is annotated."""
-        return [Sequence(*one) for one in self.tracklets(Path(root), split)]
+        return [Sequence(*one) for one in self.checked(Path(root), split)]
 
     def annotations(self, root: Path, split: str | None = None) -> dict[str, Boxes]:
-        return {one.name: one.truth for one in self.tracklets(Path(root), split)}
+        return {one.name: one.truth for one in self.checked(Path(root), split)}
+
+    def checked(self, root: Path, split: str | None) -> list[Tracklet]:
+        """The tracklets; OSError where a box of the truth is none."""
+        found = self.tracklets(root, split)
+        for one in found:
+            if len(wrong := np.flatnonzero(~are_boxes(one.truth.boxes))):
+                box = " ".join(f"{value:g}" for value in one.truth.boxes[wrong[0]])
+                raise OSError(f"{root}: {one.name}: box {wrong[0]} is none: x y z w l h yaw are {box}")
+        return found
 
     def write(
         self, name: str, targets: Mapping[int, Target], out: Path, seconds: Iterable[float] | None = None

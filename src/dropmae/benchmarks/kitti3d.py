@@ -59,6 +59,8 @@ class Kitti3D(OnePass3D):
                 rows = np.flatnonzero((labels.tracks == track) & (labels.types == category))
                 if len(rows):
                     rows = rows[np.argsort(labels.frames[rows], kind="stable")]
+                    if len(twice := np.flatnonzero(np.diff(labels.frames[rows]) == 0)):
+                        raise OSError(f"{path}: object {track} is twice in frame {labels.frames[rows[twice[0]]]}")
                     files = [scans / f"{frame:06d}.bin" for frame in labels.frames[rows].tolist()]
                     listed = tuple(str(file) if file.is_file() else None for file in files)
                     source = Recording(listed, columns=4) if scans.is_dir() else scans

@@ -90,12 +90,17 @@ class TAPVid(Benchmark):
         places, hidden = held["points"], held["occluded"]
         if not all(isinstance(one, np.ndarray) for one in (places, hidden)) or places.shape != (*hidden.shape, 2):
             raise OSError(f"{where}: points are [N, T, 2] and occluded [N, T]")
+        shown = places[~np.asarray(hidden, bool)]
+        if not np.all(np.abs(shown) <= 2):  # some lie a little outside
+            raise OSError(f"{where}: points are shares of a frame's sides, and finite where they are seen")
         scale = self.side - (self.raster == "cotracker")
         places = np.asarray(places, np.float64) * scale
         visible = ~np.asarray(hidden, bool)
         video = held["video"]
         length = len(video) if isinstance(video, (np.ndarray, list)) else -1
-        if length != places.shape[1] or (isinstance(video, np.ndarray) and (video.ndim != 4 or video.shape[3] != 3)):
+        pictures = isinstance(video, np.ndarray)
+        wrong = pictures and (video.ndim != 4 or video.shape[3] != 3 or video.dtype != np.uint8)
+        if length != places.shape[1] or wrong:
             raise OSError(f"{where}: a video of {places.shape[1]} frames is needed, uint8 [T, H, W, 3] or JPEGs")
         if self.queries == "first":
             rows = np.flatnonzero(visible.any(1))
@@ -130,9 +135,14 @@ class TAPVid(Benchmark):
             if file.is_file():
                 with Archive(file) as archive:
                     try:
-                        found[name] = (archive.array("tracks.npy"), archive.array("occluded.npy") > 0)
+                        tracks, hidden = archive.array("tracks.npy"), archive.array("occluded.npy")
                     except KeyError:
                         raise OSError(f"{file}: holds no tracks and occluded") from None
+                if tracks.dtype.kind not in "fiu" or tracks.ndim != 3 or tracks.shape[2] != 2:
+                    raise OSError(f"{file}: tracks are numbers [N, T, 2], not {tracks.dtype} {list(tracks.shape)}")
+                if hidden.dtype.kind not in "biuf" or np.isnan(hidden).any():
+                    raise OSError(f"{file}: occluded tells yes or no of each, not {hidden.dtype} or NaN")
+                found[name] = (tracks, hidden > 0)
         if not found:
             raise FileNotFoundError(f"{results}: no results; expected {next(iter(annotations), 'VIDEO')}.npz")
         return found

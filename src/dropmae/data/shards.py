@@ -174,14 +174,21 @@ def sequences(root: str | Path) -> list[Sequence] | None:
     return [Sequence(row["name"], piece(index.place, row)) for row in rows]
 
 
+OUTPUTS = (("config.json", "metrics.jsonl"), ("track.jsonl", "summary.csv"))
+"""Files by which folders are known that hold results, and no videos to work on."""
+
+
 def videos_outside(paths: Iterable[Path], root: Path, out: Path | None = None) -> list[Path]:
-    """The paths that lie neither in `out` nor in another run folder below `root`: runs draw pictures of themselves."""
+    """The paths that lie neither in `out` nor in another run folder, or folder of `track`, below `root`.
+
+    Runs draw pictures of themselves, and what `track` writes are videos.
+    """
     here = root.resolve()
     runs = ({} if out is None else {out.resolve(): True}) | {here: False, here.parent: False}
 
     def inside(folder: Path) -> bool:
         if folder not in runs:
-            own = (folder / "config.json").is_file() and (folder / "metrics.jsonl").is_file()
+            own = any(all((folder / name).is_file() for name in names) for names in OUTPUTS)
             runs[folder] = own or inside(folder.parent)
         return runs[folder]
 

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from dropmae.names import printable
 from dropmae.target import Target, mask_boxes
 from dropmae.video import Video, is_live
 
@@ -19,6 +20,7 @@ class Thing(NamedTuple):
 
     id: int
     name: str
+    """On one line."""
     box: list[float] | None
     """x, y, w, h in pixels; None where it is not to be seen."""
     mask: np.ndarray | None
@@ -43,7 +45,7 @@ def things(target: Target) -> Iterator[Thing]:
             name = None if target.names is None else target.names[row]
         mask = target.mask == number if number in tight and target.mask is not None else None
         box = tight.get(number) if box is None else box
-        yield Thing(number, name or UNNAMED, None if box is None else box.tolist(), mask, score)
+        yield Thing(number, printable(name or UNNAMED), None if box is None else box.tolist(), mask, score)
 
 
 def clipped(box: list[float], height: int, width: int) -> list[float] | None:
@@ -55,7 +57,7 @@ def clipped(box: list[float], height: int, width: int) -> list[float] | None:
 def frame_name(video: Video, frame: int) -> str:
     """What the image of a frame is called: the file of a folder of images, else the video's name and the number."""
     names = video.image_names
-    return names[frame] if names else f"{video.name}_{frame:06d}.jpg"
+    return names[frame] if names else f"{printable(video.name)}_{frame:06d}.jpg"
 
 
 def frame_count(video: Video, last: int) -> int:

@@ -15,6 +15,7 @@ from dropmae.contracts.exports import Add
 from dropmae.engine import Answer
 from dropmae.exports._things import Thing, clipped, frame_name, things
 from dropmae.formats.rle import squeeze
+from dropmae.names import as_name
 from dropmae.storage import mark, replacing
 from dropmae.target import encode_mask
 from dropmae.video import Video
@@ -31,7 +32,7 @@ class COCO(Export):
     def open(self, out: Path, video: Video, doubtful_below: float | None) -> Iterator[Add]:
         classes: dict[str, int] = {}
         count, first = 0, True
-        clip = video.name if video.path is None else video.path.name
+        clip = as_name(video.name if video.path is None else video.path.name)
         with (
             replacing(out) as partial,
             open(partial, "w") as stream,

@@ -35,7 +35,7 @@ class CSV(Export):
     @contextlib.contextmanager
     def open(self, out: Path, video: Video, doubtful_below: float | None) -> Iterator[Add]:
         times = video.times if video.stamped else None
-        with replacing(out) as partial, open(partial, "w", newline="") as stream:
+        with replacing(out) as partial, open(partial, "w", newline="", encoding="utf-8") as stream:
             table = csv.writer(stream, lineterminator="\n")
             stream.write(f"# {mark(self.KIND)}\n")
             points: bool | None = None

@@ -48,7 +48,7 @@ class CVAT(Export):
                 for thing in things(answer.target):
                     if thing.id not in lanes:
                         lanes[thing.id] = Lane(
-                            name=printable(thing.name),
+                            name=thing.name,
                             lines=stack.enter_context(tempfile.SpooledTemporaryFile(1 << 20, "w+", encoding="utf-8")),
                         )
                     lane = lanes[thing.id]

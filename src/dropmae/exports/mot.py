@@ -12,6 +12,7 @@ from dropmae.contracts import Export
 from dropmae.contracts.exports import Add
 from dropmae.engine import Answer
 from dropmae.exports._things import Thing, frame_count, short, things
+from dropmae.names import printable
 from dropmae.storage import replacing, replacing_files
 from dropmae.video import Video
 
@@ -70,6 +71,6 @@ def start(answer: Answer, thing: Thing) -> str:
 
 def seqinfo(video: Video, count: int) -> str:
     """What MOTChallenge says of a sequence."""
-    rows = {"name": video.name, "imDir": "img1", "frameRate": f"{video.fps:g}", "seqLength": count}
+    rows = {"name": printable(video.name), "imDir": "img1", "frameRate": f"{video.fps:g}", "seqLength": count}
     rows |= {"imWidth": video.width, "imHeight": video.height, "imExt": ".jpg"}
     return "[Sequence]\n" + "".join(f"{key}={value}\n" for key, value in rows.items())

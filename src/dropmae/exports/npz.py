@@ -45,8 +45,9 @@ class NPZ(Export):
             arrays["points"] = np.stack([row[1] for row in rows]) if rows else np.zeros((0, 0, 2), np.float32)
             arrays["visible"] = np.stack([row[2] for row in rows]) if rows else np.zeros((0, 0), bool)
             if any(row[3] is not None for row in rows):
-                blank = np.zeros(len(rows[0][1]), np.float32)  # what was told is certain
-                arrays["uncertainty"] = np.stack([blank if row[3] is None else row[3] for row in rows])
+                told = [np.where(np.isfinite(row[1][:, 0]), np.float32(0), np.float32(np.nan)) for row in rows]
+                doubts = [certain if row[3] is None else row[3] for row, certain in zip(rows, told)]
+                arrays["uncertainty"] = np.stack(doubts)  # what was told is certain
             with zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED) as archive:
                 for name, array in arrays.items():
                     with archive.open(f"{name}.npy", "w", force_zip64=True) as stream:

@@ -14,7 +14,7 @@ import numpy as np
 from dropmae.formats.coco import Size, read_coco, read_megadetector
 from dropmae.formats.cvat import read_cvat
 from dropmae.formats.labels import LabelMaps
-from dropmae.formats.rows import Row, Rows
+from dropmae.formats.rows import Row, Rows, confidence
 from dropmae.names import printable, relative
 from dropmae.opening import FILE_BYTES, Archive, read_bytes
 from dropmae.target import Target, read_targets
@@ -127,36 +127,40 @@ def read_mot(path: Path, text: str, labels: list[str]) -> dict[str, Rows]:
             values = [float(word) for word in re.split(r"[,\s]+", line.strip().rstrip(","))]
         except ValueError:
             values = []
-        if len(values) < 6 or not np.isfinite(values).all() or values[0] < 1 or values[0] != int(values[0]):
+        counts = np.array(values[:2])
+        if len(values) < 6 or not np.isfinite(values).all() or values[0] < 1 or (counts != np.rint(counts)).any():
             raise OSError(f"{path}, line {number}: not frame, id, x, y, w, h, ...: {printable(line)[:60]!r}")
         truth = len(values) == 9
         if truth and values[6] == 0:
             continue
         kind = int(values[7]) if truth else 0
         name = labels[kind - 1].strip() if 0 < kind <= len(labels) else None
-        score = values[8] if truth else values[6] if len(values) > 6 else None
+        score = confidence(values[8] if truth else values[6] if len(values) > 6 else None)
         box = (values[2], values[3], values[4], values[5])
-        row = Row(max(int(values[1]), 0), name, box, score=score if score is None or 0 <= score <= 1 else None)
+        row = Row(None if values[1] == -1 else int(values[1]), name, box, score=score)
         rows.setdefault(int(values[0]) - 1, []).append(row)
     info = path.parent.parent / "seqinfo.ini"
     match = re.search(r"^name=(.+)$", read_bytes(info).decode("utf-8", "replace"), re.M) if info.is_file() else None
     plain = path.parent.parent.name if path.parent.name == "gt" else path.name.split(".")[0]
     name = relative(match[1].strip() if match else plain, path)
-    if any(row.id == 0 for found in rows.values() for row in found) and any(row.id for f in rows.values() for row in f):
-        rows = {frame: [row._replace(id=row.id + 1) for row in found] for frame, found in rows.items()}
     return {name: Rows(rows, name)}
 
 
 def read_csv(path: Path, text: str) -> dict[str, Rows]:
     """The table that `track` writes, or another with the columns frame, id, x, y, width, height."""
-    lines = csv.DictReader(io.StringIO("".join(line for line in io.StringIO(text) if not line.startswith("#"))))
+    comments = re.match(r"(#.*\n)*", text)
+    head = "" if comments is None else comments[0]
     rows: dict[int, list[Row]] = {}
-    for number, line in enumerate(lines, 2):
+    for number, line in enumerate(csv.DictReader(io.StringIO(text[len(head) :])), 2 + head.count("\n")):
         try:
             sides = [line[key] for key in ("x", "y", "width", "height")]
+            if None in sides:
+                raise ValueError("it is cut off")
             box = tuple(map(float, sides)) if all(sides) else None
-            score = float(line["score"]) if line.get("score") else None
-            row = Row(int(line["id"]), line.get("name") or None, box, score=score)
+            if np.isinf(box or 0).any():
+                raise ValueError(f"a box has four numbers, not {','.join(sides)}")
+            box = None if np.isnan(box or 0).any() else box
+            row = Row(int(line["id"]), line.get("name") or None, box, score=confidence(line.get("score") or None))
             rows.setdefault(int(line["frame"]), []).append(row)
         except (ValueError, TypeError) as error:
             raise OSError(f"{path}, line {number}: {printable(error)[:100]}") from None

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from dropmae.formats.rle import expand
-from dropmae.formats.rows import Row, Rows, polygon_mask
+from dropmae.formats.rows import Row, Rows, confidence, polygon_mask
 from dropmae.names import printable, relative
 from dropmae.opening import STILL_PIXELS, check_pixels
 from dropmae.target import decode_mask
@@ -28,23 +28,26 @@ def read_coco(path: Path, content: dict[str, Any]) -> dict[str, Rows]:
 
     Images belong to a video by `video_id`, with their number in `frame_index` (or `frame_id`); else by their folder, in
     natural order; those without a folder are the frames that the digits at the end of their names tell. Objects are
-    told apart by `track_id` (or `instance_id`).
+    told apart by `track_id` (or `instance_id`), which may be names, too: these are numbered in their order.
     """
     names = {int(row["id"]): printable(row["name"])[:200] for row in content.get("categories") or ()}
     clips = {row["id"]: relative(row.get("name") or row["file_name"], path) for row in content.get("videos") or ()}
     places, sizes = frames_of(path, content["images"], clips), dict[Any, tuple[int, int]]()
+    named = dict[str, int]()
     rows: dict[str, dict[int, list[Row]]] = {}
     for image in content["images"]:
         video, frame = places[image["id"]]
-        rows.setdefault(video, {}).setdefault(frame, [])
+        if frame in rows.setdefault(video, {}):
+            raise ValueError(f"two images are frame {frame} of {video}")
+        rows[video][frame] = []
         if "height" in image and "width" in image:
             sizes[image["id"]] = int(image["height"]), int(image["width"])
     for entry in content["annotations"]:
         if entry["image_id"] not in places:
             raise ValueError(f"annotation {entry.get('id')} is of image {entry['image_id']}, which is not listed")
         video, frame = places[entry["image_id"]]
-        if (made := annotation(entry, names, sizes.get(entry["image_id"]))) is not None:
-            rows[video][frame].append(made)
+        if (made := annotation(path, entry, names, sizes.get(entry["image_id"]))) is not None:
+            rows[video][frame].append(made._replace(id=identity(entry, named)))
     return {video: Rows(found, video) for video, found in rows.items()}
 
 
@@ -67,21 +70,32 @@ def frames_of(path: Path, images: list[dict[str, Any]], clips: dict[Any, str]) -
     return places
 
 
-def annotation(entry: dict[str, Any], names: dict[int, str], size: tuple[int, int] | None) -> Row | None:
+def identity(entry: dict[str, Any], named: dict[str, int]) -> int | None:
+    """Which object an annotation is of; None where it does not say. Names are numbered from 1 as they come."""
+    told = next((entry[key] for key in ("track_id", "instance_id") if entry.get(key) is not None), None)
+    if isinstance(told, str):
+        return named.setdefault(told, len(named) + 1)
+    if told is not None and (isinstance(told, bool) or told != int(told)):
+        raise ValueError(f"annotation {entry.get('id')}: a track_id is a number or a name, not {told}")
+    return None if told is None else int(told)
+
+
+def annotation(path: Path, entry: dict[str, Any], names: dict[int, str], size: tuple[int, int] | None) -> Row | None:
     """The row of an annotation; None where it has no place: a class alone, an empty box."""
-    number = next((entry[key] for key in ("track_id", "instance_id") if isinstance(entry.get(key), int)), 0)
     box, shape = entry.get("bbox"), entry.get("segmentation")
     box = tuple(float(value) for value in box) if box else None
-    if box is not None and (len(box) != 4 or not np.isfinite(box).all()):
+    if box is not None and (len(box) != 4 or not np.isfinite(box).all() or min(box[2:]) < 0):
         raise ValueError(f"annotation {entry.get('id')}: a bbox is x, y, w, h, not {str(entry['bbox'])[:60]}")
-    row = Row(max(int(number), 0), names.get(int(entry["category_id"])), score=entry.get("score"))
+    row = Row(None, names.get(int(entry["category_id"])), score=confidence(entry.get("score")))
     if shape and not same_as_box(shape, box):
-        code = shape if isinstance(shape, dict) else None
-        size = (int(code["size"][0]), int(code["size"][1])) if code else size
+        own = (int(shape["size"][0]), int(shape["size"][1])) if isinstance(shape, dict) else size
+        if size not in (None, own):
+            raise ValueError(f"annotation {entry.get('id')}: a mask of {own} rows and columns in an image of {size}")
+        size = own
         if size is None:
             raise ValueError(f"annotation {entry.get('id')}: a polygon needs the height and width of its image")
         check_pixels("an image", size[1], size[0], STILL_PIXELS)
-        return row._replace(mask=partial(drawn, shape, size))
+        return row._replace(mask=partial(drawn, f"{path}: annotation {entry.get('id')}", shape, size))
     return None if box is None or min(box[2:]) <= 0 else row._replace(box=box)
 
 
@@ -94,15 +108,20 @@ def same_as_box(shape: Any, box: tuple[float, ...] | None) -> bool:
     return np.allclose((min(xs), min(ys), max(xs), max(ys)), edges, atol=0.01)
 
 
-def drawn(shape: Any, size: tuple[int, int]) -> np.ndarray:
-    """bool [H, W]: run lengths, compressed or not, or polygons."""
-    if isinstance(shape, dict):
-        counts = shape["counts"]
-        return decode_mask({"size": list(size), "counts": expand(counts) if isinstance(counts, str) else counts})
-    mask = np.zeros(size, bool)
-    for part in shape:
-        mask |= polygon_mask(list(zip(part[::2], part[1::2])), size)
-    return mask
+def drawn(where: str, shape: Any, size: tuple[int, int]) -> np.ndarray:
+    """bool [H, W]: run lengths, compressed or not, or polygons; OSError that begins with `where` for neither."""
+    try:
+        if isinstance(shape, dict):
+            counts = shape["counts"]
+            return decode_mask({"size": list(size), "counts": expand(counts) if isinstance(counts, str) else counts})
+        mask = np.zeros(size, bool)
+        for part in shape:
+            if len(part) % 2 or not np.isfinite(part).all():
+                raise ValueError("a polygon is a list of numbers x, y, x, y, ...")
+            mask |= polygon_mask(list(zip(part[::2], part[1::2])), size)
+        return mask
+    except (ValueError, TypeError, KeyError, OverflowError) as error:
+        raise OSError(f"{where}: {printable(error)[:160]}") from None
 
 
 def read_megadetector(path: Path, content: dict[str, Any], size: Size) -> dict[str, Rows]:
@@ -131,6 +150,6 @@ def read_megadetector(path: Path, content: dict[str, Any], size: Size) -> dict[s
                 x, y, w, h = (float(value) for value in entry["bbox"])
                 box = (x * width, y * height, w * width, h * height)
                 kept.setdefault(frame, []).append(
-                    Row(0, names.get(str(entry["category"])), box, score=float(entry["conf"]))
+                    Row(None, names.get(str(entry["category"])), box, score=float(entry["conf"]))
                 )
     return {video: Rows(rows, video) for video, rows in videos.items()}

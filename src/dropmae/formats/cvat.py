@@ -34,17 +34,14 @@ class Reading:
         """Text of the elements of <task>, and of <original_size>."""
         self.track: tuple[int, str | None] | None = None
         self.image: dict[str, str] | None = None
-        self.images = 0
-        self.ids = set[int]()
 
     def start(self, name: str, values: dict[str, str]) -> None:
         self.above.append(name)
         self.text = ""
         if name == "track":
             self.track = (whole(values, "id"), values.get("label"))
-            self.ids.add(self.track[0])
         elif name == "image":
-            self.image, self.images = values, self.images + 1
+            self.image = values
             self.rows.setdefault("", {}).setdefault(whole(values, "id"), [])
         elif name in SHAPES and (self.track or self.image):
             self.shape(name, values)
@@ -55,9 +52,9 @@ class Reading:
             frame, gone = whole(values, "frame"), values.get("outside") == "1"
         else:
             assert self.image is not None
-            number, label, frame, gone = -1, values.get("label"), whole(self.image, "id"), False
+            number, label, frame, gone = None, values.get("label"), whole(self.image, "id"), False
         label = None if label is None else printable(label)[:200]
-        row = Row(number + 1, label)
+        row = Row(number, label)
         if kind == "box" and not gone:
             x, y, right, bottom = (real(values, key) for key in ("xtl", "ytl", "xbr", "ybr"))
             row = row._replace(box=(x, y, right - x, bottom - y))
@@ -106,9 +103,6 @@ def read_cvat(path: Path, data: bytes) -> dict[str, Rows]:
     if not reading.rows:
         raise OSError(f"{path}: no annotations of CVAT's kind: no track or image with a box, mask or polygon in it")
     title = reading.about.get("source") or reading.about.get("name") or Path(path).stem
-    if 0 not in reading.ids and not reading.images:  # numbers from 1 stay
-        shifted = {f: [row._replace(id=row.id - 1) for row in rows] for f, rows in reading.rows[""].items()}
-        return {title: Rows(shifted, title)}
     return {title: Rows(reading.rows[""], title)}
 
 

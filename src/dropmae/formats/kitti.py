@@ -51,8 +51,8 @@ def read_labels(path: Path) -> Labels:
             if len(words) < COLUMNS:
                 raise ValueError(f"{len(words)} of {COLUMNS} columns")
             row = [float(word) for word in words[10:17]]
-            if not np.isfinite(row).all():
-                raise ValueError("a number that is none")
+            if not np.isfinite(row).all() or int(words[0]) < 0:
+                raise ValueError("a number that is none, or a frame before the first")
             frames.append(int(words[0]))
             tracks.append(int(words[1]))
             types.append(words[2])
@@ -121,6 +121,9 @@ def read_calibration(path: Path) -> Calibration:
             ) from None
     if missing := [names[0] for field, names in NAMES.items() if field not in found]:
         raise OSError(f"{path}: the calibration has no {', '.join(missing)}")
+    turn = found["to_camera"][:, :3]
+    if not all(np.isfinite(matrix).all() for matrix in found.values()) or abs(np.linalg.det(turn)) < 1e-6:
+        raise OSError(f"{path}: a matrix of the calibration has numbers that are none, or there is no way back")
     return Calibration(**found)
 
 

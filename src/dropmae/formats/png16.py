@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from dropmae.names import printable
 from dropmae.opening import IMAGE_BYTES, STILL_PIXELS, check_pixels, read_bytes
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -26,6 +27,8 @@ def read_png16(path: str | Path) -> np.ndarray:
         body = data[at + 8 : at + 8 + length]
         if len(body) < length or kind == b"IEND":
             break
+        if data[at + 8 + length : at + 12 + length] != struct.pack(">I", zlib.crc32(kind + body)):
+            raise OSError(f"{path}: a damaged PNG (the checksum of {printable(kind.decode('latin1'))} is another)")
         if kind == b"IHDR" and not header:
             header = body
         elif kind == b"IDAT":

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -11,13 +12,15 @@ from dropmae.target import Target, mask_boxes
 
 OVERLAP = 0.3
 """Share that two boxes have to have in common to be of one object."""
+LARGEST = 2**31 - 1
+"""Ids are less, so that label maps and those counted from 1 can hold them."""
 
 
 class Row(NamedTuple):
     """An object in a frame."""
 
-    id: int
-    """0 where the file does not say which object it is."""
+    id: int | None
+    """None where the file does not say which object it is."""
     name: str | None = None
     box: tuple[float, ...] | None = None
     """x, y, w, h in pixels; None where it is not to be seen, or has a mask."""
@@ -30,11 +33,30 @@ class Rows(Mapping[int, Target]):
     """{frame: Target} of one video, from {frame: rows}.
 
     `sightings` says that the file knows no objects, only what was seen in each frame: then boxes that overlap from one
-    frame to the next are one object.
+    frame to the next are one object. Where objects are counted from 0, which is the background of masks, all numbers
+    are one more. ValueError where some rows have an id and others none, where one is out of range or twice in a frame,
+    and for a box that is none.
     """
 
     def __init__(self, rows: Mapping[int, list[Row]], name: str = "") -> None:
-        self.sightings = not all(row.id for found in rows.values() for row in found)
+        numbers = [row.id for found in rows.values() for row in found]
+        ids = {number for number in numbers if number is not None}
+        self.sightings = None in numbers
+        if self.sightings and ids:
+            raise ValueError(f"object {min(ids)} has an id, and others have none")
+        if ids and not 0 <= min(ids) <= max(ids) < LARGEST:
+            wrong = min(ids) if min(ids) < 0 else max(ids)
+            raise ValueError(f"the id of an object is a number from 0 to {LARGEST - 1}, not {wrong}")
+        for frame, found in rows.items():
+            for row in found:
+                if row.box is not None and not (all(map(math.isfinite, row.box)) and min(row.box[2:]) >= 0):
+                    told = ", ".join(f"{value:g}" for value in row.box)
+                    raise ValueError(f"frame {frame}: a box is x, y, w, h, not {told}")
+            if ids and len({row.id for row in found}) < len(found):
+                twice = next(row.id for place, row in enumerate(found) if row.id in [r.id for r in found[:place]])
+                raise ValueError(f"object {twice} is twice in frame {frame}")
+        if 0 in ids:
+            rows = {frame: [row._replace(id=(row.id or 0) + 1) for row in found] for frame, found in rows.items()}
         self.rows = linked(rows) if self.sightings else dict(sorted(rows.items()))
         self.name = name
 
@@ -49,17 +71,18 @@ class Rows(Mapping[int, Target]):
 
     def __getitem__(self, frame: int) -> Target:
         rows = self.rows[frame]
-        target = Target(ids=np.array([row.id for row in rows], np.int64))
+        ids = [row.id or 0 for row in rows]
+        target = Target(ids=np.array(ids, np.int64))
         if any(row.name is not None for row in rows):
             target.names = [row.name for row in rows]
         if any(row.score is not None for row in rows):
             target.scores = np.array([np.nan if row.score is None else row.score for row in rows])
-        for row in rows:
+        for number, row in zip(ids, rows):
             if row.mask is not None:
                 mask = row.mask()
                 if target.mask is None:
-                    target.mask = np.zeros(mask.shape, np.int32 if max(row.id for row in rows) > 254 else np.uint8)
-                target.mask[mask] = row.id
+                    target.mask = np.zeros(mask.shape, np.int32 if max(ids) > 254 else np.uint8)
+                target.mask[mask] = number
         if any(row.mask is None for row in rows):
             known = np.full((len(rows), 4), np.nan)
             for place, row in enumerate(rows):
@@ -70,6 +93,10 @@ class Rows(Mapping[int, Target]):
                 known = np.where(np.isfinite(known), known, tight)
             target.boxes = known
         return target
+
+
+SIGHTED = ("boxes", "mask", "names")
+"""What a first sight tells of an object."""
 
 
 def linked(rows: Mapping[int, list[Row]], gap: int | None = None) -> dict[int, list[Row]]:
@@ -101,9 +128,18 @@ def linked(rows: Mapping[int, list[Row]], gap: int | None = None) -> dict[int, l
                 count += 1
                 taken[place] = count
             row = row._replace(id=taken[place])
-            last[row.id] = (frame, row)
+            last[taken[place]] = (frame, row)
             made.setdefault(frame, []).append(row)
     return made
+
+
+def confidence(value: Any) -> float | None:
+    """A score in [0, 1]; None for none, or for one that is on another scale. ValueError for what is no number."""
+    try:
+        score = None if value is None else float(value)
+    except (ValueError, TypeError):
+        raise ValueError(f"a score is a number, not {str(value)[:40]!r}") from None
+    return score if score is not None and 0 <= score <= 1 else None
 
 
 def common(one: tuple[float, ...] | None, other: tuple[float, ...] | None) -> float:

@@ -93,20 +93,26 @@ def cross(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return a[..., 0] * b[..., 1] - a[..., 1] * b[..., 0]
 
 
+def are_boxes(rows: np.ndarray) -> np.ndarray:
+    """bool [N]: which rows [N, 7] are finite and have a size."""
+    return np.asarray(np.isfinite(rows).all(1) & (rows[:, 3:6] > 0).all(1))
+
+
 def iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """float64 [N]: intersection over union of boxes a [N, 7] and b [N, 7], row by row; 0 where one is NaN.
+    """float64 [N]: intersection over union of boxes a [N, 7] and b [N, 7], row by row; 0 where one is NaN or no box.
 
     What is 1 but for rounding is 1, as 1 is one of the thresholds; evaluators leave that to chance.
     """
     a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
-    known = np.asarray(np.isfinite(a).all(1) & np.isfinite(b).all(1))
+    known = np.logical_and.reduce([are_boxes(a), are_boxes(b)])
     a, b = np.where(known[:, None], a, 1.0), np.where(known[:, None], b, 1.0)
     top, bottom = (
         pick(a[:, 2] + way * a[:, 5] / 2, b[:, 2] + way * b[:, 5] / 2)
         for pick, way in ((np.minimum, 1), (np.maximum, -1))
     )
-    shared = ground_overlap(a, b) * np.maximum(top - bottom, 0)
-    found = shared / (a[:, 3:6].prod(1) + b[:, 3:6].prod(1) - shared)
+    with np.errstate(over="ignore", invalid="ignore"):
+        shared = ground_overlap(a, b) * np.maximum(top - bottom, 0)
+        found = shared / (a[:, 3:6].prod(1) + b[:, 3:6].prod(1) - shared)
     return np.where(known, np.where(found >= 1 - 1e-9, 1.0, found), 0.0)
 
 

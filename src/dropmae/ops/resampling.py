@@ -123,6 +123,15 @@ def soft_labels(
     return torch.cat(columns, 1)[0].flatten(1).T
 
 
+def stretched(maps: Tensor) -> Tensor:
+    """Maps [K, h, w], each brought to 0..1 by its own least and largest value, as DINO's script has it.
+
+    One whose values differ by rounding alone stays as it is: that of an object that fills the frame, say.
+    """
+    low, high = maps.amin((1, 2), keepdim=True), maps.amax((1, 2), keepdim=True)
+    return torch.where(high - low > 1e-6, (maps - low) / (high - low), maps)
+
+
 def hard_labels(
     maps: Tensor,
     size: tuple[int, int],
@@ -132,7 +141,7 @@ def hard_labels(
 ) -> Tensor:
     """int64 [*size]: which of the maps [K, h, w] is largest at every pixel of another size, the first of equals.
 
-    With `stretch` each map is brought to 0..1 first, by its own least and largest value at the new size.
+    With `stretch` each map is `stretched` first, at the new size.
     """
     best = maps.new_full(size, -torch.inf)
     winner = torch.zeros(size, dtype=torch.int64, device=maps.device)
@@ -143,8 +152,7 @@ def hard_labels(
         else:
             large = resize_frames(part, size, "bilinear")[0]
         if stretch:
-            low, high = large.amin((1, 2), keepdim=True), large.amax((1, 2), keepdim=True)
-            large = torch.where(high > low, (large - low) / (high - low), 0.0)
+            large = stretched(large)
         values, number = large.max(0)
         winner = torch.where(values > best, number + first, winner)
         best = torch.maximum(best, values)

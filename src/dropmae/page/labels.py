@@ -11,7 +11,7 @@ from dropmae import storage
 from dropmae.engine import prompts_of
 from dropmae.formats.annotations import read_annotations
 from dropmae.formats.results import of_video
-from dropmae.formats.rows import Rows
+from dropmae.formats.rows import SIGHTED, Rows
 from dropmae.opening import TEXT_BYTES, open_file
 from dropmae.page.prompts import KEYS, Said
 from dropmae.page.uploads import file_name
@@ -72,7 +72,7 @@ def told_of(path: Path, work: Work) -> Mapping[int, Target]:
         found = read_annotations(path, size=lambda _: work.size)
         told = of_video(path, found, (work.video.name, Path(work.name).stem))
         if isinstance(told, Rows) and told.sightings:
-            return prompts_of(told, "appearance", ("boxes", "mask"))
+            return prompts_of(told, "appearance", SIGHTED)
         return dict(told.items())
     except (OSError, ValueError) as error:  # where it lies here is nobody's business
         raise ValueError(str(error).replace(f"{path}/", "").replace(f"{path.parent}/", "")) from None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from dropmae.data.boxtracks import boxes_of
-from dropmae.target import Target
+from dropmae.target import Target, misplaced
 
 
 def check_frame(frame: np.ndarray) -> tuple[int, int]:
@@ -18,17 +18,13 @@ def check_frame(frame: np.ndarray) -> tuple[int, int]:
 def prompted_boxes(target: Target, frame: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """ids [N] and boxes [N, 4] of the objects to follow from a frame on.
 
-    ValueError where ids are not unique, or a box has no area, or none of it in the frame.
+    ValueError where ids are not unique, or a box has no area, or none of it in the frame, or a mask has not its size.
     """
     ids, boxes = boxes_of(target)
     if len(set(ids.tolist())) < len(ids):
         raise ValueError(f"object ids must differ, but are {', '.join(map(str, ids.tolist()))}")
-    height, width = frame.shape[:2]
-    for object_id, box in zip(ids.tolist(), boxes):
-        if not (box[2:] > 0).all():
-            raise ValueError(f"the box of object {object_id} needs a positive width and height: {describe(box)}")
-        if (box[:2] + box[2:] <= 0).any() or box[0] >= width or box[1] >= height:
-            raise ValueError(f"the box of object {object_id} lies outside the {width}x{height} frame: {describe(box)}")
+    if fault := misplaced(Target(ids=target.ids, boxes=target.boxes, mask=target.mask), *frame.shape[:2]):
+        raise ValueError(fault)
     return ids, boxes
 
 

@@ -88,8 +88,16 @@ class Options:
         for name in ("global_batch", "lr", "epochs", "repeats"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name.replace('_', '-')} must be positive, not {getattr(self, name)}")
-        if self.steps < 0 or self.micro_batch < 0 or self.seed < 0:
-            raise ValueError("steps, micro-batch and seed must not be negative")
+        for name in ("steps", "micro_batch", "seed", "lr", "min_lr", "weight_decay", "clip", "epochs"):
+            if not 0 <= getattr(self, name) < 2**63:
+                title = name.replace("_", "-")
+                raise ValueError(f"{title} must not be negative, nor without end, but is {getattr(self, name)}")
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError(f"betas must be in [0, 1), not {self.betas[0]} and {self.betas[1]}")
+        if self.workers < -1:
+            raise ValueError(
+                f"workers is a number of data processes, or -1 for what the machine has; not {self.workers}"
+            )
 
     def rate(self, step: int, how: Plan) -> float:
         """The learning rate at a step: a linear warm-up, then half a cosine."""
@@ -270,7 +278,7 @@ def fit(
                 batch = unpack(batch) | {"seed": options.seed, "step": step, "progress": step / how.steps}
                 with _averaging(model, part == how.share.micros - 1):
                     with autocast():
-                        found = model(batch)
+                        found = checked(model(batch), learner.trained)
                     part_loss = found.pop("loss")
                     learner.scaled(part_loss / how.share.micros).backward()
                 loss += part_loss.detach() / how.share.micros
@@ -334,6 +342,19 @@ def fit(
     }
 
 
+def checked(found: Any, module: nn.Module) -> dict[str, Tensor]:
+    """What `forward` gave; ValueError where it is no loss to learn from, and numbers beside it."""
+    values = found if isinstance(found, dict) else {}
+    loss = values.get("loss")
+    numbers = all(isinstance(value, Tensor) and value.ndim == 0 for value in values.values())
+    if loss is None or not numbers or not loss.requires_grad:
+        name = type(module).__name__.lower()
+        raise ValueError(
+            f"{name}.forward gives {{'loss': ...}}, a number that depends on the weights, and numbers beside it"
+        )
+    return values
+
+
 def explained(error: Exception, workers: int) -> str | None:
     """What PyTorch's error about its data processes comes to, with the remedy; None for any other error.
 
@@ -380,4 +401,6 @@ def _headline(how: Plan, options: Options, clips: Clips, done: int) -> list[str]
         lines.append(
             f"note: {how.steps} steps is very short; a smaller --global-batch or more --epochs gives more of them"
         )
+    if how.warmup > how.steps:
+        lines.append(f"note: the warm-up is longer than the run, whose rate ends at {how.lr(how.steps):.2e}")
     return lines

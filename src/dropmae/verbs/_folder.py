@@ -15,6 +15,8 @@ from typing import Any
 
 import dropmae
 from dropmae import locks, moving, storage
+from dropmae.data.shards import videos_outside
+from dropmae.engine import names_of
 from dropmae.interruption import Interrupted, Stop
 from dropmae.progress import Progress, say
 from dropmae.storage import Lines
@@ -41,6 +43,13 @@ class Job:
     options: dict[str, Any] = field(default_factory=dict)
     """What else `dropmae.track` is told."""
 
+    told: str = ""
+    """What changes when the file of prompts does, where this video is in it."""
+
+    def stamp(self) -> list[Any]:
+        """What changes when the video does, or what is told of it."""
+        return [*stamp(self.source), *([self.told] if self.told else [])]
+
 
 def track_folder(
     folder: Path,
@@ -51,23 +60,27 @@ def track_folder(
     moving: bool,
     workers: int,
     options: dict[str, Any],
+    made_with: Mapping[str, str],
+    version: str = "",
 ) -> dict[str, Any]:
     """Follows what moves, or what `prompts` tell of {video: {frame: Target}}, in every video; the report.
 
     `out` gets the results of each video under its name, `summary.csv`, and the journal by which the same command goes
-    on. OSError if none of the videos can be read.
+    on, if it is one with the same `options` and `made_with`, what else results depend on. Videos of which `prompts`
+    tell are gone through anew where their `version` is another one. OSError if none of the videos can be read.
     """
-    sources = find(folder)
+    sources = videos_outside(find(folder), folder, out)
     told = {"endings": list(endings), "moving": moving, **{n: str(value) for n, value in options.items()}}
-    jobs = [job(source, folder, out, endings, prompts, moving, options) for source in sources]
+    told |= made_with
+    jobs = [job(source, folder, out, endings, prompts, moving, options, version) for source in sources]
     with Stop(urgent=True), locks.held(out):
         done = known(out / JOURNAL, told)
-        todo = [one for one in jobs if (row := done.get(one.name)) is None or row["stamp"] != stamp(one.source)]
+        todo = [one for one in jobs if (row := done.get(one.name)) is None or row["stamp"] != one.stamp()]
         lines, progress = Lines(out / JOURNAL), Progress(len(jobs), len(jobs) - len(todo), unit="video")
         lines.rewrite([{"settings": told}, *done.values()])
         try:
             for count, (one, outcome) in enumerate(run(todo, workers, one_video), len(jobs) - len(todo) + 1):
-                done[one.name] = {"name": one.name, "stamp": stamp(one.source), **outcome}
+                done[one.name] = {"name": one.name, "stamp": one.stamp(), **outcome}
                 lines.add([done[one.name]])
                 if "error" in outcome:
                     say(f"bad: {one.name}: {outcome['error']}")
@@ -101,13 +114,19 @@ def job(
     prompts: Mapping[str, Mapping[int, Target]] | None,
     moving: bool,
     options: dict[str, Any],
+    version: str,
 ) -> Job:
     name = source.relative_to(folder).as_posix()
-    mine = None
-    if prompts is not None:
-        near = [told for video, told in prompts.items() if video in (name, source.name, source.stem)]
-        mine = near[0] if near else {}
-    return Job(name, str(source), [str(out / f"{name}{ending}") for ending in endings], moving, mine, options)
+    mine = None if prompts is None else prompts.get(name, {})
+    return Job(
+        name,
+        str(source),
+        [str(out / f"{name}{ending}") for ending in endings],
+        moving,
+        mine,
+        options,
+        version if mine else "",
+    )
 
 
 def known(path: Path, told: dict[str, Any]) -> dict[str, dict[str, Any]]:
@@ -133,7 +152,7 @@ def one_video(job: Job) -> dict[str, Any]:
             told = moving.prompts_of(moving.find_moving(video))
         if told is not None and not told:
             return {"frames": frames, "objects": []}
-        times = video.times
+        times, names = video.times, names_of(told or {})
         outs: dict[str, Any] = {"out": Path(job.outs[0]), "also": tuple(map(Path, job.outs[1:])), "overwrite": True}
         outs |= {} if told is None else {"prompts": told}
         with contextlib.redirect_stderr(io.StringIO()):  # many at once would talk over each other
@@ -148,7 +167,8 @@ def one_video(job: Job) -> dict[str, Any]:
             None if begun is None else (begun + timedelta(seconds=at)).isoformat(" ", "milliseconds") for at in ends
         ]
         mean = report["confidence"].get(number, {}).get("mean")
-        objects.append({"object": int(number), **span, "from": clock[0], "to": clock[1], "confidence": mean})
+        called = {"name": names[int(number)]} if int(number) in names else {}
+        objects.append({"object": int(number), **called, **span, "from": clock[0], "to": clock[1], "confidence": mean})
     return {"frames": frames, "objects": objects}
 
 

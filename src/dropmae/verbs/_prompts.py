@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from dropmae.data.shards import videos_outside
 from dropmae.engine import prompts_of
 from dropmae.formats.annotations import read_annotations
 from dropmae.formats.labels import foreground, read_labels
 from dropmae.formats.results import of_video
-from dropmae.formats.rows import Rows
+from dropmae.formats.rows import SIGHTED, Rows
 from dropmae.metrics.boxes3d import inside, local
-from dropmae.target import Target, mask_boxes, misplaced
+from dropmae.target import Target, mask_boxes, misplaced, says_something
 from dropmae.video import Video
 from dropmae.video import find as videos_below
 from dropmae.video.scans import scan_files
@@ -33,6 +34,8 @@ def gather(
     found: dict[int, Target] = {}
     if prompts is not None:
         found = dict(prompts.items()) if isinstance(prompts, Mapping) else read_prompts(prompts, video)
+        if not any(map(says_something, found.values())):
+            raise ValueError(f"{'the prompts' if isinstance(prompts, Mapping) else prompts}: no object is shown there")
     if video.kind == "scan":
         return gather_scans(video, box3d, found, start, bool(len(box) + len(click) + len(points) or mask is not None))
     if len(box3d):
@@ -40,16 +43,16 @@ def gather(
     numbers = np.asarray(box, np.float64).ravel()
     if len(numbers) % 4 or not np.isfinite(numbers).all():
         raise ValueError(f"a box is four numbers x y w h, not {' '.join(f'{value:g}' for value in numbers)}")
-    spots = np.asarray(click, np.float64).ravel()
-    if len(spots) % 2 or not np.isfinite(spots).all():
-        raise ValueError(f"a click is two numbers x y, not {' '.join(f'{value:g}' for value in spots)}")
-    said = [name for name, told in (("box", len(numbers)), ("click", len(spots)), ("mask", mask is not None)) if told]
+    clicked = np.asarray(click, np.float64).ravel()
+    if len(clicked) % 2 or not np.isfinite(clicked).all():
+        raise ValueError(f"a click is two numbers x y, not {' '.join(f'{value:g}' for value in clicked)}")
+    said = [name for name, told in (("box", len(numbers)), ("click", len(clicked)), ("mask", mask is not None)) if told]
     if said and start in found:
         raise ValueError(f"{prompts} speaks of frame {start} already: leave {' and '.join(said)} out")
     if len(said) > 1:
         raise ValueError(f"{' and '.join(said)} both say what to follow: give one of them")
-    if len(spots):
-        found[start] = Target(ids=np.arange(1, len(spots) // 2 + 1), clicks=spots.reshape(-1, 2))
+    if len(clicked):
+        found[start] = Target(ids=np.arange(1, len(clicked) // 2 + 1), clicks=clicked.reshape(-1, 2))
     if len(numbers):
         boxes = numbers.reshape(-1, 4)
         if len(corners := boxes[are_corners(boxes, video.height, video.width)]):
@@ -65,18 +68,19 @@ def gather(
         if not len(ids):
             raise ValueError(f"{mask}: the mask shows no object")
         found[start] = Target(ids=ids, mask=labels)
-    for frame, target in point_prompts(points).items():
+    spots = point_prompts(points)
+    for frame, target in spots.items():
         if frame in found:
             old = found[frame]
             target = replace(old, points=target.points, visible=target.visible)
         found[frame] = target
-    if start and found and start not in found:
+    if start and found and not said and start not in spots:
         raise ValueError(
             f"start {start} is about box, mask and grid, but points and prompts name their own frames, {min(found)} "
             "first: leave it out"
         )
     for frame, target in found.items():
-        flat = target.boxes is not None or target.points is not None or target.clicks is not None
+        flat = any(getattr(target, name) is not None for name in ("boxes", "points", "clicks", "mask"))
         if flat and (fault := misplaced(target, video.height, video.width)):
             raise ValueError(f"frame {frame}: {fault}")
     return found
@@ -147,16 +151,45 @@ def is_folder(source: Any) -> bool:
     return videos_below(source) != [Path(source)]
 
 
-def folder_prompts(path: Path, folder: Path) -> dict[str, Mapping[int, Target]]:
-    """{video: what is known there} of an annotation file about the videos of a folder."""
+def folder_prompts(path: Path, folder: Path, out: Path) -> dict[str, Mapping[int, Target]]:
+    """{path of a video below a folder: what an annotation file says of it}, for the videos that it names.
+
+    What lies in `out` is none. A video that cannot be read is left to its turn. ValueError where none of the videos is
+    named.
+    """
+    videos = {
+        source.relative_to(folder).as_posix(): source for source in videos_outside(videos_below(folder), folder, out)
+    }
 
     def size(name: str) -> tuple[int, int]:
-        with Video(folder / name) as video:
-            return video.height, video.width
+        try:
+            with Video(videos[video_called(path, name, videos) or ""]) as video:
+                return video.height, video.width
+        except (OSError, KeyError):
+            return 1, 1
 
     listed = read_annotations(path, size=size)
-    sighted = {name for name, told in listed.items() if isinstance(told, Rows) and told.sightings}
-    return {n: prompts_of(t, "appearance", ("boxes", "mask")) if n in sighted else t for n, t in listed.items()}
+    found: dict[str, Mapping[int, Target]] = {}
+    for name, told in listed.items():
+        if (video := video_called(path, name, videos)) is not None:
+            sighted = isinstance(told, Rows) and told.sightings
+            found[video] = prompts_of(told, "appearance", SIGHTED) if sighted else told
+    if not found:
+        raise ValueError(f"{path}: names none of the videos of {folder}, but {', '.join([*listed][:3]) or 'nothing'}")
+    return found
+
+
+def video_called(path: Path, name: str, videos: Iterable[str]) -> str | None:
+    """Which of the paths a name in the file `path` means: it, the only one of this file name, or without its ending.
+
+    None where there is none; OSError where there are several.
+    """
+    for part in (str, lambda video: Path(video).name, lambda video: Path(video).stem):
+        if fitting := [video for video in videos if part(video) == name]:
+            if len(fitting) > 1:
+                raise OSError(f"{path}: {name} may be {' or '.join(fitting[:3])}; name the path")
+            return fitting[0]
+    return None
 
 
 def read_prompts(path: Path, video: Video) -> dict[int, Target]:
@@ -167,7 +200,7 @@ def read_prompts(path: Path, video: Video) -> dict[int, Target]:
     found = read_annotations(path, size=lambda _: (video.height, video.width))
     told = of_video(path, found, (video.name,))
     if isinstance(told, Rows) and told.sightings:
-        return prompts_of(told, "appearance", ("boxes", "mask"))
+        return prompts_of(told, "appearance", SIGHTED)
     return dict(told.items())
 
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from dropmae import locks
 from dropmae.contracts import Export
-from dropmae.engine import Answer, Picture, Session, pictures, shown
+from dropmae.engine import Answer, Picture, Session, names_of, pictures, shown
 from dropmae.exports import forms as written_as
 from dropmae.exports.jsonl import called
 from dropmae.interruption import Interrupted, Stop
@@ -45,10 +45,12 @@ class Tracking(Iterator[tuple[int, Target]]):
         out: Path | None,
         weights: str,
         exports: Mapping[Path, Export] | None = None,
-        both: bool = False,
+        both: Sequence[int] | None = None,
     ) -> None:
         self.video, self.session, self.numbers, self.stop, self.weights = video, session, numbers, stop, weights
-        self.out, self.both = None if out is None else Path(out), both
+        self.out = None if out is None else Path(out)
+        self.both = both
+        """Where every object is followed both ways: the frames of the way back, from the last prompt on."""
         self.exports = exports if exports is not None else {} if self.out is None else written_as(self.out)
         self.count, self.seconds = 0, 0.0
         self.last: tuple[int, Target] | None = None
@@ -71,15 +73,16 @@ class Tracking(Iterator[tuple[int, Target]]):
         return self.session.engine.task
 
     def run(self) -> Iterator[tuple[int, Target]]:
-        """Follows, draws and writes; the files appear when all is done, or when it is stopped, with what was found."""
-        stop, stopped = Stop(), None
+        """Follows, draws and writes; the files appear when all is done, or when it ends early, with what was found."""
+        stop = Stop()
+        stopped: BaseException | None = None
         with contextlib.ExitStack() as stack:
             if self.out is not None:
                 stack.enter_context(stop)
                 stack.enter_context(locks.held(self.out.with_suffix(""), file=True))
             doubtful_below = self.confidence.doubtful_below
             adds = [stack.enter_context(e.open(path, self.video, doubtful_below)) for path, e in self.exports.items()]
-            total = 0 if self.numbers is None else len(self.video) if self.both else len(self.numbers)
+            total = 0 if self.numbers is None else len({*self.numbers, *(self.both or ())})
             progress = Progress(max(total, 1), unit="frame", enabled=self.out is not None and total > 0)
             stack.callback(progress.close)
             answers = self.timed()
@@ -87,7 +90,7 @@ class Tracking(Iterator[tuple[int, Target]]):
                 try:
                     with stop.at_once():
                         answer = next(answers, None)
-                except KeyboardInterrupt as error:
+                except (KeyboardInterrupt, Exception) as error:  # of the video, of the task, or from outside
                     if not self.count:
                         raise
                     stopped = error
@@ -100,15 +103,20 @@ class Tracking(Iterator[tuple[int, Target]]):
                     add(answer)
                 progress.show(self.count, {})
                 yield answer.frame, answer.target
+        if isinstance(stopped, OSError):
+            raise OSError(f"{stopped}; {self.kept()}") from stopped
+        if isinstance(stopped, Exception):
+            say(self.kept())
+            raise stopped
         number = int(getattr(stopped, "number", signal.SIGINT))
         if stopped is not None and (self.numbers is not None or number != signal.SIGINT):
             raise Interrupted(number, self.kept())  # a live stream ends by Ctrl-C, as it should
 
     def kept(self) -> str:
-        """What an interrupted run has written."""
+        """What a run that ended early has written."""
         if not self.exports:
             return ""
-        total = "" if self.numbers is None else f" of {len(self.numbers)}"
+        total = "" if self.numbers is None else f" of {len({*self.numbers, *(self.both or ())})}"
         files = " and ".join(map(str, self.exports))
         return f"{self.count}{total} frames are in {files}; the same command begins anew and replaces them"
 
@@ -117,7 +125,8 @@ class Tracking(Iterator[tuple[int, Target]]):
         frames = pictures(self.video, self.numbers)
         if self.numbers is None and self.stop is not None:
             frames = itertools.islice(frames, self.stop)
-        steps = both_ways(self.video, self.session, frames) if self.both else self.session.follow(frames)
+        ahead = self.session.follow(frames)
+        steps = ahead if self.both is None else both_ways(self.video, self.session, frames, self.both)
         while True:
             before = time.perf_counter()
             step = next(steps, None)
@@ -191,17 +200,19 @@ class Tracking(Iterator[tuple[int, Target]]):
         say(*lines)
 
 
-def both_ways(video: Video, session: Session, frames: Iterator[tuple[int, Picture]]) -> Iterator[Answer]:
-    """All answers in the order of frames; those of the way back are kept on disk until it is their turn."""
+def both_ways(
+    video: Video, session: Session, frames: Iterator[tuple[int, Picture]], way: Sequence[int]
+) -> Iterator[Answer]:
+    """All answers in the order of frames; those of the `way` back are kept on disk until it is their turn."""
     told = session.prompts
     last, first = max(newly_told(told), default=0), min(told, default=0)
     back = session.engine.session({number: prompt for number, prompt in told.items() if number <= last})
     with workspace("track") as folder, contextlib.closing(Answers(folder)) as kept:
-        for answer in back.follow(pictures(video, range(last, -1, -1))):
+        for answer in back.follow(pictures(video, [number for number in way if number <= last])):
             kept.put(answer.frame, Kept(answer.target, answer.given, answer.missed))
         session.skipped |= back.skipped
-        names = {i: name for n in told.values() for i, name in zip(n.ids.tolist(), n.names or ()) if name is not None}
-        for number, picture in pictures(video, range(first)):
+        names = names_of(told)
+        for number, picture in pictures(video, sorted(number for number in way if number < first)):
             if number in kept and not isinstance(picture, OSError):
                 yield Answer(number, picture, *with_names(kept[number], names))
         for frame, picture, target, given, missed, _ in session.follow(frames):

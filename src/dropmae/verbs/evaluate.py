@@ -17,7 +17,7 @@ import numpy as np
 
 from dropmae import machine, registry
 from dropmae.contracts import Precision
-from dropmae.evaluation import Evaluation, begun, check_prompts, first_label, spread
+from dropmae.evaluation import Evaluation, begun, check_prompts, first_label, spread, told_first
 from dropmae.formats.results import distinct_names
 from dropmae.interruption import Stop, serve, working
 from dropmae.metrics.confidence import Scored, confidence_numbers
@@ -159,7 +159,8 @@ def evaluate(
     held = opened(Path(out), config, begun, noun="evaluation", parts=parts, classes=classes, defaults=before)
     with Stop(urgent=True), held as record:
         record.write()
-        pending = [number for number, sequence in enumerate(sequences) if not job.done(sequence.name)]
+        first = [told_first(bench, engine.task, sequence) for sequence in sequences]
+        pending = [place for place, one in enumerate(sequences) if not job.done(one.name, first[place])]
         if len(pending) < len(sequences):
             say(f"{len(sequences) - len(pending)} of {len(sequences)} sequences are done already")
         if engine.task.takes:

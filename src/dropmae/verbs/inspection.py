@@ -14,6 +14,7 @@ import torch
 from dropmae import registry
 from dropmae.contracts import Method
 from dropmae.data.clips import Clips, Sequence, generator
+from dropmae.data.shards import videos_outside
 from dropmae.engine import Engine, pictures, prompts_of
 from dropmae.nn import masking
 from dropmae.progress import say
@@ -179,7 +180,7 @@ def find_sequences(videos: Path | str | Listed[str | Path]) -> list[Sequence]:
         return [Sequence(" ".join(path.name for path in paths), Video([str(path) for path in paths]))]
     found = []
     for root in paths:
-        for path in find(root):
+        for path in videos_outside(find(root), root):
             found.append(Sequence(path.name if path == root else str(path.relative_to(root)), path))
     if not found:
         raise FileNotFoundError(f"{paths[0]}: holds no video")

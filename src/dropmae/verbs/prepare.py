@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 
 from dropmae import locks, storage
-from dropmae.data.shards import Packer, Place
+from dropmae.data.shards import Packer, Place, videos_outside
 from dropmae.interruption import Interrupted, Stop, serve, working
 from dropmae.names import utf8
 from dropmae.progress import Progress, say
@@ -88,10 +88,11 @@ def prepare(
 ) -> dict[str, Any]:
     """Verifies every video and re-encodes it for fast random access, or stores its decoded frames.
 
-    VIDEOS is searched recursively: files, and folders of images, each of which becomes one video. The result is H.264
-    without B frames and sound, at the source's average frame rate, or with `--frames` one memory-mapped file of
-    uint8 frames per video, which is large and as fast as it gets. Bad files are named with the reason, here and in
-    OUT/report.json, and left out. The same command continues where it was stopped, and takes in new and changed files.
+    VIDEOS is searched recursively: files, and folders of images, each of which becomes one video; what lies in run
+    folders and in those of `track` is left out. The result is H.264 without B frames and sound, at the source's average
+    frame rate, or with `--frames` one memory-mapped file of uint8 frames per video, which is large and as fast as it
+    gets. Bad files are named with the reason, here and in OUT/report.json, and left out. The same command continues
+    where it was stopped, and takes in new and changed files.
 
     Args:
         videos: folder of videos, or one video.
@@ -116,7 +117,7 @@ def prepare(
     form = Form(short_side, frames, crf, gop)
     if folder.resolve() == videos.resolve() or videos.resolve() in folder.resolve().parents:
         raise ValueError(f"{out} lies in {videos}, where it would be taken for a source; choose another folder")
-    sources = find(videos)
+    sources = videos_outside(find(videos), videos)
     if not sources:
         raise FileNotFoundError(f"{videos}: no videos in this folder")
     started = time.perf_counter()

@@ -78,6 +78,8 @@ def show(
     title = source.path.parent.name if source.path is not None and source.name in IMAGE_FOLDERS else source.name
     if frame is None and not results and truth is None:
         frame = frames[0] if len(frames) == 1 else 0
+    if grid is not None and grid < 1:
+        raise ValueError(f"grid is a number of pixels between lines, from 1, not {grid}")
     if frame is not None and (results or truth is not None or frames):
         raise ValueError("frame is for the grid of one frame; with results or truth say frames")
     if frame is not None:

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from dropmae import moving, registry
-from dropmae.contracts import Precision
+from dropmae.contracts import Export, Precision, Task
 from dropmae.engine import Engine
+from dropmae.evaluation import file_digest
 from dropmae.exports import forms as written_as
 from dropmae.loading import load_task, named
 from dropmae.progress import say
+from dropmae.target import Target, says_something
 from dropmae.verbs._folder import track_folder
 from dropmae.verbs._prompts import called_by, folder_prompts, gather, grid_points, is_folder
 from dropmae.verbs._tracking import Tracking
 from dropmae.verbs.web import serving
 from dropmae.video import Video, is_live
+from dropmae.weights import locate
 
 if TYPE_CHECKING:
     Sources = Boxes = Weights = Mask = Points = Prompts = Any
@@ -111,21 +115,52 @@ def track(
         raise ValueError("also is for further files beside OUT: give --out")
     if every < 1:
         raise ValueError(f"every is a number of frames from 1, not {every}")
-    if find is not None and (len(np.ravel(box)) or mask is not None or len(points) + len(click) or prompts is not None):
-        raise ValueError("find looks for what to follow: leave box, mask, points and prompts out")
-    if len(paths) == 1 and is_folder(video := paths[0]):
-        things = *(len(np.ravel(one)) for one in (box, box3d, click)), mask is not None, len(points), grid, len(names)
-        named_things = any(things) or start or stop or backwards or both or pick or flow
-        if out is None or named_things or Path(out).is_file():
-            raise ValueError(f"{video} is a folder of videos: give --out DIR, and --find moving or --prompts FILE")
-        told = None if prompts is None else folder_prompts(prompts, Path(video))
-        options = {"weights": weights, "lost_below": lost_below, "set": set, "device": device, "precision": precision}
-        asked = {"every": every, **{name: value for name, value in options.items() if value not in (None, ())}}
-        written_as([Path(f"OUT{ending}") for ending in forms])
-        place = Path(video), Path(out), tuple(forms), told
-        return track_folder(*place, moving=find is not None, workers=workers or os.cpu_count() or 1, options=asked)
+    said = len(np.ravel(box)) + len(np.ravel(box3d)) + len(np.ravel(click)) + len(points) + grid
+    if find is not None and (said or mask is not None or prompts is not None):
+        raise ValueError("find looks for what to follow: leave box, mask, points, grid and prompts out")
+    if workers < 0:
+        raise ValueError(f"workers is the number of videos side by side, or 0 for one per core; not {workers}")
+    settings = registry.assignments(set) | ({} if lost_below is None else {"lost_below": lost_below})
     asked = {"edge": edge, "constant_rate": constant_rate or None}
     asked = {name: value for name, value in asked.items() if value is not None}
+    if len(paths) == 1 and is_folder(video := paths[0]):
+        named_things = said or mask is not None or names or start or stop or backwards or both or pick or flow
+        if out is None or named_things or Path(out).is_file():
+            raise ValueError(f"{video} is a folder of videos: give --out DIR, and --find moving or --prompts FILE")
+        if also:
+            raise ValueError(f"{video} is a folder of videos: forms names the files of each, and also is for one video")
+        exports = folder_forms(forms, asked)
+        told = None if prompts is None else folder_prompts(prompts, Path(video), Path(out))
+        found = Target(ids=np.ones(1, np.int64), boxes=np.ones((1, 4))) if find is not None else None
+        first = found if told is None else first_told(prompts, told)
+        takes: tuple[str, ...] = ("boxes",)
+        if weights is not None or first is not None:  # what is wrong with them is said now, once
+            spec = named(weights, first, (), needs_of(exports))
+            engine = Engine(load_task(spec, first, settings=settings), device, precision)
+            check_forms(exports, engine.task)
+            takes = engine.task.takes
+        if takes and first is None:
+            raise ValueError(
+                f"{video} is a folder of videos: say what to follow in it, --find moving or --prompts FILE"
+            )
+        known = weights is not None and not str(weights).startswith("random")
+        content = {"content of the weights": file_digest(locate(str(weights)))} if known else {}
+        options = {"weights": weights, "lost_below": lost_below, "set": set, "device": device, "precision": precision}
+        asked |= {"every": every, **{name: value for name, value in options.items() if value not in (None, ())}}
+        version = "" if prompts is None or Path(prompts).is_dir() else file_digest(Path(prompts))
+        return track_folder(
+            Path(video),
+            Path(out),
+            tuple(forms),
+            told,
+            moving=find is not None,
+            workers=workers or os.cpu_count() or 1,
+            options=asked,
+            made_with=content,
+            version=version,
+        )
+    if tuple(forms) != (".jsonl",):
+        raise ValueError("forms is for a folder of videos: --out and --also name the files of one")
     exports = {} if out is None else written_as([Path(out), *map(Path, also)], asked)
     for path, form in exports.items():
         form.check(path, [*paths, mask, prompts, weights], overwrite=overwrite)
@@ -136,28 +171,33 @@ def track(
         prompts = moving.prompts_of(moving.find_moving(source))
         if not prompts:
             raise ValueError(f"{source.name}: nothing was found that moves; say what to follow")
-    if pick and (len(box) + len(box3d) + len(click) + len(points) + grid or mask is not None or prompts is not None):
+    if pick and (said or mask is not None or prompts is not None):
         raise ValueError(
             "pick asks what to follow, which box, mask, click, points, grid, prompts say: give one of them"
         )
     if pick and len(paths) > 1:
         raise ValueError("pick shows one video: give one file or folder")
     spots = [*points, *grid_points(source, grid, start)]
-    said = source, box, mask, spots, prompts, start, box3d, click
-    known = serving().pick(str(paths[0]), start) if pick else gather(*said)
+    things = source, box, mask, spots, prompts, start, box3d, click
+    known = serving().pick(str(paths[0]), start) if pick else gather(*things)
     if names:
         known = called_by(known, names, start)
-    settings = registry.assignments(set) | ({} if lost_below is None else {"lost_below": lost_below})
     first = known[min(known)] if known else None
     if flow and known:
         raise ValueError("flow is of all pixels and follows nothing: leave box, mask, points and prompts out")
-    masks = any("mask" in form.needs and "boxes" not in form.needs for form in exports.values())
-    spec = named(weights, first, ("flow",) if flow else (), ("mask",) if masks else ())
+    if flow and both:
+        raise ValueError("both is of objects that are followed, and flow follows nothing")
+    if flow and (backwards or every > 1) and any(path.suffix == ".jsonl" for path in exports):
+        raise ValueError("flow in lines is that to the next frame: with every or backwards write OUT.flo or OUT.kitti")
+    spec = named(weights, first, ("flow",) if flow else (), needs_of(exports))
     if out is not None:
         say(f"{source.name}: loading {spec}")
     engine = Engine(load_task(spec, first, settings=settings), device, precision)
     if flow and "flow" not in engine.task.gives:
         raise ValueError(f"{spec} gives {' and '.join(engine.task.gives)}, not flow: name weights of flow, or none")
+    if known and not engine.task.takes:
+        gives = " and ".join(engine.task.gives)
+        raise ValueError(f"{spec} gives {gives} and follows nothing: leave out what to follow, or name other weights")
     if engine.task.takes and not known:
         name, takes = type(engine.task).__name__.lower(), " or ".join(engine.task.takes)
         raise ValueError(
@@ -171,16 +211,48 @@ def track(
         raise ValueError("backwards is a part of both: give one of them")
     first_frame, last = (min(known), max(known)) if known else (start, start)
     numbers: Any = None if live else span(source, first_frame, last, stop, backwards)
+    way = range(last, -1, -1) if both else None
     if numbers is not None and every > 1:
         numbers = sorted({*numbers[::every], *(frame for frame in known if frame in numbers)}, reverse=backwards)
+        between = (number for number in numbers if number <= last)
+        way = sorted({*range(first_frame, -1, -every), *between}, reverse=True) if both else None
+    check_forms(exports, engine.task)
+    tracking = Tracking(source, engine.session(known), numbers, stop, out, spec, exports, both=way)
+    return tracking if out is None else tracking.finish()
+
+
+def folder_forms(forms: Iterable[str], settings: Mapping[str, Any]) -> dict[Path, Export]:
+    """The forms of the files of each video of a folder; ValueError for what is no ending of a file name."""
+    for ending in forms:
+        if not ending.startswith(".") or {"/", os.sep} & {*ending}:
+            raise ValueError(f"forms are endings of file names, .jsonl say, not {ending!r}")
+    if not forms:
+        raise ValueError("forms names the files of each video: give one at least, .jsonl say")
+    return written_as([Path(f"OUT{ending}") for ending in forms], settings)
+
+
+def first_told(prompts: Any, told: Mapping[str, Mapping[int, Target]]) -> Target:
+    """The first thing that is told of the videos of a folder; ValueError where there is nothing."""
+    for targets in told.values():
+        for target in targets.values():
+            if says_something(target):
+                return target
+    raise ValueError(f"{prompts}: no object is shown there")
+
+
+def needs_of(exports: Mapping[Path, Export]) -> tuple[str, ...]:
+    """What the weights of the package must give for these forms."""
+    return ("mask",) if any("mask" in form.needs and "boxes" not in form.needs for form in exports.values()) else ()
+
+
+def check_forms(exports: Mapping[Path, Export], task: Task) -> None:
+    """ValueError where a form is made of what a task does not give."""
     for path, form in exports.items():
-        if form.needs and not {*form.needs} & {*engine.task.gives}:
-            needs, gives = " or ".join(form.needs), " and ".join(engine.task.gives)
+        if form.needs and not {*form.needs} & {*task.gives}:
+            needs, gives = " or ".join(form.needs), " and ".join(task.gives)
             raise ValueError(
                 f"{path} is made of {needs}, and this gives {gives}: other weights or prompts do, --mask say"
             )
-    tracking = Tracking(source, engine.session(known), numbers, stop, out, spec, exports, both=both)
-    return tracking if out is None else tracking.finish()
 
 
 def span(video: Video, first: int, last: int, stop: int | None, backwards: bool) -> range:

@@ -8,7 +8,9 @@ from typing import Any
 
 from dropmae import registry
 from dropmae.contracts import Precision
+from dropmae.loading import load_task
 from dropmae.page import recording
+from dropmae.training import distributed
 from dropmae.video import Video, find, is_live
 
 
@@ -37,8 +39,13 @@ def web(
         device: auto, cpu, cuda or cuda:N.
         precision: as for `track`.
     """
-    videos = videos_of(video)
-    serving().serve(videos, weights, registry.assignments(set), port, browser, device, precision)
+    if not 0 <= port < 2**16:
+        raise ValueError(f"port is a number from 0 to 65535, not {port}")
+    settings, server = registry.assignments(set), serving()
+    distributed.pick_device(device)
+    if weights is not None and settings:
+        load_task(weights, settings=settings)  # a wrong one is said now, and not on the page
+    server.serve(videos_of(video), weights, settings, port, browser, device, precision)
 
 
 def videos_of(video: str | None) -> list[str]:

@@ -18,6 +18,8 @@ SCANS = (".bin", ".pcd", ".npy")
 COLUMNS = {".pcd.bin": 5}
 """Columns of a headerless file by the end of its name (nuScenes); KITTI's and all others have FOUR."""
 FOUR = 4
+NUMBERS = {f"{kind.upper()}{size}": f"<{kind}{size}" for kind in "iuf" for size in (1, 2, 4, 8)[kind == "f" :]}
+"""What a .pcd calls numbers, by TYPE and SIZE."""
 
 
 class Recording(NamedTuple):
@@ -117,15 +119,18 @@ def read_pcd(path: str) -> np.ndarray:
             words = line.decode("ascii", "replace").split()
             if words and not words[0].startswith("#"):
                 header[words[0].upper()] = words[1:]
-        names, count = header.get("FIELDS", []), int((header.get("POINTS") or ["0"])[0])
-        kinds = [f"<{dict(F='f', I='i', U='u')[t]}{n}" for t, n in zip(header["TYPE"], header["SIZE"], strict=True)]
-        if len(kinds) != len(names) or any(number != "1" for number in header.get("COUNT", [])):
-            raise ValueError("its header does not give one number per field")
+        if missing := {"FIELDS", "TYPE", "SIZE", "POINTS"} - {key for key, words in header.items() if words}:
+            raise ValueError(f"its header has no {', '.join(sorted(missing))}")
+        names, count = header["FIELDS"], int(header["POINTS"][0])
+        kinds = [NUMBERS.get(kind + size) for kind, size in zip(header["TYPE"], header["SIZE"])]
+        sizes = {len(header["TYPE"]), len(header["SIZE"]), len(names)}
+        if None in kinds or len(sizes) > 1 or any(number != "1" for number in header.get("COUNT", [])):
+            raise ValueError("its header does not give one number of a known kind per field")
         row = np.dtype([(f"{place}", kind) for place, kind in enumerate(kinds)])
         if header["DATA"] == ["ascii"]:
             table = np.array(file.read().split(), np.float64).reshape(-1, len(names))
         elif header["DATA"] == ["binary"]:
-            data = file.read(count * row.itemsize)
+            data = file.read(min(max(count, 0) * row.itemsize, os.fstat(file.fileno()).st_size))
             rows = np.frombuffer(data[: len(data) // row.itemsize * row.itemsize], row)
             table = np.stack([rows[name].astype(np.float64) for name in row.names or ()], 1)
         else:

@@ -144,6 +144,8 @@ def from_module(made: Any, layout: Layout, image: Image | None = None) -> tuple[
     if layout.kind == "tasks":
         return _from_task(made, layout, image)
     own: dict[str, Tensor] = made.state_dict()
+    if "encoder.patch_embed.weight" not in own or not isinstance(getattr(made, "grid", None), tuple):
+        raise ValueError(f"the {layout.name} layout is of an encoder of pictures, and {type(made).__name__} holds none")
     form = vars(made).get("form", "plain")
     if form != layout.form:
         raise ValueError(f"the {layout.name} layout is for encoders of form {layout.form}, and this one is {form}")

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from dropmae.ops.resampling import stretched
+
 REACH = 6
 """Half the side of the windows, in pixels of the half picture: about a token's side."""
 EPSILON = 3e-4
@@ -54,12 +56,11 @@ def guided(picture: Tensor, maps: Tensor) -> Tensor:
 def sharp(frame: np.ndarray, maps: Tensor) -> Tensor:
     """int64 [H, W]: which of labels [K, rows, columns] of tokens each pixel of a frame uint8 [H, W, 3] has.
 
-    Each label's map is stretched to 0..1 first, as DINO's script has it.
+    Each label's map is `stretched` first.
     """
     picture = halved(frame, maps.device)
     with torch.autocast(maps.device.type, enabled=False):
         maps = functional.interpolate(maps[None].float(), picture.shape[1:], mode="bilinear")[0]
-        low, high = maps.amin((1, 2), keepdim=True), maps.amax((1, 2), keepdim=True)
-        wide = (maps - low) / (high - low).clamp_min(1e-6)
+        wide = stretched(maps)
         found = guided(picture, wide / wide.sum(0).clamp_min(1e-6))
         return functional.interpolate(found[None], frame.shape[:2], mode="bilinear")[0].argmax(0)
