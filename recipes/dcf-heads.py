@@ -7,8 +7,8 @@ once; what is kept of it, the principal components of two of its blocks, is stor
 view. A sample is an object as it was given, as it was lately (both views of it), and a third view to look for it in: n
 views give n^2 samples. The filter of each view is fitted to that view alone.
 
-Losses: penalty-reduced focal loss of the score map (CornerNet), generalised IoU and L1 of the boxes around the centre,
-and cross-entropy of presence, for which a sample is right where the box at the peak overlaps the object by half.
+Samples and losses are those of `dropmae finetune dcf` (`tasks/dcf/learning.py`), which learns from labelled videos;
+here an object may also be absent or hidden from view, and the head may be told of the filter on small cells.
 """
 
 from __future__ import annotations
@@ -25,15 +25,9 @@ from torch.nn import functional
 
 from dropmae import registry, weights
 from dropmae.ops import allocator
-from dropmae.tasks.dcf import DCF, fine, maps
-from dropmae.tasks.dcf.head import peaks, tokens
-from dropmae.tasks.vot.head import overlaps
+from dropmae.tasks.dcf import DCF, fine, learning
 
-ALIEN, LATELY, BATCH, WARM, KEEP = 0.05, 0.6, 24, 60, 0.997
-"""Share of samples whose search view is of another object; of those with a later template of its own; sizes."""
-WRONG = 0.4, 0.15
-"""Deviation of the log of the size that the head is told, of both sides together and of each: so much that it has to
-look. Heads that learned with .12 and .06 believed what they were told, and in tracking nothing led the size back."""
+BATCH, WARM, KEEP = 24, 60, 0.997
 
 
 class Shard(NamedTuple):
@@ -66,22 +60,6 @@ def pictures(task: DCF, crops: np.ndarray) -> Tensor:
     return made
 
 
-def components(task: DCF, crops: np.ndarray) -> None:
-    """Sets the fixed projections of the head to the principal components of these crops' features."""
-    parts = pictures(task, crops).split(8)
-    features = torch.cat([task.encoder.layers(part, task.taps).flatten(2) for part in parts])
-    parts = features.transpose(1, 2).flatten(0, 1).split([part.in_features for part in task.head.reduce], 1)
-    for number, (reduce, rows) in enumerate(zip(task.head.reduce, parts)):
-        mean = rows.mean(0)
-        basis = torch.linalg.svd((rows - mean).T @ (rows - mean) / len(rows))[0][:, : len(reduce.weight)]
-        reduce.weight.copy_(basis.T)
-        reduce.bias.copy_(-mean @ basis)
-        scale = (rows @ basis - mean @ basis).std(0) ** -0.5
-        start = sum(len(part.weight) for part in task.head.reduce[:number])
-        for part in (task.head.cells, task.head.tokens):  # so that small components count too
-            part.weight[:, start : start + len(scale)] *= scale / scale.mean()
-
-
 def begin(task: DCF, file: Path) -> None:
     """Copies trained heads; what they were not told of counts for nothing at first."""
     own = task.head.state_dict()
@@ -90,18 +68,6 @@ def begin(task: DCF, file: Path) -> None:
         if mine.ndim == 2:
             mine[:, value.shape[1] :] = 0
         mine[tuple(slice(0, length) for length in value.shape)] = value.to(mine.dtype)
-
-
-def filters(task: DCF, features: Tensor, boxes: Tensor) -> Tensor:
-    """float32 [V, F, K]: the filters of each view [V, n, n, C] by itself, with as many unknowns as it has cells."""
-    found = []
-    for one, box in zip(features.float(), boxes):
-        cells = task.cells(one[None])[0]
-        wanted = task.wanted(box[None], len(one)).flatten(0, 2)
-        gram = cells @ cells.T
-        gram.diagonal().add_(task.ridge * cells.square().sum() / cells.shape[1])
-        found.append(cells.T @ torch.cholesky_solve(wanted, torch.linalg.cholesky(gram)))
-    return torch.stack(found)
 
 
 @torch.no_grad()
@@ -140,7 +106,9 @@ def shard(task: DCF, file: Path, cache: Path) -> Shard:
                 found = task.encoder.layers(pictures(task, crops), task.taps)
             kept.append(task.head.reduced(found.float()).half())
         features = torch.stack(kept)
-        torch.save((features, torch.stack([filters(task, one, box) for one, box in zip(features, boxes)])), store)
+        torch.save(
+            (features, torch.stack([learning.filters(task, one, box) for one, box in zip(features, boxes)])), store
+        )
     low, high = boxes[..., :2].clamp(0, 1), (boxes[..., :2] + boxes[..., 2:]).clamp(0, 1)
     whole = ((high - low).prod(-1) / boxes[..., 2:].prod(-1)).numpy() > 0.97
     usable = (views["present"] == 1) & (views["visible"] > 0.75) & whole
@@ -164,8 +132,8 @@ def draw(task: DCF, shards: list[Shard], rng: np.random.Generator) -> tuple[Any,
         return None
     search = int(rng.choice(seekable))
     later = [v for v in good if v not in (first, search)]
-    last = int(rng.choice(later)) if later and rng.random() < LATELY else first
-    alien = rng.random() < ALIEN
+    last = int(rng.choice(later)) if later and rng.random() < learning.LATELY else first
+    alien = rng.random() < learning.ALIEN
     o = (e + 1) % len(own.boxes) if alien else e
     small = own.small[e, first, own.boxes.shape[1] if alien else search]
     search = (first + 1) % own.boxes.shape[1] if alien else search
@@ -173,40 +141,21 @@ def draw(task: DCF, shards: list[Shard], rng: np.random.Generator) -> tuple[Any,
     if last != first:  # as the tracker finds it
         lately[:2] += lately[2:] * torch.from_numpy(rng.normal(0, 0.04, 2)).float()
         lately[2:] *= torch.from_numpy(np.exp(rng.normal(0, 0.06, 2))).float()
-    wrong = torch.from_numpy(np.exp(rng.normal(0, WRONG[0]) + rng.normal(0, WRONG[1], 2))).float()
+    wrong = torch.from_numpy(np.exp(rng.normal(0, learning.WRONG[0]) + rng.normal(0, learning.WRONG[1], 2))).float()
     present = torch.tensor(own.present[e, search] == 1 and not alien)
     templates = own.features[e, first], box, own.features[e, last], lately
     found = own.features[o, search], own.boxes[e, search], present, own.filters[e, first], box[2:] * wrong
     return *templates, *found, small
 
 
-def losses(task: DCF, batch: list[Tensor]) -> dict[str, Tensor]:
-    """{"loss", "focal", "box", "presence", "overlap", "hit", "filter_hit"} of stacked samples."""
-    first, box1, last, box2, search, box, present, filter_, size, small = batch
-    head, n, here = task.head, search.shape[1], present.float()[:, None, None]
-    responses = (task.cells(search.float()) @ filter_).unflatten(1, (n, n))
-    response = responses[..., 0]
-    high = peaks(small.float(), n) if task.fine_told else None
+NAMES = "first", "first_box", "last", "last_box", "search", "box", "present", "filters", "told", "small"
+
+
+def losses(task: DCF, samples: list[tuple[Any, ...]]) -> dict[str, Tensor]:
+    """The losses of samples and what else is shown of them."""
+    batch = {name: torch.stack(column) for name, column in zip(NAMES, zip(*samples))}
     with half():
-        known = [head.template(tokens(f.float(), b), kind) for kind, (f, b) in enumerate(((first, box1), (last, box2)))]
-        logits, boxes, cells = head(search.float(), torch.cat(known, 1), responses, size, high)
-    scores, wanted = logits.sigmoid(), maps.gaussian(box, n, 0.14, 0.55) * here
-    hot = wanted > 0.6
-    right = wanted * (1 - scores).detach() ** 2 * functional.logsigmoid(logits)
-    wrong = (1 - wanted) ** 4 * scores.detach() ** 2 * functional.logsigmoid(-logits)
-    focal = -torch.where(hot, right, wrong).sum() / hot.sum().clamp_min(1)
-    truth = torch.cat([box[:, :2], box[:, :2] + box[:, 2:]], 1)[:, None, None].expand_as(boxes)
-    overlap, general = (part.view(scores.shape) for part in overlaps(boxes.flatten(0, 2), truth.flatten(0, 2)))
-    far = ((boxes - truth).abs() / size.repeat(1, 2)[:, None, None]).mean(-1)
-    near = maps.gaussian(box, n, 0.2, 0.6) * here
-    near = near * (near > 0.25)
-    sides = ((1 - general + 0.5 * far) * near).sum() / near.sum().clamp_min(1)
-    peak = scores.flatten(1).argmax(1)
-    found = overlap.flatten(1)[torch.arange(len(peak)), peak].detach() * present
-    logit = head.present(cells.detach(), scores.detach(), response, peak, high)
-    presence = functional.binary_cross_entropy_with_logits(logit, (found > 0.5).float())
-    rest = {"overlap": found[present].mean(), "hit": (found[present] > 0.5).float().mean()}
-    return {"loss": focal + 2 * sides + 0.5 * presence, "focal": focal, "box": sides, "presence": presence, **rest}
+        return learning.losses(task, batch, batch["present"], batch["small"] if task.fine_told else None)
 
 
 def main() -> None:
@@ -243,15 +192,16 @@ def main() -> None:
     task = DCF(image=given.image, taps=tuple(given.taps), trunk=given.trunk, extent=given.extent, **fields)
     task.encoder = encoder
     with torch.no_grad():
-        components(task, np.load(given.views[0])["crops"][:, 0])
+        first = pictures(task, np.load(given.views[0])["crops"][:, 0])
+        learning.components(task, torch.cat([task.encoder.layers(part, task.taps) for part in first.split(8)]))
     if given.init:
         begin(task, given.init)
     task.head.reduce.requires_grad_(False)
     window, upto, seen = given.window or len(given.views), 0, 0
     shards: list[Shard] = []
-    learning = {name: p for name, p in task.head.named_parameters() if p.requires_grad}
-    mean = {name: p.detach().clone() for name, p in learning.items()}
-    optimizer = torch.optim.AdamW(learning.values(), given.rate, betas=(0.9, 0.98), weight_decay=0.02)
+    trained = {name: p for name, p in task.head.named_parameters() if p.requires_grad}
+    mean = {name: p.detach().clone() for name, p in trained.items()}
+    optimizer = torch.optim.AdamW(trained.values(), given.rate, betas=(0.9, 0.98), weight_decay=0.02)
     for step in range(given.steps):
         while upto < min(len(given.views), window + step // given.each):
             shards = [*shards, shard(task, given.views[upto], given.cache)][-window:]
@@ -262,20 +212,20 @@ def main() -> None:
         while len(samples) < BATCH:
             if (one := draw(task, shards, rng)) is not None:
                 samples.append(one)
-        found = losses(task, [torch.stack(column) for column in zip(*samples)])
+        found = losses(task, samples)
         optimizer.zero_grad()
         found["loss"].backward()
-        torch.nn.utils.clip_grad_norm_(learning.values(), 1.0)
+        torch.nn.utils.clip_grad_norm_(trained.values(), 1.0)
         optimizer.step()
         with torch.no_grad():
-            for name, p in learning.items():
+            for name, p in trained.items():
                 mean[name].lerp_(p, 1 - min(KEEP, (1 + step) / (20 + step)))
         if step % 25 == 24:
             print(
                 step + 1, " ".join(f"{name} {float(value.detach()):.3f}" for name, value in found.items()), flush=True
             )
     with torch.no_grad():
-        for name, p in learning.items():
+        for name, p in trained.items():
             p.copy_(mean[name])
         for name, value in weights.read_tensors(given.mean).items() if given.mean else ():
             own = task.state_dict()[name]

@@ -33,7 +33,7 @@ SUMMARY = {
     "synth": "render clips with exact boxes, masks, points and flow",
     "bench": "measure speed and memory",
 }
-MAIN = ("size", "image", "mask_ratio", "epochs", "steps", "global_batch", "lr", "workers", "device")
+MAIN = ("size", "trunk", "image", "mask_ratio", "epochs", "steps", "global_batch", "lr", "workers", "device")
 """Settings that a page explains at once; of the others it gives the names."""
 FEW, NEW = 6, 3
 """So many settings of a class, or so many that are its own, are all explained at once."""

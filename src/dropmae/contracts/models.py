@@ -148,6 +148,8 @@ class Task(Model):
     before it, unless one of its settings is asked for."""
     frame_kind: ClassVar[str] = "picture"
     """What it goes through: pictures, uint8 [H, W, 3], or scans, float32 [P, C] ("scan")."""
+    frozen: ClassVar[bool] = False
+    """Whether its encoder learns nothing: `finetune` then calls `keep_features` before it trains."""
     layouts: ClassVar[tuple[Any, ...]] = ()
     """Public files that it reads and writes: each a `weights.layouts.Layout`."""
     doubtful_below: float | None = None
@@ -188,6 +190,10 @@ class Task(Model):
     def for_data(cls, data: Iterable[Sequence], fields: dict[str, Any]) -> dict[str, Any]:
         """The fields for a training on `data`: those given, and what follows from its labels (their classes, say)."""
         return fields
+
+    def keep_features(self, sequences: Iterable[Sequence], folder: Path) -> None:
+        """Looks at the data once with an encoder that learns nothing, and keeps in a folder what it shows; what is kept
+        there already is not made again. ValueError where that is of another encoder."""
 
     @classmethod
     def works_on(cls, fields: Mapping[str, Any]) -> str:

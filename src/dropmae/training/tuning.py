@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from dropmae.training import optim
@@ -37,6 +38,9 @@ class Tuning(Options):
     # Machine
     validation: tuple[str, ...] = ()
     """Data of which fixed samples are probed, written as DATA; by default that of the training."""
+
+    cache: Path | None = None
+    """Folder in which features of an encoder that learns nothing (dcf) are kept; by default OUT/features."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from dropmae import declarations, registry, runs, weights
+from dropmae import declarations, locks, registry, runs, weights
 from dropmae.contracts import Taken
 from dropmae.data.mixture import Joined, Mixture, Source, open_source
 from dropmae.progress import say
@@ -54,6 +54,8 @@ def finetune(task: str, data: Entries, *, init: Path | None = None, out: Path, *
     if not entries:
         raise ValueError("there is nothing to learn from: name data, a folder with a targets.jsonl for one")
     sources, held = ([open_source(str(entry)) for entry in some] for some in (entries, options.validation))
+    if options.cache is not None and not cls.frozen:
+        raise ValueError(f"--cache keeps features of an encoder that learns nothing, and {task} trains its own")
     torch.manual_seed(options.seed)
     module = cls(**cls.for_data(Joined(sources), mine))
     out = Path(out)
@@ -78,12 +80,25 @@ def finetune(task: str, data: Entries, *, init: Path | None = None, out: Path, *
         with runs.opened(
             out, config, runs.trained, classes=classes, free=FREE, extend=options.extend, main=main
         ) as record:
+            if cls.frozen:
+                record.write()
+                distributed.start(distributed.pick_device(options.device))
+                keep_features(module, Joined(sources + held), options.cache or out / "features")
             summary = fit(module, clips, options, out, save=save, validate=probe, begin=record.write)
             if main:
                 finish(out, lambda: predict(out, module, probed, options.seed))
     finally:
         distributed.stop()
     return summary if taken is None else {**summary, "fresh": taken.fresh, "unused": taken.unused}
+
+
+def keep_features(module: Any, sequences: Joined, folder: Path) -> None:
+    """Has what a frozen encoder shows of the data kept, by one process; the others then find it there."""
+    for turn in (True, False):
+        if distributed.is_main() == turn:
+            with locks.held(folder):
+                module.keep_features(sequences, folder)
+        distributed.barrier()
 
 
 def mixture(sources: list[Source], module: Any, options: Tuning, seed: int) -> Mixture:

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
@@ -17,13 +18,19 @@ from torch import Tensor
 from torch.nn import functional
 
 from dropmae import weights
+from dropmae.contracts import Taken
 from dropmae.data.boxtracks import boxes_of
+from dropmae.ops import noise
+from dropmae.sequence import Sequence
 from dropmae.target import Target
 from dropmae.tasks._prompts import check_frame, prompted_boxes
-from dropmae.tasks.dcf import crops
+from dropmae.tasks.dcf import crops, learning
 from dropmae.tasks.dcf.crops import Region
 from dropmae.tasks.dcf.sight import Sight, check_positive, check_shares, highest
 from dropmae.tasks.dcf.state import Found, State, joined
+
+ALIENS = 11
+"""Stream of random numbers: whose search view is another object's."""
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -43,6 +50,14 @@ class DCF(Sight):
         "search_below", "hold_below", "tiles", "again_above", "patience", "presence", "calibration",
         "lost_below", "doubtful_below", "beside", "beside_share",
     )  # fmt: skip
+
+    views: int = 24
+    """Training: most frames of each object of a video that the encoder looks at."""
+    recipe = {
+        "global_batch": 24, "lr": 0.0085, "schedule": "cosine", "warmup": "2%", "clip": 1.0, "weight_decay": 0.02,
+        "betas": (0.9, 0.98), "epoch_samples": 2400, "epochs": 10,
+    }  # fmt: skip
+    frozen = True
 
     search_factor: float = 4.0
     """Side of the search region in units of the square root of the box's area."""
@@ -84,7 +99,47 @@ class DCF(Sight):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.partner: Any = None
+        self.features_in: Path | None = None
+        self.taken_over = False
         self.register_state_dict_post_hook(without_borrowed)
+
+    # ---------------------------------------------------------------- learning
+
+    def keep_features(self, sequences: Iterable[Sequence], folder: Path) -> None:
+        if self.fine_told:
+            raise ValueError("heads that are told of the filter on small cells (fine_told) are trained by a recipe")
+        self.eval()
+        if self.encoder is None:
+            raise ValueError("dcf learns on the features of an encoder: name its weights, --trunk shipped:encoder")
+        learning.look(self, sequences, folder, not self.taken_over)
+        self.features_in = folder
+        self.encoder = self.partner = None
+
+    def take_over(self, source: Any, kind: str, where: str | Path) -> Taken:
+        if not isinstance(source, DCF):
+            raise ValueError(f"{where} ({kind}) is no tracker of this kind: an encoder to learn on is --trunk {where}")
+        taken = super().take_over(source, kind, where)
+        self.taken_over = True
+        return taken
+
+    def sample(self, sequence: Sequence, rng: np.random.Generator) -> dict[str, Any]:
+        if self.features_in is None:
+            raise ValueError("no features of the data are kept: call keep_features before")
+        with np.load(learning.file_of(self.features_in, sequence)) as kept:
+            return learning.draw(dict(kept), rng)
+
+    def forward(self, batch: dict[str, Any]) -> dict[str, Tensor]:
+        seed, index = batch["seed"], batch["index"]
+        alien = noise.uniform(noise.fold(noise.keys(seed, index), ALIENS), 1)[:, 0] < learning.ALIEN
+        alien = alien & (len(index) > 1)
+        search = torch.where(alien[:, None, None, None], batch["search"].roll(1, 0), batch["search"])
+        return learning.losses(self, {**batch, "search": search}, ~alien)
+
+    def groups(self, options: Any) -> list[dict[str, Any]]:
+        learned = [
+            group | {"names": [n for n in group["names"] if n.startswith("head.")]} for group in super().groups(options)
+        ]
+        return [group | {"names": [n for n in group["names"] if ".reduce." not in n]} for group in learned]
 
     @classmethod
     def works_on(cls, fields: Mapping[str, Any]) -> str:

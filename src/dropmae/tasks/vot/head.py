@@ -13,6 +13,8 @@ from typing import NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
+from dropmae.tasks._overlaps import overlaps
+
 CERTAIN = 1e-4
 """Scores and sizes keep this distance from 0 and 1."""
 PRIOR = 0.1
@@ -126,17 +128,6 @@ def focal_loss(score: Tensor, target: Tensor) -> Tensor:
     found = torch.log(score) * (1 - score).square()
     missed = torch.log(1 - score) * score.square() * (1 - target).pow(4)
     return -torch.where(positive, found, missed).sum() / positive.sum().clamp(min=1)
-
-
-def overlaps(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
-    """IoU and generalised IoU (Rezatofighi et al., CVPR 2019), each [B], of boxes x0 y0 x1 y1 [B, 4]."""
-    area = [(box[:, 2:] - box[:, :2]).clamp(min=0).prod(1) for box in (first, second)]
-    inner = torch.minimum(first[:, 2:], second[:, 2:]) - torch.maximum(first[:, :2], second[:, :2])
-    outer = torch.maximum(first[:, 2:], second[:, 2:]) - torch.minimum(first[:, :2], second[:, :2])
-    shared, hull = inner.clamp(min=0).prod(1), outer.clamp(min=0).prod(1).clamp(min=1e-12)
-    union = (area[0] + area[1] - shared).clamp(min=1e-12)
-    iou = shared / union
-    return iou, iou - (hull - union) / hull
 
 
 def to_corners(boxes: Tensor) -> Tensor:
