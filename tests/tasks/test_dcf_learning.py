@@ -38,7 +38,8 @@ class Counting(Colours):
 def task_with(encoder: Any, **fields: Any) -> DCF:
     torch.manual_seed(0)
     sizes: dict[str, Any] = {"taps": (1,), "widths": (12,), "channels": (6,), "head_width": 16, "head_depth": 1}
-    task = DCF(**{**sizes, "head_heads": 2, "image": 112, "views": 5, "extent": True, **fields})
+    settings: dict[str, Any] = {**sizes, "head_heads": 2, "image": 112, "views": 5, "extent": True, **fields}
+    task = DCF(**settings)
     task.encoder = encoder
     return task
 
@@ -99,12 +100,13 @@ def test_features_are_looked_at_once(tmp_path: Path, capsys: pytest.CaptureFixtu
     task.keep_features(sequences, tmp_path)
     assert encoder.seen == 2 * 5 + 2 * learning.BASIS // 8  # views, and those of which the components are
     assert "2 videos with 4 objects" in capsys.readouterr().err
-    reduced = [part.weight.clone() for part in task.head.reduce]
+    reduced = [value.clone() for name, value in task.head.state_dict().items() if name.startswith("reduce")]
     other = task_with(again := Counting())
     other.keep_features([*sequences, moving("c", 3)], tmp_path)
     assert again.seen == 5
-    assert all(torch.equal(part.weight, one) for part, one in zip(other.head.reduce, reduced))
-    kept = np.load(learning.file_of(tmp_path, sequences[0]))
+    mine = [value for name, value in other.head.state_dict().items() if name.startswith("reduce")]
+    assert all(torch.equal(value, one) for value, one in zip(mine, reduced))
+    kept = {name: t.numpy() for name, t in weights.read_tensors(learning.file_of(tmp_path, sequences[0])).items()}
     views = learning.views(sequences[0], 5, 112)
     seen = task.head.reduced(encoder.layers(torch.from_numpy(views.crops).permute(0, 3, 1, 2), (1,)))
     np.testing.assert_allclose(kept["features"], seen.detach().numpy(), atol=2e-3)
@@ -194,7 +196,9 @@ def test_the_verb_trains_heads_that_track(labelled: Path, tmp_path: Path):
 def test_two_runs_share_what_is_kept_and_learn_alike(labelled: Path, tmp_path: Path):
     cache = ["--cache", str(tmp_path / "cache")]
     main(arguments(labelled, tmp_path / "whole", *cache, "--save-every", "2"))
-    made = {file.name: file.stat().st_mtime_ns for file in (tmp_path / "cache").iterdir() if file.suffix == ".npz"}
+    made = {
+        file.name: file.stat().st_mtime_ns for file in (tmp_path / "cache").iterdir() if file.suffix == ".safetensors"
+    }
     lines = (tmp_path / "whole" / "metrics.jsonl").read_text().splitlines()
     main(arguments(labelled, tmp_path / "second", *cache, "--save-every", "2"))
     assert {name: (tmp_path / "cache" / name).stat().st_mtime_ns for name in made} == made

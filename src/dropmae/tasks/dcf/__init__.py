@@ -51,8 +51,6 @@ class DCF(Sight):
         "lost_below", "doubtful_below", "beside", "beside_share",
     )  # fmt: skip
 
-    views: int = 24
-    """Training: most frames of each object of a video that the encoder looks at."""
     recipe = {
         "global_batch": 24, "lr": 0.0085, "schedule": "cosine", "warmup": "2%", "clip": 1.0, "weight_decay": 0.02,
         "betas": (0.9, 0.98), "epoch_samples": 2400, "epochs": 10,
@@ -113,7 +111,10 @@ class DCF(Sight):
             raise ValueError("dcf learns on the features of an encoder: name its weights, --trunk shipped:encoder")
         learning.look(self, sequences, folder, not self.taken_over)
         self.features_in = folder
-        self.encoder = self.partner = None
+        self.encoder.requires_grad_(False)
+        self.partner = None
+        if self.trunk:
+            self.encoder = None
 
     def take_over(self, source: Any, kind: str, where: str | Path) -> Taken:
         if not isinstance(source, DCF):
@@ -125,8 +126,8 @@ class DCF(Sight):
     def sample(self, sequence: Sequence, rng: np.random.Generator) -> dict[str, Any]:
         if self.features_in is None:
             raise ValueError("no features of the data are kept: call keep_features before")
-        with np.load(learning.file_of(self.features_in, sequence)) as kept:
-            return learning.draw(dict(kept), rng)
+        kept = weights.read_tensors(learning.file_of(self.features_in, sequence))
+        return learning.draw({name: tensor.numpy() for name, tensor in kept.items()}, rng)
 
     def forward(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         seed, index = batch["seed"], batch["index"]
@@ -134,12 +135,6 @@ class DCF(Sight):
         alien = alien & (len(index) > 1)
         search = torch.where(alien[:, None, None, None], batch["search"].roll(1, 0), batch["search"])
         return learning.losses(self, {**batch, "search": search}, ~alien)
-
-    def groups(self, options: Any) -> list[dict[str, Any]]:
-        learned = [
-            group | {"names": [n for n in group["names"] if n.startswith("head.")]} for group in super().groups(options)
-        ]
-        return [group | {"names": [n for n in group["names"] if ".reduce." not in n]} for group in learned]
 
     @classmethod
     def works_on(cls, fields: Mapping[str, Any]) -> str:

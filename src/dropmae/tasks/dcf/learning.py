@@ -12,7 +12,6 @@ object by half.
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import math
 from collections.abc import Iterable, Mapping
@@ -24,7 +23,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from dropmae import storage
+from dropmae import storage, weights
 from dropmae.data.boxtracks import tracks_of
 from dropmae.names import utf8
 from dropmae.progress import Progress, say
@@ -35,7 +34,7 @@ from dropmae.tasks.dcf.head import peaks, tokens
 from dropmae.video import DamagedFrame
 
 if TYPE_CHECKING:
-    from dropmae.tasks.dcf import DCF
+    from dropmae.tasks.dcf.sight import Sight
 
 ALIEN, LATELY = 0.05, 0.6
 """Share of samples whose search view is of another object; of those with a later template of its own."""
@@ -48,6 +47,7 @@ WHOLE, SEEN = 0.97, 0.4
 """Share of a box that lies in a view which can be a template, and in one that the object is looked for in."""
 LEAST = 4.0
 """Pixels of the shorter side of a box that is learned from."""
+KEPT = "features of a frozen encoder"
 BASIS = 64
 """Views of which the principal components are those of all."""
 PORTION = 8
@@ -88,7 +88,7 @@ def digest(*words: str) -> bytes:
     return hashlib.sha256(b"\0".join(utf8(word) for word in words)).digest()
 
 
-def fingerprint(task: DCF) -> dict[str, Any]:
+def fingerprint(task: Sight) -> dict[str, Any]:
     """What features that are kept depend on."""
     known = hashlib.sha256()
     for name, tensor in sorted(task.encoder.state_dict().items()):
@@ -101,11 +101,11 @@ def fingerprint(task: DCF) -> dict[str, Any]:
 
 def file_of(folder: Path, sequence: Sequence) -> Path:
     """Where the views of a video are kept."""
-    return folder / f"{digest(sequence.name, str(sequence.source)).hex()[:24]}.npz"
+    return folder / f"{digest(sequence.name, str(sequence.source)).hex()[:24]}.safetensors"
 
 
 @torch.no_grad()
-def features(task: DCF, pictures: np.ndarray) -> Tensor:
+def features(task: Sight, pictures: np.ndarray) -> Tensor:
     """float32 [V, C, n, n]: what the encoder shows of crops uint8 [V, S, S, 3], before it is reduced."""
     device = task.head.places.device
     parts = torch.from_numpy(pictures).permute(0, 3, 1, 2).split(PORTION)
@@ -113,7 +113,7 @@ def features(task: DCF, pictures: np.ndarray) -> Tensor:
 
 
 @torch.no_grad()
-def components(task: DCF, found: Tensor) -> None:
+def components(task: Sight, found: Tensor) -> None:
     """Sets the fixed projections of the head to the principal components of features [V, C, n, n], and what sees them
     such that small components count too."""
     rows_of = found.flatten(2).transpose(1, 2).flatten(0, 1).split(task.head.widths, 1)
@@ -130,7 +130,7 @@ def components(task: DCF, found: Tensor) -> None:
 
 
 @torch.no_grad()
-def filters(task: DCF, seen: Tensor, boxes: Tensor) -> Tensor:
+def filters(task: Sight, seen: Tensor, boxes: Tensor) -> Tensor:
     """float32 [V, F, K]: the filters of each view [V, n, n, C] by itself, with as many unknowns as it has cells."""
     found = []
     for one, box in zip(seen.float(), boxes):
@@ -142,26 +142,17 @@ def filters(task: DCF, seen: Tensor, boxes: Tensor) -> Tensor:
     return torch.stack(found)
 
 
-def packed(arrays: dict[str, Any]) -> bytes:
-    """Arrays by name as an .npz."""
-    written = io.BytesIO()
-    np.savez(written, **arrays)
-    return written.getvalue()
-
-
-def keep(task: DCF, made: Views, file: Path) -> None:
+def keep(task: Sight, made: Views, file: Path) -> None:
     """Writes what the encoder shows of views."""
-    boxes = torch.from_numpy(made.boxes)
-    kept: dict[str, np.ndarray] = {"boxes": made.boxes, "owners": made.owners}
-    if len(boxes):
+    kept = {"boxes": torch.from_numpy(made.boxes), "owners": torch.from_numpy(made.owners)}
+    if len(made.boxes):
         seen = task.head.reduced(features(task, made.crops)).half()
-        kept["features"] = seen.cpu().numpy()
-        kept["filters"] = filters(task, seen, boxes.to(seen.device)).half().cpu().numpy()
-    storage.write_bytes(file, packed(kept))
+        kept["features"], kept["filters"] = seen, filters(task, seen, kept["boxes"].to(seen.device)).half()
+    weights.write_tensors({name: tensor.cpu() for name, tensor in kept.items()}, file, {"made": storage.mark(KEPT)})
 
 
 @torch.no_grad()
-def look(task: DCF, sequences: Iterable[Sequence], folder: Path, fresh: bool) -> None:
+def look(task: Sight, sequences: Iterable[Sequence], folder: Path, fresh: bool) -> None:
     """Keeps in a folder what the encoder of a task shows of each video that is not kept there yet.
 
     The projections of heads that are `fresh` become those of the folder, or the principal components of the first
@@ -173,16 +164,14 @@ def look(task: DCF, sequences: Iterable[Sequence], folder: Path, fresh: bool) ->
     own = [one for one in given if tracks_of(one.targets)]
     if not own:
         raise ValueError("no video of the data has a box to learn from")
-    told, notes, basis = fingerprint(task), folder / "features.json", folder / "components.npz"
+    told, notes, basis = fingerprint(task), folder / "features.json", folder / "components.safetensors"
     if notes.is_file() and (there := json.loads(notes.read_text())) != told:
         odd = ", ".join(name for name in told if there.get(name) != told[name])
         raise ValueError(f"{folder}: features are kept there with another {odd}; name another --cache")
     parts: list[Any] = [*task.head.reduce, task.head.cells, task.head.tokens]
     if basis.is_file():
-        with np.load(basis) as kept:
-            values = [
-                torch.from_numpy(kept[str(number)]).to(task.head.places.device) for number in range(len(parts) * 2)
-            ]
+        kept = weights.read_tensors(basis, device=task.head.places.device)
+        values = [kept[str(number)] for number in range(2 * len(parts))]
         tensors = [tensor for part in parts for tensor in (part.weight, part.bias)]
         fixed = 2 * len(task.head.reduce)
         if not fresh and any(not torch.allclose(a, b, atol=1e-2) for a, b in zip(tensors[:fixed], values[:fixed])):
@@ -202,8 +191,10 @@ def look(task: DCF, sequences: Iterable[Sequence], folder: Path, fresh: bool) ->
     if not basis.is_file():
         if fresh:
             components(task, features(task, first_views(task, own)))
-        tensors = [tensor.detach().cpu().numpy() for part in parts for tensor in (part.weight, part.bias)]
-        storage.write_bytes(basis, packed({str(number): tensor for number, tensor in enumerate(tensors)}))
+        tensors = [tensor.detach().cpu() for part in parts for tensor in (part.weight, part.bias)]
+        weights.write_tensors(
+            {str(number): tensor for number, tensor in enumerate(tensors)}, basis, {"made": storage.mark(KEPT)}
+        )
     storage.write_json(notes, told)
     progress = Progress(len(left), unit="video")
     for number, sequence in enumerate(left):
@@ -215,7 +206,7 @@ def look(task: DCF, sequences: Iterable[Sequence], folder: Path, fresh: bool) ->
     progress.close()
 
 
-def first_views(task: DCF, sequences: list[Sequence]) -> np.ndarray:
+def first_views(task: Sight, sequences: list[Sequence]) -> np.ndarray:
     """Crops uint8 [V, S, S, 3] of the first videos that can be read. ValueError where none can."""
     found: list[np.ndarray] = []
     for sequence in sequences:
@@ -230,7 +221,7 @@ def first_views(task: DCF, sequences: list[Sequence]) -> np.ndarray:
     return np.stack(found[:BASIS])
 
 
-def draw(kept: Mapping[str, np.ndarray], rng: np.random.Generator) -> dict[str, Any]:
+def draw(kept: Mapping[str, Any], rng: np.random.Generator) -> dict[str, Any]:
     """One sample of the views of a video. OSError where none can be drawn: no object has two views of which one shows
     all of it."""
     boxes, owners = kept["boxes"], kept["owners"]
@@ -266,7 +257,7 @@ def draw(kept: Mapping[str, np.ndarray], rng: np.random.Generator) -> dict[str, 
     return {name: value.astype(np.float32) for name, value in drawn.items()}
 
 
-def losses(task: DCF, batch: Mapping[str, Tensor], present: Tensor, small: Tensor | None = None) -> dict[str, Tensor]:
+def losses(task: Sight, batch: Mapping[str, Tensor], present: Tensor, small: Tensor | None = None) -> dict[str, Tensor]:
     """{"loss", "focal", "box", "presence", "overlap", "hit"} of samples as `draw` makes them; `present` bool [B]: the
     object is there; `small` [B, m, m] what a filter on small cells answers, where the head is told of it."""
     search, box, size = batch["search"].float(), batch["box"], batch["told"]

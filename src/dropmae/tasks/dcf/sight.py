@@ -96,6 +96,8 @@ class Sight(Task):
     calibration: tuple[float, ...] = (1.0, 0.0)
     """Factors and offset that make the logit of the head, the likeness, or the log of the chance and the contrast, the
     logit of a probability."""
+    views: int = 24
+    """Training: most frames of each object of a video that the encoder looks at."""
 
     def __post_init__(self) -> None:
         super().__init__()
@@ -105,11 +107,13 @@ class Sight(Task):
             self.patch, self.depth = self.patch or shape.patch, self.depth or shape.depth
             table = (side, side) if side else None
             self.encoder = Encoder(shape.width, self.depth, shape.heads, self.patch, learned_grid=table)
+            self.encoder.requires_grad_(False)
         self.widths = self.widths or (SIZES[self.size or "small"].width,) * len(self.taps)
         self.check()
         self.head = Head(
             self.widths, self.channels, self.head_width, self.head_depth, self.head_heads, self.fine_told, self.extent
         )
+        self.head.reduce.requires_grad_(False)
 
     def check(self) -> None:
         """ValueError for a field that makes no sense."""
