@@ -193,7 +193,8 @@ def main() -> None:
     task.encoder = encoder
     with torch.no_grad():
         first = pictures(task, np.load(given.views[0])["crops"][:, 0])
-        learning.components(task, torch.cat([task.encoder.layers(part, task.taps) for part in first.split(8)]))
+        seen = torch.cat([task.encoder.layers(part, task.taps) for part in first.split(8)])
+        learning.project(task, learning.components(task, seen))
     if given.init:
         begin(task, given.init)
     task.head.reduce.requires_grad_(False)

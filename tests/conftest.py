@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,9 @@ if not torch.cuda.is_available():
     # Before anything imports triton, whose own functions are made for the interpreter or not at their import. `import
     # torch` does not, but torch._dynamo does, which comes with many a module of ours.
     os.environ.setdefault("TRITON_INTERPRET", "1")
+
+if hasattr(signal, "SIGHUP"):
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup it is ignored, here and in what is started
 
 from dropmae.data.clips import Sequence
 from samples import moving_squares
@@ -28,6 +32,7 @@ SLOW = {
         "contracts_kinds",
         "contracts_page",
         "dcf",
+        "dcf_learning",
     ),
     *(
         "camera",

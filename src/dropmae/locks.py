@@ -26,8 +26,9 @@ BEAT, SILENCE = 5.0, 30.0
 
 
 @contextlib.contextmanager
-def held(place: str | Path, *, file: bool = False) -> Iterator[None]:
-    """Makes the folder and holds it, or holds a `file` that is to be written; OSError that names who does already.
+def held(place: str | Path, *, file: bool = False, option: str = "--out") -> Iterator[None]:
+    """Makes the folder and holds it, or holds a `file` that is to be written; OSError that names who does already, and
+    the option that would choose another one.
 
     A folder in which nothing was written is removed again.
     """
@@ -39,7 +40,7 @@ def held(place: str | Path, *, file: bool = False) -> Iterator[None]:
     except OSError as error:
         raise storage.unwritable(place, error) from error
     path, own = folder / (f".{place.name}{NAME}" if file else NAME), _own()
-    _take(path, place, own)
+    _take(path, place, own, option)
     over = threading.Event()
     beat = threading.Thread(target=_beat, args=(path, over), daemon=True)
     beat.start()
@@ -70,7 +71,7 @@ def _created(path: Path, place: Path, own: dict[str, Any]) -> bool:
         raise storage.unwritable(place, error) from error
 
 
-def _take(path: Path, place: Path, own: dict[str, Any]) -> None:
+def _take(path: Path, place: Path, own: dict[str, Any], option: str) -> None:
     waited = 0.0
     while not _created(path, place, own):
         holder = _holder(path)
@@ -82,7 +83,7 @@ def _take(path: Path, place: Path, own: dict[str, Any]) -> None:
         elif _alive(path, place, holder):
             raise OSError(
                 f"{place} is in use by process {holder.get('pid')} on {holder.get('name')}, since "
-                f"{holder.get('since')}: wait for it, or choose another --out"
+                f"{holder.get('since')}: wait for it, or choose another {option}"
             )
         else:
             storage.take_away(path, lambda text, holder=holder: _parsed(text) == holder)

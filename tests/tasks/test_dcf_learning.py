@@ -98,12 +98,12 @@ def test_features_are_looked_at_once(tmp_path: Path, capsys: pytest.CaptureFixtu
     encoder = Counting()
     task = task_with(encoder)
     task.keep_features(sequences, tmp_path)
-    assert encoder.seen == 2 * 5 + 2 * learning.BASIS // 8  # views, and those of which the components are
+    assert encoder.seen == 1 + 2 * 5 + 2 * learning.BASIS // 8  # whether it fits, views, and those of the components
     assert "2 videos with 4 objects" in capsys.readouterr().err
     reduced = [value.clone() for name, value in task.head.state_dict().items() if name.startswith("reduce")]
     other = task_with(again := Counting())
     other.keep_features([*sequences, moving("c", 3)], tmp_path)
-    assert again.seen == 5
+    assert again.seen == 1 + 5
     mine = [value for name, value in other.head.state_dict().items() if name.startswith("reduce")]
     assert all(torch.equal(value, one) for value, one in zip(mine, reduced))
     kept = {name: t.numpy() for name, t in weights.read_tensors(learning.file_of(tmp_path, sequences[0])).items()}
@@ -113,6 +113,44 @@ def test_features_are_looked_at_once(tmp_path: Path, capsys: pytest.CaptureFixtu
     answer = task.cells(torch.from_numpy(kept["features"]).float()) @ torch.from_numpy(kept["filters"]).float()
     wanted = task.wanted(torch.from_numpy(kept["boxes"]), 8).flatten(1, 2)
     assert float((answer - wanted).square().mean() / wanted.square().mean()) < 0.3  # the filters answer as they should
+
+
+def test_components_are_those_of_all_views_and_small_ones_count_too(tmp_path: Path):
+    torch.manual_seed(0)
+    found = torch.randn(5, 12, 4, 4) * torch.linspace(3, 0.1, 12).view(1, -1, 1, 1) + 2
+    task = task_with(Counting())
+    cells = task.head.cells.weight.detach().clone()
+    made = learning.components(task, found)
+    rows = found.flatten(2).transpose(1, 2).flatten(0, 1).numpy()
+    values, vectors = np.linalg.eigh(np.cov(rows.T))
+    own = made["weight0"].numpy()
+    np.testing.assert_allclose(own @ own.T, np.eye(6), atol=1e-5)
+    np.testing.assert_allclose(np.abs(np.diag(own @ vectors[:, ::-1][:, :6])), 1, atol=1e-3)
+    np.testing.assert_allclose(made["bias0"], -own @ rows.mean(0), atol=1e-4)
+    scale = values[::-1][:6] ** -0.25
+    np.testing.assert_allclose(made["scale0"], scale / scale.mean(), rtol=0.02)
+    learning.project(task, made)
+    torch.testing.assert_close(task.head.cells.weight.detach(), cells * made["scale0"])
+
+
+def test_a_video_without_a_large_box_and_other_labels(tmp_path: Path):
+    good, small = moving("a", 1), moving("b", 2)
+    tiny = {t: Target(ids=np.array([1]), boxes=np.array([[5, 5, 3.0, 3.0]])) for t in range(8)}
+    task = task_with(Counting())
+    task.keep_features([good, few := Sequence("b", small.source, tiny)], tmp_path)
+    assert task.sample(good, np.random.default_rng(0))["box"].shape == (4,)
+    with pytest.raises(OSError, match="no object in it has two views"):
+        task.sample(few, np.random.default_rng(0))
+    other = Sequence("a", good.source, {t: target for t, target in good.targets.items() if t < 4})
+    with pytest.raises(OSError, match="no features of it are kept"):
+        task.sample(other, np.random.default_rng(0))  # labelled otherwise, so looked at anew
+    again = task_with(encoder := Counting(), head_width=8)
+    again.keep_features([other], tmp_path)
+    assert encoder.seen == 1 + 4
+    with pytest.raises(ValueError, match="can be read and has a box of at least 4 pixels"):
+        task_with(Counting()).keep_features([few], tmp_path / "none")
+    with pytest.raises(ValueError, match="--taps 1 of widths 5 do not fit the encoder"):
+        task_with(Counting(), widths=(5,), channels=(4,)).keep_features([good], tmp_path / "odd")
 
 
 def test_what_does_not_fit_the_folder_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
@@ -135,7 +173,7 @@ def test_what_does_not_fit_the_folder_is_one_line(tmp_path: Path, capsys: pytest
     assert "lost: left out" in capsys.readouterr().err
 
 
-def test_heads_learn_what_is_kept(tmp_path: Path):
+def test_heads_learn_what_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     sequences = [moving(name, number) for number, name in enumerate("abcd", 1)]
     task = task_with(Counting())
     task.keep_features(sequences, tmp_path)
@@ -155,6 +193,9 @@ def test_heads_learn_what_is_kept(tmp_path: Path):
         found.append({name: float(value.detach()) for name, value in values.items()})
     assert found[-1]["loss"] < 0.6 * found[0]["loss"]
     assert found[-1]["overlap"] > max(0.6, found[0]["overlap"])
+    one = batch | {"owner": torch.zeros(32, dtype=torch.int64)}  # nothing else that could be looked for in vain
+    monkeypatch.setattr(learning, "ALIEN", 1.0)
+    assert float(task(one)["hit"]) > 0.5 > float(task(batch)["hit"])
     alone = task({name: value[:1] if isinstance(value, Tensor) else value for name, value in batch.items()})
     assert all(torch.isfinite(value) for value in alone.values())  # there is no other object in a batch of one
 
@@ -191,6 +232,20 @@ def test_the_verb_trains_heads_that_track(labelled: Path, tmp_path: Path):
     out = tmp_path / "found.jsonl"
     assert main([*command, "--weights", str(tmp_path / "run"), "--out", str(out)]) in (0, None)
     assert len(out.read_text().splitlines()) >= 8
+
+
+def test_it_goes_on_with_the_encoder_that_it_was_begun_with(labelled: Path, tmp_path: Path):
+    whole, half = tmp_path / "whole", tmp_path / "half"
+    main(arguments(labelled, whole))
+    own = [*arguments(labelled, half)]
+    own[own.index("--steps") + 1] = "2"
+    assert main(own) in (0, None)
+    assert main([*arguments(labelled, half), "--extend"]) in (0, None)
+    first, second = (weights.read_tensors(place / "last.safetensors") for place in (whole, half))
+    assert {name: value.shape for name, value in first.items()} == {name: value.shape for name, value in second.items()}
+    assert torch.equal(first["head.reduce.0.weight"], second["head.reduce.0.weight"])
+    lines = (half / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [1, 2, 3, 4]
 
 
 def test_two_runs_share_what_is_kept_and_learn_alike(labelled: Path, tmp_path: Path):

@@ -105,7 +105,7 @@ class Options:
 
 
 FREE = ("micro_batch", "workers", "precision", "device", "compile", "shard", "save_every", "validate_every")
-FREE += ("extend", "log", "cache")
+FREE += ("extend", "log")
 """Options that may differ when a run is continued: they do not say what is learned."""
 
 

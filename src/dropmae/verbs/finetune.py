@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from dropmae import declarations, locks, registry, runs, weights
+from dropmae import declarations, registry, runs, weights
 from dropmae.contracts import Taken
 from dropmae.data.mixture import Joined, Mixture, Source, open_source
 from dropmae.progress import say
@@ -67,7 +67,7 @@ def finetune(task: str, data: Entries, *, init: Path | None = None, out: Path, *
     config = runs.describe("tasks", task, module, options, data_told, distributed.world())
     classes: dict[str, type] = {"fields": cls, "options": Tuning}
     taken = None
-    if init is not None and checkpoints.newest(out) is None:
+    if init is not None and (cls.frozen or checkpoints.newest(out) is None):
         taken = take_over(module, Path(init))
         if distributed.is_main():
             say(*report_taken(taken, Path(init)))
@@ -82,8 +82,9 @@ def finetune(task: str, data: Entries, *, init: Path | None = None, out: Path, *
         ) as record:
             if cls.frozen:
                 record.write()
-                distributed.start(distributed.pick_device(options.device))
-                keep_features(module, Joined(sources + held), options.cache or out / "features")
+                device = distributed.pick_device(options.device)
+                distributed.start(device)
+                keep_features(module.to(device), Joined(sources + held), options.cache or out / "features")
             summary = fit(module, clips, options, out, save=save, validate=probe, begin=record.write)
             if main:
                 finish(out, lambda: predict(out, module, probed, options.seed))
@@ -94,11 +95,11 @@ def finetune(task: str, data: Entries, *, init: Path | None = None, out: Path, *
 
 def keep_features(module: Any, sequences: Joined, folder: Path) -> None:
     """Has what a frozen encoder shows of the data kept, by one process; the others then find it there."""
-    for turn in (True, False):
-        if distributed.is_main() == turn:
-            with locks.held(folder):
-                module.keep_features(sequences, folder)
-        distributed.barrier()
+    if distributed.is_main():
+        module.keep_features(sequences, folder)
+    distributed.barrier()
+    if not distributed.is_main():
+        module.keep_features(sequences, folder)
 
 
 def mixture(sources: list[Source], module: Any, options: Tuning, seed: int) -> Mixture:

@@ -137,7 +137,7 @@ def _bytes(name: str, tensor: Tensor, half: bool) -> memoryview:
     ready = tensor.detach().to("cpu", _precision(tensor, half)).contiguous()
     if half and bool((ready.isinf() & ~tensor.detach().cpu().isinf()).any()):
         raise ValueError(f"{name} holds numbers beyond float16's 65504: save without half precision")
-    return ready.reshape(-1).view(torch.uint8).numpy().data
+    return ready.reshape(-1).view(torch.uint8).numpy().data if ready.numel() else memoryview(b"")
 
 
 def class_name(cls: type) -> tuple[str, str]:

@@ -109,6 +109,11 @@ class DCF(Sight):
         self.eval()
         if self.encoder is None:
             raise ValueError("dcf learns on the features of an encoder: name its weights, --trunk shipped:encoder")
+        try:
+            self.head.reduced(learning.features(self, np.zeros((1, self.image, self.image, 3), np.uint8)))
+        except (KeyError, RuntimeError):
+            told = f"--taps {' '.join(map(str, self.taps))} of widths {' '.join(map(str, self.widths))}"
+            raise ValueError(f"{told} do not fit the encoder: name --taps and --widths that it has") from None
         learning.look(self, sequences, folder, not self.taken_over)
         self.features_in = folder
         self.encoder.requires_grad_(False)
@@ -126,13 +131,18 @@ class DCF(Sight):
     def sample(self, sequence: Sequence, rng: np.random.Generator) -> dict[str, Any]:
         if self.features_in is None:
             raise ValueError("no features of the data are kept: call keep_features before")
-        kept = weights.read_tensors(learning.file_of(self.features_in, sequence))
-        return learning.draw({name: tensor.numpy() for name, tensor in kept.items()}, rng)
+        file = learning.file_of(self.features_in, sequence)
+        if not file.is_file():
+            raise OSError("no features of it are kept: it could not be read, or has no box")
+        kept = {name: tensor.numpy() for name, tensor in weights.read_tensors(file).items()}
+        drawn = learning.draw(kept, rng)
+        owner = learning.digest(sequence.name, str(drawn["owner"]))[:7]
+        return {**drawn, "owner": np.array(int.from_bytes(owner, "big"))}
 
     def forward(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         seed, index = batch["seed"], batch["index"]
         alien = noise.uniform(noise.fold(noise.keys(seed, index), ALIENS), 1)[:, 0] < learning.ALIEN
-        alien = alien & (len(index) > 1)
+        alien = alien & (batch["owner"] != batch["owner"].roll(1, 0))
         search = torch.where(alien[:, None, None, None], batch["search"].roll(1, 0), batch["search"])
         return learning.losses(self, {**batch, "search": search}, ~alien)
 

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from dropmae import storage, weights
+from dropmae import locks, storage, weights
 from dropmae.data.boxtracks import tracks_of
 from dropmae.names import utf8
 from dropmae.progress import Progress, say
@@ -100,8 +100,13 @@ def fingerprint(task: Sight) -> dict[str, Any]:
 
 
 def file_of(folder: Path, sequence: Sequence) -> Path:
-    """Where the views of a video are kept."""
-    return folder / f"{digest(sequence.name, str(sequence.source)).hex()[:24]}.safetensors"
+    """Where the views of a video are kept, as it is labelled."""
+    source = sequence.source
+    place = str(Path(source).resolve()) if isinstance(source, (str, Path)) else ""
+    labels = hashlib.sha256()
+    for number, (frames, boxes) in tracks_of(sequence.targets).items():
+        labels.update(f"{number}".encode() + frames.astype(np.int64).tobytes() + boxes.astype(np.float64).tobytes())
+    return folder / f"{digest(sequence.name, place, labels.hexdigest()).hex()[:24]}.safetensors"
 
 
 @torch.no_grad()
@@ -113,20 +118,32 @@ def features(task: Sight, pictures: np.ndarray) -> Tensor:
 
 
 @torch.no_grad()
-def components(task: Sight, found: Tensor) -> None:
-    """Sets the fixed projections of the head to the principal components of features [V, C, n, n], and what sees them
-    such that small components count too."""
+def components(task: Sight, found: Tensor) -> dict[str, Tensor]:
+    """The principal components of features [V, C, n, n], of each block that is looked at: `weight`, `bias`, and by what
+    each is to be multiplied (`scale`) such that small ones count too."""
     rows_of = found.flatten(2).transpose(1, 2).flatten(0, 1).split(task.head.widths, 1)
-    reduces: list[Any] = list(task.head.reduce)
-    for number, (reduce, rows) in enumerate(zip(reduces, rows_of)):
+    basis_of: dict[str, Tensor] = {}
+    for number, (rows, count) in enumerate(zip(rows_of, task.channels)):
         mean = rows.mean(0)
-        basis = torch.linalg.svd((rows - mean).T @ (rows - mean) / len(rows))[0][:, : len(reduce.weight)]
-        reduce.weight.copy_(basis.T)
-        reduce.bias.copy_(-mean @ basis)
+        basis = torch.linalg.svd((rows - mean).T @ (rows - mean) / len(rows))[0][:, :count]
         scale = (rows @ basis - mean @ basis).std(0) ** -0.5
-        start = sum(len(part.weight) for part in reduces[:number])
+        values = {"weight": basis.T, "bias": -mean @ basis, "scale": scale / scale.mean()}
+        basis_of |= {f"{name}{number}": value.contiguous() for name, value in values.items()}
+    return basis_of
+
+
+@torch.no_grad()
+def project(task: Sight, basis: Mapping[str, Tensor]) -> None:
+    """Sets the fixed projections of new heads to `components`."""
+    start = 0
+    reduces: list[Any] = list(task.head.reduce)
+    for number, reduce in enumerate(reduces):
+        reduce.weight.copy_(basis[f"weight{number}"])
+        reduce.bias.copy_(basis[f"bias{number}"])
+        scale = basis[f"scale{number}"]
         for part in (task.head.cells, task.head.tokens):
-            part.weight[:, start : start + len(scale)] *= scale / scale.mean()
+            part.weight[:, start : start + len(scale)] *= scale
+        start += len(scale)
 
 
 @torch.no_grad()
@@ -168,42 +185,42 @@ def look(task: Sight, sequences: Iterable[Sequence], folder: Path, fresh: bool) 
     if notes.is_file() and (there := json.loads(notes.read_text())) != told:
         odd = ", ".join(name for name in told if there.get(name) != told[name])
         raise ValueError(f"{folder}: features are kept there with another {odd}; name another --cache")
-    parts: list[Any] = [*task.head.reduce, task.head.cells, task.head.tokens]
-    if basis.is_file():
-        kept = weights.read_tensors(basis, device=task.head.places.device)
-        values = [kept[str(number)] for number in range(2 * len(parts))]
-        tensors = [tensor for part in parts for tensor in (part.weight, part.bias)]
-        fixed = 2 * len(task.head.reduce)
-        if not fresh and any(not torch.allclose(a, b, atol=1e-2) for a, b in zip(tensors[:fixed], values[:fixed])):
-            raise ValueError(
-                f"{folder}: features are kept there for other heads than those of --init; name another --cache"
-            )
-        with torch.no_grad():
-            for tensor, value in zip(tensors, values) if fresh else ():
-                tensor.copy_(value)
+    reduces: list[Any] = list(task.head.reduce)
+    mine = {f"{name}{k}": getattr(part, name) for k, part in enumerate(reduces) for name in ("weight", "bias")}
     left = [one for one in own if not file_of(folder, one).is_file()]
-    if left:
+    if left or not basis.is_file():
         objects = sum(len(tracks_of(one.targets)) for one in left)
         cells = (task.image // task.encoder.patch) ** 2
         size = objects * task.views * 2 * (cells * sum(task.channels) + 36 * task.channels[-1]) / 2**20
         say(f"{folder}: features of {len(left)} videos with {objects} objects, at most {size:.0f} MB")
-    folder.mkdir(parents=True, exist_ok=True)
-    if not basis.is_file():
-        if fresh:
-            components(task, features(task, first_views(task, own)))
-        tensors = [tensor.detach().cpu() for part in parts for tensor in (part.weight, part.bias)]
-        weights.write_tensors(
-            {str(number): tensor for number, tensor in enumerate(tensors)}, basis, {"made": storage.mark(KEPT)}
+        with locks.held(folder, option="--cache"):
+            if not basis.is_file():
+                ones = {f"scale{k}": torch.ones(len(part.weight)) for k, part in enumerate(reduces)}
+                made = components(task, features(task, first_views(task, own))) if fresh else mine | ones
+                storage.write_json(notes, told)
+                weights.write_tensors({n: v.cpu() for n, v in made.items()}, basis, {"made": storage.mark(KEPT)})
+            settle(task, basis, mine, fresh)
+            progress = Progress(len(left), unit="video")
+            for number, sequence in enumerate(left):
+                try:
+                    keep(task, views(sequence, task.views, task.image), file_of(folder, sequence))
+                except (OSError, DamagedFrame) as error:
+                    say(f"{sequence.name}: left out: {error}")
+                progress.show(number + 1, {})
+            progress.close()
+    else:
+        settle(task, basis, mine, fresh)
+
+
+def settle(task: Sight, file: Path, mine: Mapping[str, Tensor], fresh: bool) -> None:
+    """Takes over the projections in a file, or sees that trained heads have the same. ValueError where they do not."""
+    kept = weights.read_tensors(file, device=task.head.places.device)
+    if fresh:
+        project(task, kept)
+    elif any(not torch.allclose(value, kept[name], atol=1e-2) for name, value in mine.items()):
+        raise ValueError(
+            f"{file.parent}: features are kept there for other heads than those of --init; name another --cache"
         )
-    storage.write_json(notes, told)
-    progress = Progress(len(left), unit="video")
-    for number, sequence in enumerate(left):
-        try:
-            keep(task, views(sequence, task.views, task.image), file_of(folder, sequence))
-        except (OSError, DamagedFrame) as error:
-            say(f"{sequence.name}: left out: {error}")
-        progress.show(number + 1, {})
-    progress.close()
 
 
 def first_views(task: Sight, sequences: list[Sequence]) -> np.ndarray:
@@ -217,13 +234,13 @@ def first_views(task: Sight, sequences: list[Sequence]) -> np.ndarray:
         if len(found) >= BASIS:
             break
     if not found:
-        raise ValueError("none of the videos can be read")
+        raise ValueError(f"no video of the data can be read and has a box of at least {LEAST:.0f} pixels")
     return np.stack(found[:BASIS])
 
 
 def draw(kept: Mapping[str, Any], rng: np.random.Generator) -> dict[str, Any]:
-    """One sample of the views of a video. OSError where none can be drawn: no object has two views of which one shows
-    all of it."""
+    """One sample of the views of a video, and whose it is. OSError where none can be drawn: no object has two views of
+    which one shows all of it."""
     boxes, owners = kept["boxes"], kept["owners"]
     shown = np.clip(boxes[:, :2] + boxes[:, 2:], 0, 1) - np.clip(boxes[:, :2], 0, 1)
     share = shown.prod(1) / boxes[:, 2:].prod(1)
@@ -254,7 +271,7 @@ def draw(kept: Mapping[str, Any], rng: np.random.Generator) -> dict[str, Any]:
         "filters": kept["filters"][first],
         "told": boxes[search, 2:] * wrong,
     }
-    return {name: value.astype(np.float32) for name, value in drawn.items()}
+    return {"owner": owners[first], **{name: value.astype(np.float32) for name, value in drawn.items()}}
 
 
 def losses(task: Sight, batch: Mapping[str, Tensor], present: Tensor, small: Tensor | None = None) -> dict[str, Tensor]:
