@@ -225,6 +225,7 @@ def test_the_verb_trains_heads_that_track(labelled: Path, tmp_path: Path):
     assert main(arguments(labelled, tmp_path / "run")) in (0, None)
     kept = sorted(file.name for file in (tmp_path / "run" / "features").iterdir())
     assert len(kept) == 3 + 2
+    assert (tmp_path / "run" / "figures" / "predictions.png").is_file()  # for which the encoder is taken again
     header = weights.read_header(tmp_path / "run")
     assert header["name"] == "dcf"
     assert not any(name.startswith("encoder.") for name in weights.read_shapes(tmp_path / "run" / "last.safetensors"))
@@ -261,12 +262,29 @@ def test_two_runs_share_what_is_kept_and_learn_alike(labelled: Path, tmp_path: P
     assert [json.loads(line)["loss"] for line in lines] == [json.loads(line)["loss"] for line in other]
 
 
+def test_while_it_learns_no_encoder_is_held(labelled: Path, tmp_path: Path):
+    trunk = str(labelled / "encoder.safetensors")
+    task = task_with(None, trunk=trunk, taps=(12,), widths=(192,), image=96)
+    task.keep_features([one := moving("a", 1)], tmp_path)
+    assert task.eval().encoder is None  # as for a validation
+    state = task.start(one.video[0], one.targets[0])
+    assert task.encoder is not None
+    assert not any(parameter.requires_grad for parameter in task.encoder.parameters())
+    assert len(task.step(state, one.video[1])[1][1].ids) == 2
+
+
 def test_wrong_uses_are_one_line(labelled: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     assert main(arguments(labelled, tmp_path / "a", "--init", str(labelled / "encoder.safetensors"))) == 2
     assert "is no tracker of this kind: an encoder to learn on is --trunk" in capsys.readouterr().err
     data = ["finetune", "vot", str(labelled / "clips"), "--out", str(tmp_path / "b"), "--cache", str(tmp_path / "c")]
     assert main(data) == 2
     assert "vot trains its own" in capsys.readouterr().err
+    assert main(arguments(labelled, tmp_path / "e", "--views", "1")) == 2
+    assert "views must be at least 2" in capsys.readouterr().err
+    other = arguments(labelled, tmp_path / "f")
+    other[other.index("--trunk") + 1] = "shipped:flow"
+    assert main(other) == 2
+    assert "trunk=shipped:flow: its encoder has no blocks" in capsys.readouterr().err
     made = open_source(f"pseudo_labels={labelled / 'clips'}").sequences
     with pytest.raises(ValueError, match="made anew for each sample"):
         task_with(Counting()).keep_features(made, tmp_path / "d")

@@ -213,3 +213,14 @@ def test_what_is_made_of_a_file_of_the_package_loads_and_names_its_licence(name:
     assert weights.read_header(tmp_path / "made.safetensors")["licence"] == told
     made, own = (weights.load(spec, borrow=False) for spec in (tmp_path / "made.safetensors", f"shipped:{name}"))
     assert same(made, own)
+
+
+def test_what_is_imported_to_read_weights_keeps_its_constants() -> None:
+    program = """
+import dropmae
+dropmae.load("shipped:flow")
+from dropmae.tasks.flow.samples import GREY
+assert abs(float(GREY.sum()) - 1) < 1e-6
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

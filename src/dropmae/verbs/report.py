@@ -222,7 +222,7 @@ def chart(runs: list[Run], what: Curve) -> Figure:
                 x, y = run.series(what.name, validation=True)
                 axes.plot(x, y, "o", color=colour(place), markersize=4, markerfacecolor="white")
         charts.finish(axes, what.title, "samples seen", percent=what.percent, zero=what.zero)
-        if what.noisy and not what.percent and tops:
+        if what.noisy and not what.percent and max(tops, default=-np.inf) > axes.get_ylim()[0]:
             # A few extremes, such as the first steps of a long run, shall not flatten all the rest.
             axes.set_ylim(top=max(tops))
         if what.name == "gap":

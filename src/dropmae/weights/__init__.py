@@ -321,6 +321,7 @@ def outline(header: Mapping[str, Any], where: str) -> nn.Module:
         if count > MOST:
             raise ValueError(f"{where}: its fields make a {header['name']} of more than {MOST:,} tensors")
 
+    registry.find(header["kind"], header["name"], where)  # imported before, or its constants would have no numbers
     with torch.device("meta"), _Unfilled(), _counting(counted):
         try:
             return build(header, where)

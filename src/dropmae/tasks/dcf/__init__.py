@@ -20,6 +20,7 @@ from torch.nn import functional
 from dropmae import weights
 from dropmae.contracts import Taken
 from dropmae.data.boxtracks import boxes_of
+from dropmae.nn.vit import Encoder
 from dropmae.ops import noise
 from dropmae.sequence import Sequence
 from dropmae.target import Target
@@ -157,22 +158,34 @@ class DCF(Sight):
         for name in ("search_floor", "tiles", "patience"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} must not be negative, but is {getattr(self, name)}")
+        if self.views < 2:
+            raise ValueError(
+                f"views must be at least 2, one to know an object by and one to look for it in, not {self.views}"
+            )
         if not self.size_limit >= 1:
             raise ValueError(f"size_limit must be at least 1, not {self.size_limit}")
 
     def train(self, mode: bool = True) -> Self:
-        """Takes the encoder from `trunk`, and the tracker from `beside`, when first put into evaluation mode, which is
-        after the heads were read."""
+        """When first put into evaluation mode, which is after the heads were read, it takes what it works with, unless
+        it is learning: what is kept of the data needs no encoder."""
+        if not mode and self.features_in is None:
+            self.borrow()
+        return super().train(mode)
+
+    def borrow(self) -> None:
+        """Takes the encoder from `trunk`, and the tracker from `beside`."""
         device = self.head.places.device
-        if not mode and self.encoder is None and self.trunk:
-            self.encoder = weights.load(self.trunk, device).encoder
-        if not mode and self.partner is None and self.beside:
+        if self.encoder is None and self.trunk:
+            encoder = weights.load(self.trunk, device).encoder
+            if not isinstance(encoder, Encoder):
+                raise ValueError(f"trunk={self.trunk}: its encoder has no blocks of tokens to look at")
+            self.encoder = encoder.requires_grad_(False)
+        if self.partner is None and self.beside:
             alone = not weights.read_header(self.beside)["fields"].get("beside")  # else two could name each other
             found = weights.load(self.beside, device) if alone else None
             if not isinstance(found, DCF):
                 raise ValueError(f"beside={self.beside}: this is no tracker of this kind that works alone")
             self.partner = found
-        return super().train(mode)
 
     @property
     def sights(self) -> list[tuple[Sight, float]]:
@@ -224,6 +237,7 @@ class DCF(Sight):
         ValueError where there is no box, or one that has no area or lies outside the frame.
         """
         self.eval()
+        self.borrow()
         size = check_frame(frame)
         nothing = State(
             index=0,
