@@ -226,6 +226,7 @@ def test_the_verb_trains_heads_that_track(labelled: Path, tmp_path: Path):
     kept = sorted(file.name for file in (tmp_path / "run" / "features").iterdir())
     assert len(kept) == 3 + 2
     assert (tmp_path / "run" / "figures" / "predictions.png").is_file()  # for which the encoder is taken again
+    assert "(96 pixels) saw 16 samples from 3 videos" in (tmp_path / "run" / "report.html").read_text()
     header = weights.read_header(tmp_path / "run")
     assert header["name"] == "dcf"
     assert not any(name.startswith("encoder.") for name in weights.read_shapes(tmp_path / "run" / "last.safetensors"))

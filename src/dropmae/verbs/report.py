@@ -117,10 +117,11 @@ def lead(run: Run) -> str:
     options, fields = run.config["options"], run.config["fields"]
     side = fields.get("image")
     size = f"{side}" if isinstance(side, int) else "×".join(map(str, side or ()))
+    kind = [*([fields["size"]] if fields.get("size") else []), f"{size} pixels"]  # a frozen encoder is another's
     what = "pairs of frames" if "gap" in fields else "samples"
     text = (
-        f"<b>{esc(run.name)}</b> ({esc(fields.get('size', ''))}, {size} pixels) saw {run.samples:,} {what} from "
-        f"{run.videos:,} videos in {duration_text(run.seconds)} ({run.speed:.0f} a second"
+        f"<b>{esc(run.name)}</b> ({esc(', '.join(kind))}) saw {run.samples:,} {what} from "
+        f"{run.videos:,} video{'s' * (run.videos != 1)} in {duration_text(run.seconds)} ({run.speed:.0f} a second"
         f"; {len(run.metrics):,} steps of {options['global_batch']})."
     )
     loss, gap = run.ends("loss"), run.ends("gap", validation=True)
