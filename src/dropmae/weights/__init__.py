@@ -321,14 +321,14 @@ def outline(header: Mapping[str, Any], where: str) -> nn.Module:
         if count > MOST:
             raise ValueError(f"{where}: its fields make a {header['name']} of more than {MOST:,} tensors")
 
-    registry.find(header["kind"], header["name"], where)  # imported before, or its constants would have no numbers
-    with torch.device("meta"), _Unfilled(), _counting(counted):
-        try:
+    try:
+        registry.find(header["kind"], header["name"], where)  # imported before, or its constants would have no numbers
+        with torch.device("meta"), _Unfilled(), _counting(counted):
             return build(header, where)
-        except (ValueError, TypeError, KeyError, IndexError, AttributeError, ArithmeticError, RuntimeError) as error:
-            if str(error).startswith(where):
-                raise
-            raise ValueError(f"{where}: its fields make no {header['name']} ({printable(error)[:120]})") from error
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError, ArithmeticError, RuntimeError) as error:
+        if str(error).startswith(where):
+            raise
+        raise ValueError(f"{where}: its fields make no {header['name']} ({printable(error)[:120]})") from error
 
 
 class _Unfilled(TorchFunctionMode):
