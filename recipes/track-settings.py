@@ -1,7 +1,7 @@
 """Settings of a tracker, compared on objects of DAVIS in six forms, none of which is a benchmark for reporting.
 
 Use: python recipes/track-settings.py WEIGHTS DAVIS [DAVIS ...] [--set NAME=VALUE ...] [--try NAME=VALUE ...]...
-     [--forms FORM ...] [--each]
+     [--forms FORM ...] [--each] [--precision int8]
 
 Each `--try` makes a row; the first row is WEIGHTS as it is, with `--set`. DAVIS are folders with JPEGImages and
 Annotations. Boxes are those around the masks of all their sequences: around what is not black where a mask is 0 and 255
@@ -33,6 +33,7 @@ import torch
 from PIL import Image
 
 from dropmae import registry, weights
+from dropmae.engine import prepare_precision
 from dropmae.metrics.boxes import iou
 from dropmae.metrics.confidence import Scored, confidence_numbers
 from dropmae.target import Target, mask_boxes
@@ -187,6 +188,7 @@ def main() -> None:
     parser.add_argument("--try", dest="tries", nargs="+", action="append", default=[], metavar="NAME=VALUE")
     parser.add_argument("--set", nargs="+", default=[], metavar="NAME=VALUE", help="in every row")
     parser.add_argument("--forms", nargs="+", choices=FORMS, default=list(FORMS))
+    parser.add_argument("--precision", default="fp32", choices=("fp32", "bf16", "int8"))
     parser.add_argument("--each", action="store_true", help="a line for every object")
     given = parser.parse_args()
     places = [place for root in given.davis for place in sorted((root / "JPEGImages").glob("*/*"))]
@@ -198,7 +200,9 @@ def main() -> None:
     print(f"|{'---|' * (6 + len(forms))}")
     for words in [[], *given.tries]:
         model = weights.load(given.weights, settings=registry.assignments([*given.set, *words]))
-        rows = [numbers(model, form, given.each) for form in forms.values()]
+        half = prepare_precision(model, given.precision, torch.device("cpu"))[1]
+        with torch.autocast("cpu", half, enabled=half is not None):
+            rows = [numbers(model, form, given.each) for form in forms.values()]
         mean = np.mean([row[0] for row in rows], axis=0)
         cells = [f"{auc:.3f} / {near:.3f}" for auc, near in [mean, *(row[0] for row in rows)]]
         auroc, error, off, spent = np.mean([row[1] for row in rows], axis=0)

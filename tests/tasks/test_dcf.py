@@ -116,6 +116,24 @@ def test_filter_is_the_solution_of_ridge_regression():
     torch.testing.assert_close(found.double(), expected, atol=2e-4, rtol=1e-3)
 
 
+def test_correlations_stand_for_the_gram_matrix_of_neighbourhoods_with_zeros_around():
+    features = torch.randn(3, 7, 7, 4)
+    wide = functional.pad(functional.normalize(features, dim=-1).permute(0, 3, 1, 2), (3, 3, 3, 3))
+    shifted = [wide[:, :, i : i + 11, j : j + 11] for i in range(3) for j in range(3)]
+    rows = torch.cat(shifted, 1).flatten(2).transpose(1, 2).flatten(0, 1)
+    torch.testing.assert_close(maps.gram(maps.correlations(features)), rows.T @ rows / 3, atol=1e-5, rtol=1e-5)
+
+
+def test_mended_filters_come_near_the_solution_of_ridge_regression():
+    torch.manual_seed(0)
+    sums, cross = maps.correlations(torch.randn(2, 9, 9, 4)), torch.randn(36, 3)
+    solution = ridge.solve(maps.gram(sums), cross, 0.02)
+    away = [(maps.mended(sums, cross, 0.02, torch.zeros(36, 3), n) - solution).norm() for n in (1, 5, 20)]
+    assert away[1] < 0.02 * solution.norm()
+    assert away[2] < 1e-4 * solution.norm()
+    torch.testing.assert_close(maps.mended(sums, cross, 0.02, solution, 5), solution, atol=1e-4, rtol=1e-3)
+
+
 def test_neighbourhood_of_a_cell_is_its_unit_features_and_those_around():
     features = torch.randn(1, 5, 5, 2)
     cells = maps.neighbourhoods(features).view(5, 5, 9, 2)
@@ -247,24 +265,26 @@ def test_several_objects_are_followed_as_each_alone(world: Any):
 
 def test_what_is_gone_has_a_low_score_and_is_found_again_far_away(world: Any):
     task = untrained(tiles=2, patience=1)
-    state = task.start(shown(world, (20, 20)), given((20, 20)))
+    state = task.start(shown(world, (50, 40)), given((50, 40)))
     for _ in range(3):
         state, found = task.step(state, shown(world))
     assert found[3].scores[0] < 0.25
     assert state.lost[0] == 3
     for _ in range(8):
-        state, found = task.step(state, shown(world, (190, 110)))
-    np.testing.assert_allclose(found[11].box()[:2], [190, 110], atol=10)
+        state, found = task.step(state, shown(world, (160, 90)))
+    np.testing.assert_allclose(found[11].box()[:2], [160, 90], atol=10)
     assert state.lost[0] == 0
 
 
 def test_without_tiles_it_waits_where_it_was(world: Any):
     task = untrained(tiles=0, patience=1, lost_below=0.25)
-    state = task.start(shown(world, (20, 20)), given((20, 20)))
+    state, held = task.start(shown(world, (20, 20)), given((20, 20))), []
     for _ in range(6):
         state, found = task.step(state, shown(world, (190, 110)))
+        held.append(state.boxes[0])
     assert np.isnan(found[6].box()).all()
-    assert np.abs(state.boxes[0, :2] - 20).max() < 30
+    assert all(np.array_equal(box, held[0]) for box in held[1:])
+    assert np.abs(held[0][:2] - 20).max() < 60  # in its search region, and far from where it now is
 
 
 def test_likeness_is_the_mean_cosine_over_the_middle_of_the_box():
@@ -485,6 +505,92 @@ def test_fine_filter_places_the_box_to_a_pixel(world):
         state, found = task.step(state, shown(world, place))
     box = found[3].box()
     np.testing.assert_allclose(box[:2] + box[2:] / 2, [126, 82], atol=1.5)
+
+
+class Counted(Colours):
+    """Notes how many crops each look at a frame takes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.crops: list[int] = []
+
+    def layers(self, frames: Tensor, layers: tuple[int, ...]) -> Tensor:
+        self.crops.append(len(frames))
+        return super().layers(frames, layers)
+
+
+def test_fine_filter_follows_between_full_looks(world: Any):
+    task = untrained(fine_image=192, fine_centre=1.0, full_every=3)
+    task.encoder = Counted()
+    state = task.start(shown(world, (60, 60)), given((60, 60)))
+    task.encoder.crops.clear()
+    for k in range(1, 10):
+        state, found = task.step(state, shown(world, (60 + 5 * k, 60 + 2 * k)))
+        box = found[k].box()
+        np.testing.assert_allclose(box[:2] + box[2:] / 2, [72 + 5 * k, 76 + 2 * k], atol=2.5)
+        assert state.unseen[0] == (k % 3)
+        assert found[k].scores[0] > 0.9
+    assert len(task.encoder.crops) == 3
+
+
+def test_no_more_objects_than_allowed_are_looked_at_in_full_and_each_has_its_turn(world: Any):
+    task = untrained(fine_image=192, fine_centre=1.0, full_most=1)
+    task.encoder = Counted()
+    places = [(30, 30), (110, 40), (180, 100)]
+    state = task.start(shown(world, *places), given(*places))
+    task.encoder.crops.clear()
+    looked = []
+    for k in range(1, 7):
+        now = [(x + 3 * k, y + k) for x, y in places]
+        state, found = task.step(state, shown(world, *now))
+        looked.append(int(np.flatnonzero(state.unseen == 0)[0]) if k > 2 else -1)
+        middles = found[k].boxes[:, :2] + found[k].boxes[:, 2:] / 2
+        np.testing.assert_allclose(middles - [12, 16], now, atol=3)
+    assert task.encoder.crops == [1] * 6
+    assert sorted(looked[-3:]) == [0, 1, 2]
+
+
+def test_what_is_not_surely_where_it_was_is_looked_at_in_full(world: Any):
+    task = untrained(fine_image=192, full_every=3)
+    task.encoder = Counted()
+    state = task.start(shown(world, (60, 60)), given((60, 60)))
+    task.encoder.crops.clear()
+    for k in range(3):
+        state, found = task.step(state, shown(world))
+        assert len(task.encoder.crops) >= k + 1  # gone: the fine filter finds nothing, and then it counts as lost
+    assert found[3].scores[0] < 0.25
+
+
+def test_what_is_due_waits_for_the_next_full_look(world: Any):
+    every = untrained(fine_image=192, update_every=3, update_above=0.0, template_above=1.0)
+    seldom = untrained(fine_image=192, update_every=3, update_above=0.0, template_above=1.0, full_every=2)
+    changes = []
+    for task in (every, seldom):
+        state, changed = task.start(shown(world, (60, 60)), given((60, 60))), []
+        for k in range(1, 9):
+            before = state.memories[0].filters
+            state, _ = task.step(state, shown(world, (60 + k, 60)))
+            changed.append(k) if not torch.equal(before, state.memories[0].filters) else None
+        changes.append(changed)
+    assert changes == [[3, 6], [4, 6]]
+
+
+def test_without_a_fine_filter_every_look_is_full(world: Any):
+    task = untrained(full_every=3, full_most=1)
+    task.encoder = Counted()
+    state = task.start(shown(world, (60, 60), (150, 90)), given((60, 60), (150, 90)))
+    task.encoder.crops.clear()
+    task.step(state, shown(world, (62, 60), (152, 90)))
+    assert task.encoder.crops == [2]
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [({"full_every": 0}, "full_every must be positive"), ({"full_most": -1}, "full_most must not be negative")],
+)
+def test_full_looks_that_make_no_sense_are_refused(fields: dict[str, Any], message: str):
+    with pytest.raises(ValueError, match=message):
+        untrained(**fields)
 
 
 @pytest.mark.parametrize("told", [0.6, 0.8, 1.25, 1.6])

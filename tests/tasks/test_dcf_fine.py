@@ -9,23 +9,6 @@ from torch import Tensor
 from dropmae.tasks.dcf import fine
 
 
-def test_gradients_are_normalised_and_turn_with_the_picture():
-    picture = 255 * torch.rand(1, 3, 32, 32)
-    found = fine.gradients(picture)
-    assert found.shape == (1, 31, 8, 8)
-    assert float(found[:, :27].max()) <= 2 * fine.CLIP + 1e-6
-    torch.testing.assert_close(found[:, :27], fine.gradients(picture * 0.5)[:, :27], atol=0.03, rtol=0)
-    turned = fine.gradients(picture.flip(2, 3))  # by 180 degrees: the signed bins change places, the others stay
-    torch.testing.assert_close(turned[:, 18:27], found[:, 18:27].flip(2, 3), atol=1e-4, rtol=0)
-    torch.testing.assert_close(turned[:, :9], found[:, 9:18].flip(2, 3), atol=1e-4, rtol=0)
-
-
-def test_colours_tell_red_from_grey():
-    picture = torch.tensor([220.0, 40.0, 40.0]).view(1, 3, 1, 1).expand(1, 3, 16, 16)
-    assert (fine.colours(picture).argmax(1) == 3).all()
-    assert (fine.colours(picture.mean(1, keepdim=True).expand(-1, 3, -1, -1)).argmax(1) != 3).all()
-
-
 def test_wanted_is_a_gaussian_around_the_point():
     found = torch.fft.irfft2(fine.wanted(torch.tensor([[10.5, 20.0]]), torch.tensor([2.0]), 32), s=(32, 32))[0]
     places = torch.arange(32) + 0.5

@@ -25,7 +25,7 @@ from dropmae.ops import noise
 from dropmae.sequence import Sequence
 from dropmae.target import Target
 from dropmae.tasks._prompts import check_frame, prompted_boxes
-from dropmae.tasks.dcf import crops, learning
+from dropmae.tasks.dcf import crops, fine, learning
 from dropmae.tasks.dcf.crops import Region
 from dropmae.tasks.dcf.sight import Sight, check_positive, check_shares, highest
 from dropmae.tasks.dcf.state import Found, State, joined
@@ -49,7 +49,8 @@ class DCF(Sight):
         "size_rate", "calibrate", "ridge", "first_share", "update_rate", "update_every", "update_above",
         "template_every", "template_above", "fine_image", "fine_share", "fine_centre", "fine_steady",
         "search_below", "hold_below", "tiles", "again_above", "patience", "presence", "calibration",
-        "lost_below", "doubtful_below", "beside", "beside_share",
+        "lost_below", "doubtful_below", "beside", "beside_share", "full_every", "full_most", "glance_above",
+        "glance_sure",
     )  # fmt: skip
 
     recipe = {
@@ -94,6 +95,15 @@ class DCF(Sight):
     """Weight file of another tracker of this kind that looks at the same crops; "": there is none."""
     beside_share: float = 0.5
     """How much of where the object is, how large, and whether it is there, is taken from that one."""
+    full_every: int = 1
+    """Frames from one full look at an object to the next, while its filter on small cells is sure where it is."""
+    full_most: int = 0
+    """Most objects whose turn it is to be looked at in full in one frame, where filters on small cells can follow the
+    others: first those that were not surely seen, and of these and the others those that have waited longest. 0: all."""
+    glance_above: float = 0.5
+    """Score from which on an object counts as surely seen."""
+    glance_sure: float = 0.3
+    """Response from which on its filter on small cells is sure where it is."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -153,9 +163,9 @@ class DCF(Sight):
 
     def check(self) -> None:
         super().check()
-        check_shares(self, ("size_rate", "search_below", "hold_below", "lost_below", "beside_share"))
-        check_positive(self, ("search_factor", "search_cap", "update_every", "template_every"))
-        for name in ("search_floor", "tiles", "patience"):
+        check_shares(self, ("size_rate", "search_below", "hold_below", "lost_below", "beside_share", "glance_above"))
+        check_positive(self, ("search_factor", "search_cap", "update_every", "template_every", "full_every"))
+        for name in ("search_floor", "tiles", "patience", "full_most"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} must not be negative, but is {getattr(self, name)}")
         if self.views < 2:
@@ -248,6 +258,7 @@ class DCF(Sight):
             factors=np.zeros(0),
             scores=np.zeros(0),
             lost=np.zeros(0, np.int64),
+            unseen=np.zeros(0, np.int64),
             memories=(),
         )
         state = self.renew(nothing, frame, target)
@@ -270,6 +281,7 @@ class DCF(Sight):
             "factors": np.array(factors),
             "scores": np.ones(len(ids)),
             "lost": np.zeros(len(ids), np.int64),
+            "unseen": np.zeros(len(ids), np.int64),
         }
         both: dict[str, Any] = {
             name: np.concatenate([getattr(state, name)[stay], value]) for name, value in fresh.items()
@@ -294,12 +306,50 @@ class DCF(Sight):
         state = dataclasses.replace(state, index=state.index + 1, size=size)
         prompted = np.isin(state.ids, boxes_of(prompt)[0]) if prompt is not None else np.zeros(len(state.ids), bool)
         rows = np.flatnonzero(~prompted).tolist()
+        state, rows = self.glance(state, frame, rows)
         if rows:
             state = self.search(state, frame, rows)
         if prompt is not None:
             state = self.renew(state, frame, prompt)
         shown = np.where((state.scores < self.lost_below)[:, None], np.nan, state.boxes)
         return state, {state.index: Target(ids=state.ids, boxes=shown, scores=state.scores)}
+
+    def planned(self, state: State, rows: list[int]) -> list[int]:
+        """Those of the objects in `rows` that are to be looked at in full."""
+        unsure = [row for row in rows if state.scores[row] < self.glance_above or state.lost[row]]
+        due = [row for row in rows if row not in unsure and state.unseen[row] + 1 >= self.full_every]
+        first = [sorted(some, key=lambda row: -state.unseen[row]) for some in (unsure, due)]
+        return [*first[0], *first[1]][: self.full_most or None]
+
+    def glance(self, state: State, frame: np.ndarray, rows: list[int]) -> tuple[State, list[int]]:
+        """The state after some objects were followed by their filters on small cells alone, and those of the objects in
+        `rows` that are yet to be looked at in full.
+
+        Those are what is `planned`, and of the others what was surely seen lately and now is not. What was not surely
+        seen, and has no turn, waits where it was.
+        """
+        able = [number for number, (sight, _) in enumerate(self.sights) if sight.fine_image]
+        full = self.planned(state, rows) if able else rows
+        waiting = [row for row in rows if row not in full]
+        if not waiting:
+            return state, rows
+        sight, memory = self.sights[able[0]][0], state.memories[able[0]]
+        middles = state.boxes[waiting, :2] + state.boxes[waiting, 2:] / 2
+        places = [crops.region(middle, self.reach(state, row)) for row, middle in zip(waiting, middles)]
+        responses = fine.respond(memory.fine[waiting], sight.spectra(frame, places))
+        boxes, unseen = state.boxes.copy(), state.unseen.copy()
+        for row, place, response in zip(waiting, places, responses):
+            n = len(response)
+            part = slice(n // 4, n - n // 4)
+            spot, height = fine.peak(response, part, part)
+            unseen[row] += 1
+            if height >= self.glance_sure:
+                centre = spot * place.side + [place.left, place.top]
+                boxes[row, :2] = within(centre - boxes[row, 2:] / 2, boxes[row, 2:], state.size)
+            elif state.scores[row] >= self.glance_above and not state.lost[row]:
+                unseen[row] -= 1
+                full.append(row)
+        return dataclasses.replace(state, boxes=boxes, unseen=unseen), sorted(full)
 
     def search(self, state: State, frame: np.ndarray, rows: list[int]) -> State:
         """The state after looking for the objects in `rows`, each where it was, and if lost also elsewhere."""
@@ -319,13 +369,15 @@ class DCF(Sight):
             here = best.get(row)
             if here is None or found.score > max(here.score, self.again_above):
                 best[row] = found
-        boxes, scores, lost = state.boxes.copy(), state.scores.copy(), state.lost.copy()
+        boxes, scores, lost, unseen = (getattr(state, name).copy() for name in ("boxes", "scores", "lost", "unseen"))
         for row, found in best.items():
             scores[row] = found.score
             lost[row] = 0 if found.score >= self.search_below else lost[row] + 1
             boxes[row] = self.settle(state, row, found)
-        state = dataclasses.replace(state, boxes=boxes, scores=scores, lost=lost)
-        return self.remember(state, best)
+            unseen[row] = 0
+        waited = state.unseen
+        state = dataclasses.replace(state, boxes=boxes, scores=scores, lost=lost, unseen=unseen)
+        return self.remember(state, best, waited)
 
     def settle(self, state: State, row: int, found: Found) -> np.ndarray:
         """float64 [4]: the next box of an object: its place as found, its size on the way to what was found."""
@@ -335,18 +387,22 @@ class DCF(Sight):
             return state.boxes[row] if held else np.concatenate([centred(found.box, old), old])
         lost = found.score < self.search_below and state.lost[row] >= self.patience
         rate = 0.0 if lost else self.size_rate * min(1.0, 0.5 + found.score)
+        rate = 1 - (1 - rate) ** (1 + state.unseen[row])
         size = np.exp((1 - rate) * np.log(old) + rate * np.log(np.maximum(found.box[2:], 1e-3)))
         size = np.clip(size, first / self.size_limit, first * self.size_limit)
         size = np.maximum(np.minimum(size, [state.size[1], state.size[0]]), 2.0)
-        corner = centred(found.box, size)
-        low, high = -size / 2, np.array([state.size[1], state.size[0]]) - size / 2
-        return np.concatenate([np.clip(corner, low, high), size])
+        return np.concatenate([within(centred(found.box, size), size, state.size), size])
 
-    def remember(self, state: State, best: dict[int, Found]) -> State:
-        """The state after what was surely seen of objects has gone into their filters and second templates."""
+    def remember(self, state: State, best: dict[int, Found], waited: np.ndarray) -> State:
+        """The state after what was surely seen of objects has gone into their filters and second templates.
+
+        `waited` [N]: for how many frames there had been no full look at them. What is due every so many frames is done
+        with the first full look from then on.
+        """
 
         def those(above: float, every: int = 1) -> list[int]:
-            return [row for row, found in best.items() if found.score >= above] if state.index % every == 0 else []
+            due = state.index % every <= waited
+            return [row for row, found in best.items() if found.score >= above and due[row]]
 
         sharp, learned = those(self.update_above), those(self.update_above, self.update_every)
         recent, memories = those(self.template_above, self.template_every), []
@@ -396,6 +452,11 @@ def amid(boxes: list[np.ndarray], parts: list[float]) -> np.ndarray:
     centre = sum(part * (box[:, :2] + box[:, 2:] / 2) for box, part in zip(boxes, parts))
     size = np.exp(sum(part * np.log(np.maximum(box[:, 2:], 1e-6)) for box, part in zip(boxes, parts)))
     return np.concatenate([centre - size / 2, size], 1)
+
+
+def within(corner: np.ndarray, size: np.ndarray, frame: tuple[int, int]) -> np.ndarray:
+    """float64 [2]: the corner of a box of this size whose centre does not leave a frame of this height and width."""
+    return np.clip(corner, -size / 2, np.array([frame[1], frame[0]]) - size / 2)
 
 
 def centred(box: np.ndarray, size: np.ndarray) -> np.ndarray:

@@ -163,10 +163,12 @@ class Sight(Task):
         return torch.cat([centre, maps.extents(boxes, n)], -1) if self.extent else centre
 
     def learn(self, features: Tensor, inside: Tensor) -> tuple[Tensor, Tensor]:
-        """The filter's sums over crops with the object's box in each, in shares of its side."""
+        """The filter's sums over crops with the object's box in each, in shares of its side: the `correlations` of
+        cells [13, C, C], and what they have in common with what it should answer [9 C, K]."""
         with torch.autocast(features.device.type, enabled=False):
-            wanted = self.wanted(inside.to(features.device), features.shape[1])
-            return ridge.sums(self.cells(features).flatten(0, 1), wanted.flatten(0, 2), len(features))
+            wanted = self.wanted(inside.to(features.device), features.shape[1]).flatten(0, 2)
+            cross = self.cells(features).flatten(0, 1).T @ wanted / len(features)
+            return maps.correlations(features[..., -self.channels[-1] :]), cross
 
     def sharpen(self, seen: Tensor, inside: Tensor, support: Tensor, before: Tensor | None) -> Tensor:
         """complex64 [B, C, m, m // 2 + 1]: the filters on small cells after objects were seen at boxes `inside`."""
@@ -187,10 +189,10 @@ class Sight(Task):
         places = [crops.region(centre + np.array([dx, dy]) * side, side * scale) for dx, dy, scale in SHIFTS]
         features, spectrum = self.embed(frame, places), self.spectra(frame, places)
         inside = torch.tensor(np.stack([place.inside(box) for place in places]), dtype=torch.float32)
-        gram, cross = self.learn(features, inside)
+        sums, cross = self.learn(features, inside)
         found = tokens(features[:1], inside[:1].to(features.device))
         with torch.autocast(features.device.type, enabled=False):
-            filter_ = ridge.solve(gram, cross, self.ridge)
+            filter_ = ridge.solve(maps.gram(sums), cross, self.ridge)
         sharp, support = spectrum[:1], torch.zeros(1, 0, 0)
         if self.fine_image:
             support = fine.supports(inside[:1, 2:].to(features.device) * spectrum.shape[-2], spectrum.shape[-2])
@@ -199,7 +201,7 @@ class Sight(Task):
             templates=torch.stack([self.head.template(found, kind) for kind in (0, 1)], 1),
             middles=self.middle(found),
             surroundings=maps.outside(features[:1, ..., -self.channels[-1] :], inside[:1].to(features.device)),
-            grams=gram.expand(1, 2, -1, -1).clone(),
+            sums=sums.expand(1, 2, -1, -1, -1).clone(),
             crosses=cross.expand(1, 2, -1, -1).clone(),
             filters=filter_[None],
             fine=sharp,
@@ -294,18 +296,17 @@ class Sight(Task):
         self, memory: Memory, rows: Sequence[int], looks: Sequence[tuple[Tensor, Tensor]], boxes: np.ndarray
     ) -> Memory:
         """The memory after the filters of the objects in `rows` have seen them at `boxes` [R, 4] in shares of crops."""
-        made: dict[str, list[Tensor]] = {name: [] for name in ("grams", "crosses", "filters")}
+        made: dict[str, list[Tensor]] = {name: [] for name in ("sums", "crosses", "filters")}
         for row, (features, _), box in zip(rows, looks, boxes):
-            gram, cross = self.learn(features[None], torch.tensor(box[None], dtype=torch.float32))
-            grams, crosses = memory.grams[row].clone(), memory.crosses[row].clone()
-            grams[1].lerp_(gram, self.update_rate)
-            crosses[1].lerp_(cross, self.update_rate)
-            share = self.first_share
-            both = [share * x[0] + (1 - share) * x[1] for x in (grams, crosses)]
-            with torch.autocast(gram.device.type, enabled=False):
-                made["filters"].append(ridge.solve(both[0], both[1], self.ridge))
-            made["grams"].append(grams)
-            made["crosses"].append(crosses)
+            known = {"sums": memory.sums[row].clone(), "crosses": memory.crosses[row].clone()}
+            seen = self.learn(features[None], torch.tensor(box[None], dtype=torch.float32))
+            for kept, new in zip(known.values(), seen):
+                kept[1].lerp_(new, self.update_rate)
+            sums, cross = (self.first_share * x[0] + (1 - self.first_share) * x[1] for x in known.values())
+            with torch.autocast(features.device.type, enabled=False):
+                known["filters"] = maps.mended(sums, cross, self.ridge, memory.filters[row])
+            for name, value in known.items():
+                made[name].append(value)
         return memory.but(rows, {name: torch.stack(values) for name, values in made.items()})
 
     def sharpened(

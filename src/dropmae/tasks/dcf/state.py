@@ -35,8 +35,8 @@ class Memory:
     """float32 [N, M, C]: features of the middle of each object as it was given, which `likeness` compares."""
     surroundings: Tensor
     """float32 [N, n n, C]: features of the cells around it in that frame; 0 where the object was."""
-    grams: Tensor
-    """float32 [N, 2, F, F]: the filter's sums, of the first frame and of later ones."""
+    sums: Tensor
+    """float32 [N, 2, 13, C, C]: what the filter is fitted by (`maps.correlations`), in the first frame and later."""
     crosses: Tensor
     """float32 [N, 2, F, K]"""
     filters: Tensor
@@ -96,6 +96,8 @@ class State:
     """float64 [N]: probability that the box overlaps the object by more than half."""
     lost: np.ndarray
     """int64 [N]: for how many frames each object has been looked for."""
+    unseen: np.ndarray
+    """int64 [N]: for how many frames each object has been followed by its filter on small cells alone."""
     memories: tuple[Memory, ...]
     """What the objects look like: to the tracker's encoder, and to that of the other one that works `beside` it."""
 
