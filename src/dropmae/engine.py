@@ -22,6 +22,7 @@ from torch import nn
 
 from dropmae.contracts import Precision, Task
 from dropmae.nn.int8 import to_int8
+from dropmae.ops import int8
 from dropmae.target import FIELDS, Target, empty, malformed, mask_boxes, redacted, says_something
 from dropmae.training import distributed
 from dropmae.video import BLOCK, Video, is_live
@@ -98,7 +99,7 @@ class Share:
         self.least, self.tries = min(self.least, time.thread_time() - before), self.tries + 1
 
 
-def prepare_precision(task: nn.Module, precision: Precision, device: torch.device) -> tuple[str, torch.dtype | None]:
+def prepare_precision(task: Task, precision: Precision, device: torch.device) -> tuple[str, torch.dtype | None]:
     """Converts a task on `device`, in place; the precision that it came to, and autocast's dtype where there is one.
 
     ValueError for int8 elsewhere than on a CPU, or of a task without a transformer of ours, and for fp16 on a CPU.
@@ -107,6 +108,8 @@ def prepare_precision(task: nn.Module, precision: Precision, device: torch.devic
     name: str = precision
     if precision == "auto":
         name = "bf16" if able else "fp16" if device.type == "cuda" else "fp32"
+        if device.type == "cpu" and task.eighths and int8.fast():
+            name = "int8"
     if name == "int8":
         if device.type != "cpu":
             raise ValueError(f"int8 is for CPUs; on {device.type} take bf16")

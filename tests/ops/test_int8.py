@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 import dropmae
-from dropmae.contracts import Precision
+from dropmae.contracts import Precision, Task
 from dropmae.engine import prepare_precision
 from dropmae.metrics.boxes import iou
 from dropmae.nn.int8 import Int8MLP, to_int8
@@ -118,9 +118,22 @@ def test_the_shipped_tracker_follows_about_as_well_as_in_float32() -> None:
     assert quick > 0.3
 
 
+def test_it_is_taken_unasked_where_it_is_fast_and_was_found_as_good(form: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_vnni_supported", lambda: True)
+    assert int8.fast() == (int8.library.obstacle is None)
+    with switch.use("torch"):
+        assert not int8.fast()
+    monkeypatch.setattr(int8, "fast", lambda: True)
+    cpu = torch.device("cpu")
+    assert prepare_precision(load(SHIPPED / "filters.safetensors").eval(), "auto", cpu)[0] == "int8"
+    assert prepare_precision(load(SHIPPED / "vot.safetensors"), "auto", cpu)[0] in ("bf16", "fp32")
+    monkeypatch.setattr(int8, "fast", lambda: False)
+    assert prepare_precision(load(SHIPPED / "filters.safetensors").eval(), "auto", cpu)[0] in ("bf16", "fp32")
+
+
 def test_where_it_cannot_be_had() -> None:
     task = load(SHIPPED / "vot.safetensors")
     with pytest.raises(ValueError, match="int8 is for CPUs"):
         prepare_precision(task, "int8", torch.device("cuda"))
     with pytest.raises(ValueError, match="no transformer"):
-        prepare_precision(torch.nn.Linear(3, 3), "int8", torch.device("cpu"))
+        prepare_precision(Task(), "int8", torch.device("cpu"))

@@ -40,6 +40,11 @@ def quantize(x: Tensor) -> Int8:
     return made
 
 
+def fast() -> bool:
+    """Whether this CPU multiplies 8-bit integers faster than other numbers, and the passes around them are compiled."""
+    return torch.cpu._is_vnni_supported() and switch.form() == "fast" and library.obstacle is None
+
+
 @cache
 def _sums_exactly() -> bool:
     """Whether PyTorch's product keeps its promise here: kernels for CPUs without VNNI may add pairs in 16 bits."""

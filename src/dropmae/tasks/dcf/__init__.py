@@ -58,6 +58,7 @@ class DCF(Sight):
         "betas": (0.9, 0.98), "epoch_samples": 2400, "epochs": 10,
     }  # fmt: skip
     frozen = True
+    eighths = True
 
     search_factor: float = 4.0
     """Side of the search region in units of the square root of the box's area."""
@@ -97,12 +98,12 @@ class DCF(Sight):
     """How much of where the object is, how large, and whether it is there, is taken from that one."""
     full_every: int = 1
     """Frames from one full look at an object to the next, while its filter on small cells is sure where it is."""
-    full_most: int = 0
-    """Most objects whose turn it is to be looked at in full in one frame, where filters on small cells can follow the
-    others: first those that were not surely seen, and of these and the others those that have waited longest. 0: all."""
+    full_most: int = 3
+    """Most objects that have a turn to be looked at in full in one frame, where filters on small cells can follow the
+    others: first those that were not surely seen, and of either those that have waited longest. 0: all."""
     glance_above: float = 0.5
     """Score from which on an object counts as surely seen."""
-    glance_sure: float = 0.3
+    glance_sure: float = 0.2
     """Response from which on its filter on small cells is sure where it is."""
 
     def __post_init__(self) -> None:
