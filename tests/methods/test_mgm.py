@@ -15,7 +15,7 @@ from dropmae.data.clips import Sequence, collate, generator
 from dropmae.methods.mgm import MGM, clip_indices
 from dropmae.nn import masking
 from dropmae.ops import noise
-from dropmae.ops.motion import block_motion, clip_motion
+from dropmae.ops.motion import block_motion, clip_changes, clip_motion
 from dropmae.video import BLOCK, Writer
 
 SLOTS, GRID = 8, (14, 14)
@@ -81,6 +81,20 @@ def test_block_matching_finds_whole_shifts() -> None:
     assert not block_motion(torch.zeros(1, 32, 32), torch.zeros(1, 32, 32), 8, 4).any()  # ties: the shortest shift
     with pytest.raises(ValueError, match="blocks"):
         block_motion(torch.zeros(1, 30, 32), torch.zeros(1, 30, 32), 8, 4)
+
+
+def test_changes_are_where_the_picture_changes() -> None:
+    frames = torch.full((1, 4, 3, 64, 64), 100, dtype=torch.uint8)
+    frames[0, 2, :, 16:32, 32:48] = 132
+    found = clip_changes(frames, 16)
+    assert found.shape == (1, 4, 4, 4, 2)
+    assert found[0, 0].isnan().all()
+    expected = torch.zeros(4, 4)
+    expected[1, 2] = 2.0  # 32 levels
+    for number in (2, 3):
+        torch.testing.assert_close(found[0, number, ..., 0], expected)
+    assert not found[0, 1:, ..., 1].any()
+    assert not found[0, 1].any()
 
 
 def test_clip_motion_is_in_pixels_of_the_picture() -> None:
@@ -189,6 +203,20 @@ def test_the_simulated_mask_moves_on_its_own() -> None:
     assert (columns[:, 0] - columns[:, -1]).abs().max() > 1
 
 
+def test_a_share_of_a_guided_mask_is_drawn_at_random() -> None:
+    motion = guided([(5, 5)] * 8).expand(4, -1, -1, -1, -1)
+    plain = hidden(make(mask_ratio=0.25), motion)
+    half = hidden(make(mask_ratio=0.25, mask_mix=0.5), motion)
+    assert half.sum((2, 3)).eq(49).all()  # as many as before, in every slot
+    kept = (half & plain).sum((2, 3)).float()
+    assert (kept >= 25).all()
+    assert kept.mean() < 25 + 49 * 24 / 171 + 2  # and those that chance hides again
+    assert not (half[:, :1] == half).all()  # drawn anew in every slot
+    assert torch.equal(hidden(make(mask_ratio=0.25, mask_mix=0.0), motion), plain)
+    free = hidden(make(mask_ratio=0.25, mask_mix=1.0), motion)
+    assert abs(float((free & plain).sum()) / float(plain.sum()) - 0.25) < 0.05
+
+
 def test_a_tube_is_the_same_in_every_slot() -> None:
     masked = hidden(make(mask="tube", mask_ratio=0.9), torch.zeros(3, 16, *GRID, 2))
     assert (masked == masked[:, :1]).all()
@@ -201,7 +229,7 @@ def test_what_moves_in_a_video_is_hidden_with_and_without_codec_vectors(tmp_path
         for frame in frames:
             writer.write(frame)
     shares = {}
-    for vectors, source in (("codec", tmp_path / "clip.mp4"), ("match", frames), ("auto", frames)):
+    for vectors, source in (("codec", tmp_path / "clip.mp4"), ("match", frames), ("auto", frames), ("changes", frames)):
         module = make(image=224, vectors=vectors, scale=(1.0, 1.0), flip=0.0, mask_ratio=0.3)
         sample = module.sample(Sequence("clip", source), generator(1))
         # The start is drawn first, and alike for every source; the file's pictures are not the frames' bit for bit.
@@ -283,6 +311,8 @@ def test_clips_of_short_videos() -> None:
         ({"decoder_heads": 5}, "heads"),
         ({"learned_positions": 14}, "learned"),
         ({"smooth": -1.0}, "smooth"),
+        ({"mask_mix": 1.5}, "mask-mix is a share"),
+        ({"mask_mix": 0.5, "mask": "tube"}, "mask-mix is for masks that follow"),
     ],
 )
 def test_impossible_settings_are_refused(wrong: dict[str, Any], word: str) -> None:

@@ -327,8 +327,9 @@ def test_presence_by_contrast_is_what_the_chance_and_the_surroundings_say():
         assert float(likest(found, around)[k]) == pytest.approx(np.mean(alike), abs=1e-5)
 
 
-def test_presence_by_contrast_falls_when_the_thing_is_gone(world: Any):
-    task = untrained(presence="contrast", calibration=(1.0, 8.0, 0.0))
+@pytest.mark.parametrize(("presence", "calibration"), [("contrast", (1.0, 8.0, 0.0)), ("facts", (1, 7, 3, -2.5))])
+def test_presence_by_contrast_falls_when_the_thing_is_gone(world: Any, presence: Any, calibration: Any):
+    task = untrained(presence=presence, calibration=calibration)
     state = task.start(shown(world, (100, 60)), Target(ids=np.array([1]), boxes=np.array([[100.0, 60, 24, 32]])))
     state, _ = task.step(state, shown(world, (104, 62)))
     there = state.scores[0]
@@ -339,6 +340,8 @@ def test_presence_by_contrast_falls_when_the_thing_is_gone(world: Any):
 def test_a_calibration_has_a_factor_for_each_fact_and_an_offset():
     with pytest.raises(ValueError, match="presence=contrast goes by: 2 and an offset, not 2 numbers"):
         untrained(presence="contrast", calibration=(1.0, 0.0))
+    with pytest.raises(ValueError, match="presence=facts goes by: 3 and an offset, not 3 numbers"):
+        untrained(presence="facts", calibration=(1.0, 2.0, 0.0))
     with pytest.raises(ValueError, match="presence=head goes by: 1 and an offset, not 3 numbers"):
         untrained(calibration=(1.0, 2.0, 0.0))
 

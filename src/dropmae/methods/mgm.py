@@ -28,7 +28,7 @@ from dropmae.nn import masking
 from dropmae.nn.decoders import ClipDecoder
 from dropmae.nn.vit import Attend, ClipEncoder, Shape
 from dropmae.ops import noise
-from dropmae.ops.motion import clip_motion
+from dropmae.ops.motion import clip_changes, clip_motion
 from dropmae.video import BLOCK
 
 STILL = 0.05
@@ -61,6 +61,9 @@ class MGM(MaskedAutoencoder):
     guided mask on a straight path of its own."""
     mask_ratio: float = 0.75
     """Share of the tokens that is hidden; the paper's best for guided masks (VideoMAE: tubes at 0.9)."""
+    mask_mix: float = 0.0
+    """Share of a guided mask's tokens that are drawn at random instead, anew in every slot: a direction that the paper
+    leaves for the future."""
     # Training samples
     frames: int = 16
     """Frames of a clip."""
@@ -73,8 +76,9 @@ class MGM(MaskedAutoencoder):
     # Objective
     norm_by: Literal["colour", "patch"] = "colour"
     """What of a tubelet is normalised together: each colour (VideoMAE) or all values (MAE)."""
-    vectors: Literal["auto", "codec", "match"] = "auto"
-    """The file's motion vectors, block matching on the decoded frames, or the first where there are any."""
+    vectors: Literal["auto", "codec", "match", "changes"] = "auto"
+    """The file's motion vectors, block matching on the decoded frames, or the first where there are any; or how much
+    the picture changes in a place, which costs least and takes a flicker for motion."""
     search: int = 12
     """Reach of block matching in pixels of the crop."""
     camera: bool = True
@@ -109,6 +113,10 @@ class MGM(MaskedAutoencoder):
             raise ValueError("stride and search must be at least 1, and the patch even")
         if not 0 < self.aspect[0] <= self.aspect[1]:
             raise ValueError(f"the aspect must be 0 < least <= most, not {self.aspect}")
+        if not 0 <= self.mask_mix <= 1:
+            raise ValueError(f"mask-mix is a share in [0, 1], not {self.mask_mix}")
+        if self.mask_mix and self.mask in ("tube", "random"):
+            raise ValueError(f"mask-mix is for masks that follow something (motion, simulated), not {self.mask}")
         if self.smooth < 0 or self.speed < 0:
             raise ValueError("smooth and speed must not be negative")
         self.slots = self.frames // self.tubelet
@@ -125,13 +133,16 @@ class MGM(MaskedAutoencoder):
         read, vectors = sequence.video.read(indices, motion=True)
         frames, motion = crop_clip(list(read), vectors, BLOCK, rng, self.sides, self.grid, self.scale, flip=self.flip)
         wanted = self.mask == "motion" and self.vectors != "codec"
-        if wanted and (self.vectors == "match" or not np.isfinite(motion).any()):
+        if wanted and (self.vectors in ("match", "changes") or not np.isfinite(motion).any()):
             motion = self.match(torch.from_numpy(np.asarray(frames))[None])[0].numpy()
         strength, known = self.moving(torch.from_numpy(motion)[None])
         return {"frames": frames, "strength": strength[0].numpy(), "known": known[0].numpy()}
 
     def match(self, frames: Tensor) -> Tensor:
-        """Motion [B, T, h, w, 2] of clips [B, T, 3, H, W] by block matching, in pixels per frame of the video."""
+        """Motion [B, T, h, w, 2] of clips [B, T, 3, H, W] in pixels per frame of the video, by block matching or, where
+        `vectors` says so, by what changes."""
+        if self.vectors == "changes":
+            return clip_changes(frames, self.patch) / self.stride
         return clip_motion(frames, self.patch, self.search) / self.stride
 
     def moving(self, motion: Tensor) -> tuple[Tensor, Tensor]:
@@ -216,15 +227,26 @@ class MGM(MaskedAutoencoder):
             return masking.slot_mask(order, keep)
         ties = 1e-3 * noise.uniform(noise.fold(key, 1), self.slots * count).unflatten(1, (self.slots, count))
         if self.mask == "simulated":
-            return masking.slot_mask(ties - self.distance(self.straight(key, grid), key, grid), keep)
+            return self.mixed(ties - self.distance(self.straight(key, grid), key, grid), keep, key)
         if moving is None:
             raise ValueError("a mask guided by motion needs what `moving` gives beside the frames")
         strength, known = moving
         if self.shape == "map":
-            return masking.slot_mask(ties + self.path(strength, known, torch.zeros_like(strength[:, 0])), keep)
+            return self.mixed(ties + self.path(strength, known, torch.zeros_like(strength[:, 0])), keep, key)
         points, alive = peaks(strength, grid) if self.guide == "peak" else centroids(strength, grid)
         start = noise.uniform(noise.fold(key, 2), 2) * points.new_tensor([grid[0] - 1, grid[1] - 1])
-        return masking.slot_mask(ties - self.distance(self.path(points, known & alive, start), key, grid), keep)
+        return self.mixed(ties - self.distance(self.path(points, known & alive, start), key, grid), keep, key)
+
+    def mixed(self, order: Tensor, keep: int, key: Tensor) -> masking.Mask:
+        """The mask that hides, in every slot, all but `keep` tokens: those of highest order [B, S, N], but for a share
+        `mask_mix` of them, which are drawn at random from the rest."""
+        slots, count = order.shape[1:]
+        drawn = round(self.mask_mix * (count - keep))
+        if not drawn:
+            return masking.slot_mask(order, keep)
+        guided = masking.slot_mask(order, keep + drawn).masked.view_as(order)
+        chance = noise.uniform(noise.fold(key, 5), slots * count).unflatten(1, (slots, count))
+        return masking.slot_mask(chance + guided, keep)
 
     def path(self, values: Tensor, known: Tensor, start: Tensor) -> Tensor:
         """Values [B, S, D] over time: slots not `known` [B, S] interpolated, then smoothed.

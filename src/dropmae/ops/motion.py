@@ -1,4 +1,4 @@
-"""Motion without a codec: block matching by the sum of absolute differences.
+"""Motion without a codec: block matching by the sum of absolute differences, and how much a picture changes.
 
 The convention is that of `Video.motion`: a vector is the displacement, x before y, of what is now in a block since the
 earlier frame, so that block b of the later frame looks like the earlier one at b - vector.
@@ -45,4 +45,15 @@ def clip_motion(frames: Tensor, patch: int, radius: int) -> Tensor:
     grey = functional.avg_pool2d(frames.float().mean(2), 2)
     pairs = [grey[:, part].flatten(0, 1) for part in (slice(None, -1), slice(1, None))]
     found = 2 * block_motion(pairs[0], pairs[1], patch // 2, max(1, radius // 2)).unflatten(0, (b, count - 1))
+    return torch.cat([torch.full_like(found[:, :1], torch.nan), found], dim=1)
+
+
+def clip_changes(frames: Tensor, patch: int) -> Tensor:
+    """float32 [B, T, h, w, 2]: how much each patch changes from a frame of clips [B, T, 3, H, W] to the next, in x.
+
+    The mean absolute difference of grey, of which 16 levels count as one pixel; y is 0. The first frame has none: NaN.
+    """
+    grey = frames.float().mean(2)
+    change = functional.avg_pool2d((grey[:, 1:] - grey[:, :-1]).abs(), patch) / 16
+    found = torch.stack([change, torch.zeros_like(change)], -1)
     return torch.cat([torch.full_like(found[:, :1], torch.nan), found], dim=1)

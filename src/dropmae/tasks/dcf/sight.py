@@ -89,13 +89,13 @@ class Sight(Task):
     """Its share in the centre of the box, where it answers."""
     fine_steady: float = 0.3
     """How much it stays as it was from frame to frame."""
-    presence: Literal["head", "likeness", "contrast"] = "head"
+    presence: Literal["head", "likeness", "contrast", "facts"] = "head"
     """What tells whether a box holds the object: a learned head; how like its middle is to that of the box that was
-    given, in the encoder's features; or how much more like that it is than like what was around that box, together with
-    the chance by which its place was found."""
+    given, in the encoder's features; how much more like that it is than like what was around that box, together with
+    the chance by which its place was found; or these two and the likeness, which also tells how exact the box is."""
     calibration: tuple[float, ...] = (1.0, 0.0)
-    """Factors and offset that make the logit of the head, the likeness, or the log of the chance and the contrast, the
-    logit of a probability."""
+    """Factors and offset that make the logit of the head, the likeness, or the log of the chance, the contrast and, of
+    "facts", the likeness, the logit of a probability."""
     views: int = 24
     """Training: most frames of each object of a video that the encoder looks at."""
 
@@ -123,7 +123,7 @@ class Sight(Task):
             raise ValueError("taps, widths and channels go together: one of each for every block that is looked at")
         if list(self.taps) != sorted(set(self.taps)) or min(self.taps) < 1:
             raise ValueError(f"taps are numbers of blocks from 1, ascending, not {self.taps}")
-        facts = 1 + (self.presence == "contrast")
+        facts = {"contrast": 2, "facts": 3}.get(self.presence, 1)
         if len(self.calibration) != facts + 1:
             told = f"{facts} and an offset, not {len(self.calibration)} numbers"
             raise ValueError(f"calibration has a factor for each fact that presence={self.presence} goes by: {told}")
@@ -266,7 +266,8 @@ class Sight(Task):
             facts = [likeness(seen, known.middles)]
         else:
             high = chance.flatten(1).gather(1, peak[:, None])[:, 0].clamp_min(LEAST_CHANCE).log()
-            facts = [high, likeness(seen, known.middles) - likest(seen, known.surroundings)]
+            like = likeness(seen, known.middles)
+            facts = [high, like - likest(seen, known.surroundings), *([like] if self.presence == "facts" else [])]
         *factors, offset = self.calibration
         logits = torch.stack(facts, 1).double().cpu().numpy() @ np.array(factors) + offset
         return Reading(found.double().cpu().numpy(), logits)
