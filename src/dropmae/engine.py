@@ -21,7 +21,7 @@ import torch
 from torch import nn
 
 from dropmae.contracts import Precision, Task
-from dropmae.nn.int8 import to_int8
+from dropmae.nn.int8 import layers_in_int8, to_int8
 from dropmae.ops import int8
 from dropmae.target import FIELDS, Target, empty, malformed, mask_boxes, redacted, says_something
 from dropmae.training import distributed
@@ -102,7 +102,8 @@ class Share:
 def prepare_precision(task: Task, precision: Precision, device: torch.device) -> tuple[str, torch.dtype | None]:
     """Converts a task on `device`, in place; the precision that it came to, and autocast's dtype where there is one.
 
-    ValueError for int8 elsewhere than on a CPU, or of a task without a transformer of ours, and for fp16 on a CPU.
+    ValueError for int8 elsewhere than on a CPU, or of a task without a transformer of ours, for another precision of a
+    task that is in int8 already, and for fp16 on a CPU.
     """
     able = distributed.supports_bf16(device)
     name: str = precision
@@ -110,10 +111,12 @@ def prepare_precision(task: Task, precision: Precision, device: torch.device) ->
         name = "bf16" if able else "fp16" if device.type == "cuda" else "fp32"
         if device.type == "cpu" and task.eighths and int8.fast():
             name = "int8"
+    if name != "int8" and layers_in_int8(task):
+        raise ValueError(f"its layers were put in 8 bits before: load the weights anew for {name}")
     if name == "int8":
         if device.type != "cpu":
             raise ValueError(f"int8 is for CPUs; on {device.type} take bf16")
-        if not to_int8(task):
+        if not to_int8(task) and not layers_in_int8(task):
             raise ValueError(f"{type(task).__name__.lower()} has no transformer whose layers could be int8")
     if name == "fp16" and device.type == "cpu":
         raise ValueError("fp16 is for GPUs; on a CPU take bf16 or fp32")

@@ -131,6 +131,15 @@ def test_it_is_taken_unasked_where_it_is_fast_and_was_found_as_good(form: str, m
     assert prepare_precision(load(SHIPPED / "filters.safetensors").eval(), "auto", cpu)[0] in ("bf16", "fp32")
 
 
+def test_a_task_that_is_in_8_bits_stays_so_and_says_so() -> None:
+    task, cpu = load(SHIPPED / "vot.safetensors").eval(), torch.device("cpu")
+    assert prepare_precision(task, "int8", cpu)[0] == "int8"
+    assert to_int8(task) == 0
+    assert prepare_precision(task, "int8", cpu)[0] == "int8"
+    with pytest.raises(ValueError, match="load the weights anew for fp32"):
+        prepare_precision(task, "fp32", cpu)
+
+
 def test_where_it_cannot_be_had() -> None:
     task = load(SHIPPED / "vot.safetensors")
     with pytest.raises(ValueError, match="int8 is for CPUs"):

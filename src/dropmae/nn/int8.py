@@ -68,6 +68,11 @@ def to_int8(network: nn.Module) -> int:
     return count
 
 
+def layers_in_int8(network: nn.Module) -> int:
+    """How many of its layers are in 8 bits."""
+    return sum(isinstance(module, Int8Linear) for module in network.modules())
+
+
 def _dtype(x: Tensor) -> torch.dtype:
     half = torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") is torch.bfloat16
     return torch.bfloat16 if half else x.dtype
