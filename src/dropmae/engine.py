@@ -332,7 +332,7 @@ def nothing(known: Target, size: tuple[int, ...]) -> Target:
     count = len(known.ids)
     return Target(
         ids=known.ids,
-        boxes=None if known.boxes is None else np.zeros((count, 4)),
+        boxes=None if known.boxes is None else np.full((count, 4), np.nan),
         mask=None if known.mask is None else np.zeros(size, np.uint8),
         boxes3d=None if known.boxes3d is None else np.full((count, 7), np.nan),
         points=None if known.points is None else np.full_like(known.points, np.nan),

@@ -26,6 +26,7 @@ from dropmae.formats.annotations import read_annotations
 from dropmae.formats.boxes import read_boxes
 from dropmae.formats.labels import read_labels
 from dropmae.target import Target, encode_mask, mask_boxes, read_targets
+from dropmae.verbs._tracking import Tracking
 from dropmae.video import Video, write
 from samples import moving_square
 
@@ -397,6 +398,42 @@ def test_an_answer_of_another_form_is_named(answer: Any, fault: str) -> None:
     told = {0: Target(ids=np.array([1]), boxes=np.ones((1, 4)))}
     with pytest.raises(ValueError, match=f"^odd, its frame 1: {fault}"):
         list(Engine(Odd(), "cpu").session(told).follow(enumerate(np.zeros((2, 8, 8, 3), np.uint8))))
+
+
+class EveryOther(Shift):
+    """Does not answer its odd frames."""
+
+    def step(self, state: Any, frame: np.ndarray, prompt: Target | None = None) -> tuple[Any, dict[int, Target]]:
+        state, found = super().step(state, frame, prompt)
+        return state, {} if state[0] % 2 else found
+
+
+def test_a_frame_that_was_not_answered_is_no_answer(tmp_path: Path) -> None:
+    """It is left out, as a frame that cannot be read: neither a box without area nor an object that has gone."""
+    video = Video(np.zeros((5, HEIGHT, WIDTH, 3), np.uint8))
+    told = {0: Target(ids=np.array([1]), boxes=np.array([[4.0, 5, 10, 12]]))}
+    names = ["a.jsonl", "a.csv", "a.mot.txt", "a.otb.txt", "a.coco.json", "a.yolo", "a.cvat.xml", "a.mp4"]
+    exports = forms([tmp_path / name for name in names])
+    session = Engine(EveryOther(), "cpu").session(told)
+    report = Tracking(video, session, range(5), None, tmp_path / "a.jsonl", "none", exports).finish()
+    assert report["frames_missed"] == [1, 3]
+    assert report["frames_lost"] == {"1": 0}
+    assert report["spans"] == {"1": {"first": 0, "last": 4, "gaps": 2}}
+    for name in ("a.jsonl", "a.csv", "a.mot.txt", "a.coco.json"):
+        (targets,) = read_annotations(tmp_path / name).values()
+        boxes = {frame: targets[frame].box().tolist() for frame in targets}
+        assert boxes == {0: [4, 5, 10, 12], 2: [8, 7, 10, 12], 4: [12, 9, 10, 12]}, name
+    lines = (tmp_path / "a.csv").read_text().splitlines()[2:]
+    assert [line.split(",")[0] for line in lines] == ["0", "2", "4"]
+    assert np.isnan(read_boxes(tmp_path / "a.otb.txt")).all(1).tolist() == [False, True, False, True, False]
+    images = json.loads((tmp_path / "a.coco.json").read_text())["images"]
+    assert [image["frame_index"] for image in images] == [0, 2, 4]  # an image without objects is an example, too
+    assert len([*(tmp_path / "a.yolo/labels").iterdir()]) == 3
+    places = ElementTree.parse(tmp_path / "a.cvat.xml").iter("box")
+    assert [int(one.get("outside", "")) for one in places] == [0, 1, 0, 1, 0]
+    assert len(Video(tmp_path / "a.mp4")) == 5
+    lines = Tracking(video, Engine(EveryOther(), "cpu").session(told), range(5), None, None, "none").finish()["lines"]
+    assert [line["frame"] for line in lines] == [0, 2, 4]
 
 
 def test_labels_of_others_are_prompts_data_and_truth(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

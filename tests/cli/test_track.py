@@ -357,6 +357,27 @@ def test_a_tracker_on_a_benchmark(tracker: Path, tmp_path: Path) -> None:
     assert (out / "predictions" / "Seq0.txt").read_text().endswith("\n\n")
 
 
+def test_a_frame_that_cannot_be_read_is_a_miss(tracker: Path, tmp_path: Path) -> None:
+    """Result files of boxes cannot say that there is none: an area of 0 overlaps with nothing. Lines can."""
+    root = benchmark_of(tmp_path / "otb")
+    broken = sorted((root / "Seq0/img").iterdir())[2]
+    broken.write_bytes(broken.read_bytes()[:60])
+    report = dropmae.evaluate("otb", root=root, weights=str(tracker), out=tmp_path / "out", workers=1)
+    assert list(report["frames_skipped"]["Seq0"]) == ["2"]
+    lines = (tmp_path / "out/predictions/Seq0.txt").read_text().splitlines()
+    assert lines[2] == "1.000,1.000,0.000,0.000"
+    assert lines[3] != lines[2]
+    (tmp_path / "folder").mkdir()
+    (root / "Seq0/img").rename(tmp_path / "folder/clip")
+    said = [{"video": "clip", "frame": n, "id": 1, "box": [20 + n, 16, 24, 20]} for n in range(4)]
+    (tmp_path / "folder/targets.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in said))
+    out = tmp_path / "lines"
+    report = dropmae.evaluate("folder", root=tmp_path / "folder", weights=str(tracker), out=out, workers=1)
+    assert list(report["frames_skipped"]["clip"]) == ["2"]
+    found = json.loads((out / "predictions/clip.jsonl").read_text().splitlines()[2])
+    assert (found["frame"], found["box"], found["score"]) == (2, None, 0)
+
+
 def test_a_wrong_data_set_root_is_one_line(tracker: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["evaluate", "otb", "--weights", str(tracker), "--out", str(tmp_path / "out"), "--root"]
     for root in (tmp_path, tmp_path / "none"):

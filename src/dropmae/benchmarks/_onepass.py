@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -117,6 +117,10 @@ class OnePass(Benchmark):
         if seconds is not None:
             write_text(path.with_name(f"{name}_time.txt"), format_seconds(seconds))
         write_text(path, format_boxes(boxes, decimals))
+
+    def missed(self, target: Target) -> Target:
+        """A box without an area, which overlaps with nothing: no box would mean the one before."""
+        return replace(target, boxes=np.zeros((len(target.ids), 4)))
 
     def path(self, name: str, out: Path) -> Path:
         """The file that `write` makes last: where it is there, the sequence is done."""

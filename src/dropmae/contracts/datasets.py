@@ -71,6 +71,10 @@ class Benchmark(Dataset):
         """
         raise NotImplementedError
 
+    def missed(self, target: Target) -> Target:
+        """What is written of a frame that was not answered or could not be read, where `target` shows nothing."""
+        return target
+
     def score(
         self, results: Mapping[str, Any], annotations: Mapping[str, Any], *, map: Callable[..., Iterable[Any]] = map
     ) -> dict[str, Any]:

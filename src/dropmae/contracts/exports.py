@@ -29,11 +29,18 @@ class Export:
     """Fields of Target of which it can say something: a task has to give one of them; () for whatever there is."""
     folders: ClassVar[tuple[str, ...]] = ()
     """Those of `suffixes` that name a folder of files."""
+    every_frame: ClassVar[bool] = False
+    """Whether frames that a task did not answer go to it too. From others they are left out, like those that could not
+    be read, so that nobody takes them for frames that show nothing."""
 
     def check(self, out: Path, inputs: Iterable[Any] = (), *, overwrite: bool = False) -> None:
         """ValueError where writing `out` would destroy something else."""
         folder = out.suffix.lower() in self.folders
         check_output(out, self.KIND, inputs, overwrite=overwrite, folder=folder)
+
+    def wants(self, answer: Any) -> bool:
+        """Whether an `engine.Answer` goes to it."""
+        return self.every_frame or not answer.missed
 
     def open(self, out: Path, video: Any, doubtful_below: float | None) -> AbstractContextManager[Add]:
         """A context whose value takes the answers for `video`; `out` appears, whole, when it ends without an error.

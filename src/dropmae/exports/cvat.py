@@ -34,10 +34,14 @@ class Lane:
 
 @dataclass(kw_only=True)
 class CVAT(Export):
-    """A track per object, of masks, or of boxes where there are none; a frame that does not show it ends it there."""
+    """A track per object, of masks, or of boxes where there are none; a frame that does not show it ends it there.
+
+    So does one that was not answered: else the tool would put in what lies between its neighbours.
+    """
 
     suffixes = (".cvat.xml", ".xml")
     needs = ("boxes", "mask")
+    every_frame = True
 
     @contextlib.contextmanager
     def open(self, out: Path, video: Video, doubtful_below: float | None) -> Iterator[Add]:

@@ -33,6 +33,7 @@ class MP4(Export):
 
     suffixes = (".mp4", ".mov")
     beside = (".jsonl",)
+    every_frame = True
 
     trail: int = 12
     """Frames of the way behind each object or point."""

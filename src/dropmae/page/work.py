@@ -299,7 +299,9 @@ class Work:
                 kept, picture = self.answer(number), self.video[number]
                 target = empty() if kept is None else kept.target
                 given, missed = (False, True) if kept is None else (kept.given, kept.missed)
-                add(Answer(number, picture, target, given, missed, finder.cut(picture)))
+                answer = Answer(number, picture, target, given, missed, finder.cut(picture))
+                if form.wants(answer):
+                    add(answer)
 
     def close(self) -> None:
         for one in self.every.values():

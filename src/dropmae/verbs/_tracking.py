@@ -58,6 +58,7 @@ class Tracking(Iterator[tuple[int, Target]]):
         """Of each object its first and last frame, and how often it was gone in between."""
         self.there: list[int] = []
         self.lost: dict[int, int] = {}
+        self.missed: list[int] = []
         self.finder, self.cuts = CutFinder(), list[int]()
         self.confidence = Confidence(self.task.doubtful_below)
         self.steps = self.run()
@@ -81,7 +82,10 @@ class Tracking(Iterator[tuple[int, Target]]):
                 stack.enter_context(stop)
                 stack.enter_context(locks.held(self.out.with_suffix(""), file=True))
             doubtful_below = self.confidence.doubtful_below
-            adds = [stack.enter_context(e.open(path, self.video, doubtful_below)) for path, e in self.exports.items()]
+            adds = [
+                (form, stack.enter_context(form.open(path, self.video, doubtful_below)))
+                for path, form in self.exports.items()
+            ]
             total = 0 if self.numbers is None else len({*self.numbers, *(self.both or ())})
             progress = Progress(max(total, 1), unit="frame", enabled=self.out is not None and total > 0)
             stack.callback(progress.close)
@@ -99,8 +103,9 @@ class Tracking(Iterator[tuple[int, Target]]):
                     break
                 answer = answer._replace(cut=answer.picture.ndim == 3 and self.finder.cut(answer.picture))
                 self.note(answer)
-                for add in adds:
-                    add(answer)
+                for form, add in adds:
+                    if form.wants(answer):
+                        add(answer)
                 progress.show(self.count, {})
                 yield answer.frame, answer.target
         if isinstance(stopped, OSError):
@@ -141,6 +146,8 @@ class Tracking(Iterator[tuple[int, Target]]):
         self.confidence.add(answer.frame, answer.target)
         if answer.cut:
             self.cuts.append(answer.frame)
+        if answer.missed:
+            self.missed.append(answer.frame)
         self.last, target = (answer.frame, answer.target), answer.target
         there = shown(target)
         for number in there:
@@ -148,14 +155,19 @@ class Tracking(Iterator[tuple[int, Target]]):
             own["gaps"] += own["last"] != answer.frame and number not in self.there
             own["last"] = answer.frame
         self.there = there
-        if target.boxes is not None:
+        if target.boxes is not None and not answer.missed:
             for object_id, box in zip(target.ids.tolist(), target.boxes):
                 self.lost[object_id] = self.lost.get(object_id, 0) + (not np.isfinite(box).all())
 
     def finish(self) -> dict[str, Any]:
         """Follows to the end; a summary, which holds the lines themselves where no file was written."""
         name = called(self.video, Path.cwd())
-        kept = [line for number, target in self if not self.exports for line in target_lines(name, number, target)]
+        kept = [
+            line
+            for number, target in self
+            if not self.exports and number not in self.missed[-1:]
+            for line in target_lines(name, number, target)
+        ]
         number, target = self.last or (None, None)
         report: dict[str, Any] = {
             "video": self.video.name if isinstance(self.video.source, list) else str(self.video.source),
@@ -170,7 +182,7 @@ class Tracking(Iterator[tuple[int, Target]]):
             "cuts": self.cuts,
             "gaps": gaps(self.video.times) if self.video.stamped and self.numbers is not None else [],
             "frames_lost": {str(object_id): count for object_id, count in self.lost.items()},
-            "frames_missed": self.session.missed,
+            "frames_missed": self.missed,
             "frames_skipped": {str(number): reason for number, reason in self.session.skipped.items()},
             "seconds": self.seconds,
             "fps": self.count / self.seconds if self.seconds else None,
@@ -192,7 +204,7 @@ class Tracking(Iterator[tuple[int, Target]]):
         lines += [f"  {cut_line(self.cuts)}"] if self.cuts else []
         lines += [f"  {words}"] if (words := told(report["gaps"])) else []
         lines += [f"  object {name} was lost in {count} frames" for name, count in self.lost.items() if count]
-        missed, skipped = self.session.missed, self.session.skipped
+        missed, skipped = self.missed, self.session.skipped
         lines += [f"  {report['task']} did not answer {len(missed)} frames, {missed[0]} first"] if missed else []
         lines += [f"  passed over: {reason}" for reason in list(skipped.values())[:3]]
         lines += [f"  and {len(skipped) - 3} more frames"] if len(skipped) > 3 else []
