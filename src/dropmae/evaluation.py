@@ -23,7 +23,7 @@ from dropmae.formats.tracks import Truth
 from dropmae.interruption import Interrupted, serve, working
 from dropmae.metrics.confidence import scored
 from dropmae.progress import Progress
-from dropmae.storage import below, write_json
+from dropmae.storage import below, noting, write_json
 from dropmae.target import FIELDS, Target, misplaced, redacted, says_something, target_lines
 
 if TYPE_CHECKING:
@@ -63,10 +63,13 @@ class Evaluation:
         return below(Path(self.out) / DONE, f"{name}.json")
 
     def done(self, name: str, told: str = "") -> bool:
-        """Whether a sequence is done; one with frames that could not be read, or `told` otherwise, is tried again."""
+        """Whether a sequence is done.
+
+        One with frames that could not be read, that is `told` otherwise, or of which a file is gone, is tried again.
+        """
         note = self.note(name)
         known = json.loads(note.read_text()) if note.is_file() else {"skipped": True}
-        return not known.get("skipped") and known.get("told", told) == told
+        return not known.get("skipped") and known.get("told", told) == told and not gone(note, self.predictions)
 
     def engine(self) -> Any:
         """The task, ready for use."""
@@ -113,6 +116,23 @@ def first_label(sequences: Any) -> Target | None:
         for frame in sorted(sequence.targets)[:1]:
             return sequence.targets[frame]
     return None
+
+
+def gone(note: Path, predictions: Path) -> list[Path]:
+    """The files of a sequence that is noted as done and that are not there any more."""
+    names = json.loads(note.read_text()).get("files", ())  # notes of earlier versions do not list them
+    return [predictions / name for name in names if not (predictions / name).is_file()]
+
+
+def lost(results: Path) -> str:
+    """Words on the files that an evaluation once wrote to a folder, its own or `predictions`, and that are gone."""
+    out = results.parent if results.name == PREDICTIONS else results
+    notes = sorted((out / DONE).rglob("*.json")) if (out / PREDICTIONS).is_dir() else []
+    files = [file for note in notes for file in gone(note, out / PREDICTIONS)]
+    if not files:
+        return ""
+    count = "is gone" if len(files) == 1 else f"and {len(files) - 1} more files are gone"
+    return f"{files[0]} {count}, which evaluate wrote: the same evaluate command makes what is gone again"
 
 
 def begun(out: Path) -> bool:
@@ -221,8 +241,11 @@ def follow_and_write(job: Evaluation, engine: Any, bench: Benchmark, sequence: A
     started = time.perf_counter()
     found = answers(engine, bench, sequence)
     seconds = time.perf_counter() - started
-    bench.write(sequence.name, found.targets, job.predictions, seconds=found.seconds)
-    note: dict[str, Any] = {"frames": len(found.targets), "seconds": round(seconds, 3)}
+    missing = {number: bench.missed(found.targets[number]) for number in {*found.missed, *found.skipped}}
+    with noting() as files:
+        bench.write(sequence.name, {**found.targets, **missing}, job.predictions, seconds=found.seconds)
+    inside = [file.relative_to(job.predictions).as_posix() for file in files if file.is_relative_to(job.predictions)]
+    note: dict[str, Any] = {"frames": len(found.targets), "seconds": round(seconds, 3), "files": inside}
     note |= {"skipped": found.skipped} if found.skipped else {}
     note |= {"missed": len(found.missed)} if found.missed else {}
     note |= {"told": told} if (told := told_first(bench, engine.task, sequence)) else {}

@@ -11,6 +11,7 @@ nor a file that was not made as the same kind of output. Such files are marked w
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import errno
 import json
 import os
@@ -36,6 +37,25 @@ MARK = ".made-by"
 """The file that marks a folder of results."""
 
 
+_written: contextvars.ContextVar[list[Path] | None] = contextvars.ContextVar("_written", default=None)
+
+
+@contextlib.contextmanager
+def noting() -> Iterator[list[Path]]:
+    """A list of the files that are written by this thread until the block ends, those in whole folders included."""
+    token = _written.set(files := [])
+    try:
+        yield files
+    finally:
+        _written.reset(token)
+
+
+def _note(path: Path) -> None:
+    files = _written.get()
+    if files is not None:
+        files += [file for file in sorted(path.rglob("*")) if file.is_file()] if path.is_dir() else [path]
+
+
 def mark(kind: str) -> str:
     """The words in a file that say which kind of output it is: "a picture made by dropmae" for one."""
     return f"{kind} made by dropmae"
@@ -58,6 +78,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
             os.fsync(stream.fileno())
         os.chmod(partial, 0o666 & ~_umask())
         os.replace(partial, path)
+        _note(path)
     except (OSError, RuntimeError) as error:  # the latter is how torch and others report a failed write
         if not _of_writing(error, partial):
             raise
@@ -80,6 +101,7 @@ def replacing_folder(folder: str | Path) -> Iterator[Path]:
         remove(folder)
         os.rename(partial, folder)
         flush_folder(folder.parent)
+        _note(folder)
     except OSError as error:
         if not _of_writing(error, partial):
             raise
@@ -367,9 +389,12 @@ def partial_name(path: Path) -> Path:
 
 
 def _of_writing(error: BaseException, partial: Path) -> bool:
-    """Whether an error out of a block that writes is about that, and not of another file that was read or written."""
-    if not isinstance(error, OSError):
-        return disk_full(partial.parent)
+    """Whether an error out of a block that writes is about that, and not of another file that was read or written.
+
+    The system's errors have a number. One without is a sentence of ours, which names what it is about.
+    """
+    if not isinstance(error, OSError) or error.errno is None:
+        return disk_full(partial.parent) and not isinstance(error, Unwritable)
     if error.errno in FULL:
         return True
     elsewhere = isinstance(error.filename, str) and partial not in (Path(error.filename), *Path(error.filename).parents)

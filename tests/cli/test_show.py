@@ -119,6 +119,55 @@ def test_results_in_every_form(tmp_path: Path) -> None:
         np.testing.assert_array_equal([found[n].box() for n in range(FRAMES)], rows, err_msg=path)
 
 
+def test_a_damaged_video_is_named_and_the_rest_of_it_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "walk"
+    folder.mkdir()
+    for number in range(4):
+        file = folder / f"{number}.png"
+        Image.fromarray(np.full((SIZE, SIZE, 3), 90, np.uint8)).save(file)
+    file.write_bytes(file.read_bytes()[:50])
+    truth = write_boxes(tmp_path / "truth.txt", boxes(0)[:4])
+    out = tmp_path / "out.mp4"
+    with pytest.raises(OSError, match=r"walk/3\.png") as caught:
+        dropmae.show(str(folder), truth=truth, frames=(3,), out=out)
+    assert "out.mp4" not in str(caught.value)
+    assert not out.exists()
+    dropmae.show(str(folder), truth=truth, out=out)
+    frames = np.stack([*video.Video(out)])
+    assert frames[2, 60, 60].min() > 60
+    assert frames[3, 60, 60].max() < 30
+    assert "1 frames are black, as they could not be read:" in capsys.readouterr().err
+    with pytest.raises(OSError, match=r"walk/3\.png"):
+        dropmae.show(str(folder), truth=truth, frames=(0, 3), out=tmp_path / "out.png")
+
+
+def test_what_is_lost_of_an_evaluation_is_said(clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A file of predictions that somebody removed: what reads them says so, and evaluate makes it again."""
+    out, root = tmp_path / "out", tmp_path / "otb"
+    rows = "".join(f"{11 + frame},13,30,30\n" for frame in range(FRAMES))
+    for name in ("Walk", "Run"):
+        (root / name / "img").mkdir(parents=True)
+        (root / name / "groundtruth_rect.txt").write_text(rows)
+        for frame in range(FRAMES):
+            Image.fromarray(np.full((SIZE, SIZE, 3), frame, np.uint8)).save(root / name / f"img/{frame + 1:04d}.jpg")
+    weights = "shipped:vot"
+    report = dropmae.evaluate("otb", root=root, weights=weights, out=out, workers=1)
+    gone = out / "predictions/Walk.txt"
+    before = gone.read_bytes()
+    gone.unlink()
+    words = r"Walk\.txt is gone, which evaluate wrote: the same evaluate command makes what is gone again"
+    with pytest.raises(FileNotFoundError, match=rf"no result for 1 of 2 sequences \(Walk\).*{words}"):
+        dropmae.score("otb", root=root, results=out / "predictions")
+    with pytest.raises(FileNotFoundError, match=rf"holds nothing for Walk.*{words}"):
+        dropmae.show(str(root / "Walk/img"), results=(out,), names=("ours",), out=tmp_path / "a.png")
+    capsys.readouterr()
+    dropmae.score("otb", root=root, results=out / "predictions", partial=True)
+    assert "makes what is gone again" in capsys.readouterr().err
+    assert dropmae.evaluate("otb", root=root, weights=weights, out=out, workers=1)["sequences"] == report["sequences"]
+    assert "Walk.txt is gone: Walk is followed anew" in capsys.readouterr().err
+    assert gone.read_bytes() == before
+
+
 def test_what_is_not_there(clip: Path, tmp_path: Path) -> None:
     empty = tmp_path / "empty"
     empty.mkdir()

@@ -163,7 +163,9 @@ def test_a_failure_leaves_what_was_there(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     path.write_text("before")
     with pytest.raises(OSError, match=r"a.txt could not be written"):
-        fill(path, OSError("something"))
+        fill(path, OSError(errno.EIO, "something"))
+    with pytest.raises(OSError, match=r"^in.mp4: frame 3 is damaged$"):  # what was read for it is named already
+        fill(path, OSError("in.mp4: frame 3 is damaged"))
     assert path.read_text() == "before"
     assert [entry.name for entry in tmp_path.iterdir()] == ["a.txt"]
 

@@ -17,7 +17,7 @@ import numpy as np
 
 from dropmae import machine, registry
 from dropmae.contracts import Precision
-from dropmae.evaluation import Evaluation, begun, check_prompts, first_label, spread, told_first
+from dropmae.evaluation import Evaluation, begun, check_prompts, first_label, gone, lost, spread, told_first
 from dropmae.formats.results import distinct_names
 from dropmae.interruption import Stop, serve, working
 from dropmae.metrics.confidence import Scored, confidence_numbers
@@ -87,7 +87,15 @@ def score(
     truth = bench.annotations(place) if split is None else bench.annotations(place, split)
     reports: dict[str, dict[str, Any]] = {}
     for name, folder in zip(names or distinct_names(folders), folders):
-        found = measure(bench, bench.read(folder, truth), truth, workers)
+        words = lost(folder)
+        try:
+            found = measure(bench, bench.read(folder, truth), truth, workers)
+        except OSError as error:
+            if not words:
+                raise
+            raise type(error)(f"{error}; {words}") from None
+        if words:
+            say(f"{folder}: {words}")
         reports[name] = {"benchmark": Path(benchmark).stem, **found}
     show(bench, reports, table, beside, plots)
     return (
@@ -116,7 +124,7 @@ def evaluate(
 
     A trained task does its own work; a pre-trained encoder carries the first labels on by training-free propagation.
     The same command on the same folder goes on where it was stopped. Frames that cannot be read count as missed and
-    are named; their sequences are tried again by the next such command. From a script, call it below
+    are named; their sequences, and those whose files are gone, are tried again by the next such command. From a script, call it below
     `if __name__ == "__main__"`: sequences are shared among processes.
 
     Args:
@@ -163,6 +171,9 @@ def evaluate(
         pending = [place for place, one in enumerate(sequences) if not job.done(one.name, first[place])]
         if len(pending) < len(sequences):
             say(f"{len(sequences) - len(pending)} of {len(sequences)} sequences are done already")
+        for one in (sequences[number] for number in pending if job.note(sequences[number].name).is_file()):
+            if files := gone(job.note(one.name), job.predictions):
+                say(f"{files[0]} is gone: {one.name} is followed anew")
         if engine.task.takes:
             check_prompts(bench, (sequences[number] for number in pending))
         spread(job, engine, bench, sequences, pending, workers)

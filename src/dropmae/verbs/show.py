@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image, ImageDraw
 
+from dropmae.engine import pictures as pictures_of
+from dropmae.evaluation import lost
 from dropmae.formats.labels import foreground
 from dropmae.formats.results import distinct_names, read_results
 from dropmae.progress import Progress, say
@@ -98,7 +100,7 @@ def show(
         raise ValueError(f"{len(names)} names for {len(results)} results")
     called = [title, *({source.name} - {title})]
     found = {} if truth is None else {TRUTH: read_results(truth, called)}
-    found |= dict(zip(names or distinct_names(results), (read_results(path, called) for path in results)))
+    found |= dict(zip(names or distinct_names(results), (found_in(Path(path), called) for path in results)))
     if out.suffix.lower() == ".mp4":
         shown: Sequence[int] = numbers_of(source, frames) if frames else range(len(source))
         write_video(source, found, shown, out)
@@ -118,6 +120,16 @@ def show(
 TRUTH = "truth"
 IMAGE_FOLDERS = ("img", "imgs", "images", "frames", "color")
 """Folders of a sequence's frames that have no name of their own; the sequence is called as the folder above."""
+
+
+def found_in(path: Path, called: Sequence[str]) -> Mapping[int, Target]:
+    """`read_results`, with a word on what an evaluation once wrote there."""
+    try:
+        return read_results(path, called)
+    except OSError as error:
+        if not (words := lost(path)):
+            raise
+        raise type(error)(f"{error}; {words}") from None
 
 
 def numbers_of(video: Video, frames: Sequence[int]) -> list[int]:
@@ -176,14 +188,22 @@ def legend(results: Results, width: int) -> np.ndarray:
 
 
 def write_video(video: Video, results: Results, shown: Sequence[int], out: Path) -> None:
-    """All of `shown` as a video, with the legend below; masks side by side."""
+    """All of `shown` as a video, with the legend below; masks side by side. A frame that cannot be read is black."""
     progress = Progress(len(shown), unit="frame")
+    reasons: list[str] = []
     with Writer(out, video.fps or 30, kind=SHOWN) as writer:
-        for done, number in enumerate(shown, 1):
-            pictures = list(compared(video[number], number, results))
+        for done, (number, frame) in enumerate(pictures_of(video, shown), 1):
+            if isinstance(frame, OSError):
+                reasons.append(str(frame))
+                if len(reasons) == len(shown):
+                    raise frame
+                frame = draw_text(np.zeros((video.height, video.width, 3), np.uint8), "cannot be read")
+            pictures = list(compared(frame, number, results))
             picture = tile(pictures, min(3, len(pictures))) if len(pictures) > 1 else pictures[0]
             if len(pictures) == 1:
                 picture = np.concatenate([picture, legend(results, picture.shape[1])])
             writer.write(picture)
             progress.show(done, {})
     progress.close()
+    if reasons:
+        say(f"{len(reasons)} frames are black, as they could not be read: {reasons[0]}")

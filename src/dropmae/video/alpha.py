@@ -141,7 +141,7 @@ class AlphaWriter(Writer):
         layer.pts, layer.time_base, layer.color_range = place, self.base, FULL
         beside = self.alpha.encode(layer)
         if len(found) != len(beside):
-            raise OSError("the encoder of VP9 gives its layers at different times")
+            raise OSError(f"{self.path}: the encoder of VP9 gives its layers at different times")
         for packet, other in zip(found, beside):
             data = (1).to_bytes(8, "big") + bytes(other)
             make: Any = PacketSideData  # its stub has no arguments
