@@ -9,10 +9,12 @@ a terminal or a job's end sends them to all: the main process decides, and they 
 
 from __future__ import annotations
 
+import _thread
 import contextlib
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -47,31 +49,45 @@ class Stop:
     """A context in which signals are noted and change nothing else; `asked` is the first one's number, or 0.
 
     Within `at_once()`, work that may be cut off anywhere, the signal raises `Interrupted`. `urgent` makes all of it so.
-    Only the main thread of a process gets signals: elsewhere nothing is ever asked.
+    Only the main thread of a process gets signals: elsewhere nothing is ever asked. Where one comes within a
+    destructor, out of which nothing can be raised, it comes again a moment later.
     """
 
     def __init__(self, *, urgent: bool = False) -> None:
         self.asked, self.since = 0, 0.0
         self.urgent = int(urgent)
+        self.again = False
         self.old: dict[int, Any] = {}
+        self.hook: Any = None
 
     def __enter__(self) -> Stop:
         if threading.current_thread() is threading.main_thread():
             for number in SIGNALS:
                 if number != getattr(signal, "SIGHUP", 0) or signal.getsignal(number) != signal.SIG_IGN:
                     self.old[number] = signal.signal(number, self._note)
+            self.hook, sys.unraisablehook = sys.unraisablehook, self._dropped
         return self
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self.old.items():
             signal.signal(number, handler if handler is not None else signal.SIG_DFL)
-        self.old = {}
+        if self.hook is not None:
+            sys.unraisablehook = self.hook
+        self.old, self.hook = {}, None
+
+    def _dropped(self, lost: Any) -> None:
+        if isinstance(lost.exc_value, Interrupted):
+            self.again = True
+            threading.Timer(0.01, _signal_main, (lost.exc_value.number,)).start()
+        elif self.hook is not None:
+            self.hook(lost)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         impatient = self.asked and number == signal.SIGINT and time.monotonic() - self.since > AGAIN
+        again, self.again = self.again, False
         if not self.asked:
             self.asked, self.since = number, time.monotonic()
-        elif not impatient:
+        elif not impatient and not again:
             return
         if self.urgent or impatient:
             raise Interrupted(self.asked)
@@ -90,6 +106,14 @@ class Stop:
         """Raises `Interrupted` if a signal came."""
         if self.asked:
             raise Interrupted(self.asked, kept)
+
+
+def _signal_main(number: int) -> None:
+    """Sends this process's main thread a signal, which wakes it where the system can."""
+    if hasattr(signal, "pthread_kill"):
+        signal.pthread_kill(int(threading.main_thread().ident or 0), number)
+    else:
+        _thread.interrupt_main(number)
 
 
 class Whole:

@@ -141,6 +141,26 @@ def _sleep(seconds: float) -> None:
     time.sleep(seconds)
 
 
+def test_a_signal_within_a_destructor_is_not_lost(capsys: pytest.CaptureFixture[str]) -> None:
+    """Nothing can be raised out of it: Python writes a traceback and goes on."""
+
+    class Slow:
+        def __del__(self) -> None:
+            os.kill(os.getpid(), signal.SIGTERM)
+            for _ in range(100):
+                pass
+
+    hook = sys.unraisablehook
+    with pytest.raises(Interrupted) as caught, Stop(), Stop(urgent=True):
+        slow = Slow()
+        del slow
+        for _ in range(1000):
+            time.sleep(0.01)
+    assert caught.value.code == 143
+    assert sys.unraisablehook is hook
+    assert capsys.readouterr().err == ""
+
+
 def test_a_pool_ignores_signals_and_ends_at_once() -> None:
     pool, workers = ProcessPoolExecutor(1, get_context("spawn"), serve), []
 
