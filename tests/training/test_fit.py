@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +17,7 @@ from torch import Tensor, nn
 
 from dropmae.contracts import Model
 from dropmae.data.clips import Clips, Sequence, Share, batches
+from dropmae.interruption import Interrupted
 from dropmae.nn.groups import decay_groups
 from dropmae.training import optim
 from dropmae.training.fit import Options, fit, plan
@@ -147,6 +151,29 @@ def test_a_finished_run_is_left_alone(tmp_path: Path) -> None:
     before = (tmp_path / "metrics.jsonl").read_text()
     fit(Line(), clips(), options(), tmp_path, save=save)
     assert (tmp_path / "metrics.jsonl").read_text() == before
+
+
+@pytest.mark.parametrize("at", [4, 8])
+def test_a_validation_that_was_cut_off_is_made_up_for(at: int, tmp_path: Path) -> None:
+    """In the middle or at the end: a run without its last validation is not finished."""
+    asked: list[int] = []
+
+    def validate(module: nn.Module, step: int) -> dict[str, Any]:
+        asked.append(step)
+        if asked.count(at) == 1 and step == at:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(5)
+        return {"value": step}
+
+    every = options(steps=8, validate_every="4", save_every="3")
+    with pytest.raises(Interrupted, match=f"^step {at} of 8 is saved in .*same command goes on") as caught:
+        fit(Line(), clips(), every, tmp_path, save=save, validate=validate)
+    assert caught.value.code == 143
+    fit(Line(), clips(), every, tmp_path, save=save, validate=validate)
+    assert [line["step"] for line in lines(tmp_path / "validation.jsonl")] == [0, 4, 8]
+    assert [line["step"] for line in lines(tmp_path / "metrics.jsonl")] == list(range(1, 9))
+    fit(Line(), clips(), every, tmp_path, save=save, validate=validate)
+    assert len(asked) == 4
 
 
 def test_bad_files_are_named_once_and_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -238,16 +238,22 @@ def fit(
             save(learner.module, out / "last.safetensors")
         saved = step
 
-    def check(step: int) -> None:
+    def check(step: int) -> int:
+        """Validates; the number of the signal that cut it off, or 0."""
+        cut = 0
         if validate is not None:
             learner.collect()
         if validate is not None and distributed.is_main():
             learner.module.eval()
             # A signal cuts it off, so that the checkpoint does not wait for it; a run that goes on makes up for it.
-            with contextlib.suppress(Interrupted), stop.at_once(), torch.no_grad(), autocast():
-                journal.validated(step, validate(learner.module, step))
+            try:
+                with stop.at_once(), torch.no_grad(), autocast():
+                    journal.validated(step, validate(learner.module, step))
+            except Interrupted as error:
+                cut = error.number
             learner.module.train()
         distributed.barrier()
+        return int(distributed.first(cut))
 
     def where() -> str:
         if not distributed.is_main():
@@ -260,8 +266,9 @@ def fit(
     stop, whole, stack, stream = Stop(), Whole(), contextlib.ExitStack(), None
     try:
         stack.enter_context(stop)
-        if distributed.first(done % how.validate_every == 0 and journal.checked < done < how.steps):
-            check(done)
+        due = done % how.validate_every == 0 or done == how.steps
+        if distributed.first(due and journal.checked < done) and (cut := check(done)) and done == how.steps:
+            raise Interrupted(cut, where())
         stream = batches(clips, how.share, done, how.steps, how.workers)
         whole.watch()
         learner.trained.train()
@@ -302,10 +309,11 @@ def fit(
             if asked and not final:
                 checkpoint(step + 1)
                 raise Interrupted(asked, where())
-            if final or (step + 1) % how.validate_every == 0:
-                check(step + 1)
-            if final or (step + 1) % how.save_every == 0:
+            cut = check(step + 1) if final or (step + 1) % how.validate_every == 0 else 0
+            if final or cut or (step + 1) % how.save_every == 0:
                 checkpoint(step + 1)
+            if cut:  # here, so that a run that goes on begins with what was cut off; the last one too is missing
+                raise Interrupted(cut, where())
         if done == how.steps:
             learner.collect()
     except (RuntimeError, OSError, EOFError) as error:
