@@ -1,14 +1,16 @@
 """Mutated and hostile files, opened as the verbs open them: `make fuzz`, and a little of it in `make test`.
 
 Each input is tried in a process of its own, forked from one that has loaded everything. Counted are inputs, those that
-were refused, and what must not be: code run, connections, programs started, crashes, more than 20 s of CPU time, more
-than 1.5 GB, exceptions that are neither OSError nor ValueError, and messages without the file's name.
+were refused, and what must not be: code run, connections, programs started, other files opened, crashes, more than 20 s
+of CPU time, more than 1.5 GB, exceptions that are neither OSError nor ValueError, and messages without the file's name.
+Then `info` is asked about it, which has to say what it says on lines without control characters.
 """
 
 from __future__ import annotations
 
 import argparse
 import collections
+import contextlib
 import io
 import json
 import os
@@ -30,18 +32,24 @@ import numpy as np
 import torch
 from PIL import Image
 
-from dropmae import weights
+from dropmae import cli, weights
 from dropmae.benchmarks.folder import Folder
+from dropmae.engine import Answer
+from dropmae.exports import forms
+from dropmae.formats import flow
+from dropmae.formats.annotations import read_annotations
 from dropmae.formats.arrays import read_dump, read_mat
 from dropmae.formats.boxes import ResultFiles, read_boxes, read_json
 from dropmae.formats.labels import read_labels
+from dropmae.formats.pickled import read_pickled
 from dropmae.methods.mae import MAE
 from dropmae.target import Target, read_targets, write_targets
 from dropmae.video import Video, write, write_store
+from dropmae.video.scans import read_scan
 from dropmae.weights import foreign, official
 
-SECONDS, MEGABYTES = 20, 1100
-"""Most processor time; most memory beyond what the process holds that is forked."""
+SECONDS, MEGABYTES = 20, 1500
+"""Most processor time; most memory, what is loaded included."""
 WAIT = 60
 """Seconds on the clock after which a process that waits for something is a hang too."""
 FORBIDDEN = (
@@ -54,6 +62,9 @@ FORBIDDEN = (
     "pty.spawn",
 )
 CANARY = "canary-was-executed"
+KNOWN = tuple({*map(os.path.realpath, (sys.prefix, sys.base_prefix, Path(weights.__file__).parents[2]))})
+"""Folders of the program's own files, which it may read."""
+SYSTEM = ("/dev/", "/proc/", "/sys/", "/usr/", "/lib", "/etc/ld.so", "/etc/localtime")
 
 Maker = Callable[[Path], object]
 
@@ -116,6 +127,26 @@ def annotated(path: Path) -> None:
     write_targets(path, {"v.mp4": {0: target, 1: target}})
 
 
+def exported(path: Path) -> None:
+    """Labels in the form that the name's ending asks for, of an object with a mask."""
+    mask = np.zeros((32, 48), np.uint8)
+    mask[2:5, 2:6] = 1
+    target = Target(ids=np.ones(1, np.int64), boxes=np.array([[2.0, 2, 4, 3]]), mask=mask, names=["fox"])
+    video = Video(np.stack(frames(3)))
+    with forms(path)[path].open(path, video, None) as add:
+        for number in range(3):
+            add(Answer(number, video[number], target))
+
+
+def packed_dump(path: Path) -> None:
+    path.write_bytes(pickle.dumps({"a": np.ones((2, 3), np.float32), "b": [1, "x", {"c": np.arange(4)}]}))
+
+
+def cloud(path: Path) -> None:
+    head = "# .PCD v0.7\nVERSION 0.7\nFIELDS x y z\nSIZE 4 4 4\nTYPE F F F\nCOUNT 1 1 1\nWIDTH 2\nHEIGHT 1\nPOINTS 2\n"
+    path.write_bytes(head.encode() + b"DATA binary\n" + np.ones((2, 3), np.float32).tobytes())
+
+
 def member(path: Path) -> None:
     write(path.with_suffix(".mp4"), frames(), 25)
     with tarfile.open(path, "w") as archive:
@@ -135,11 +166,20 @@ MADE: dict[str, dict[str, Maker]] = {
     "media": {
         **{f"v.{form}": lambda path: encoded(path, "libx264") for form in ("mp4", "mkv", "ts", "flv", "h264")},
         "v.avi": lambda path: encoded(path, "mpeg4"),
+        "v.webm": lambda path: encoded(path, "libvpx-vp9"),
+        "l.mkv": lambda path: encoded(path, "ffv1"),
+        "v.mxf": lambda path: encoded(path, "mpeg2video"),
         "v.mpg": lambda path: encoded(path, "mpeg2video"),
         "j.mov": lambda path: encoded(path, "mjpeg", "yuvj420p"),
         **{f"i.{form}": lambda path: Image.fromarray(frames(1)[0]).save(path) for form in ("png", "jpg", "tif", "bmp")},
         "i.webp": lambda path: Image.fromarray(frames(1)[0]).save(path),
         "a.gif": lambda path: Image.fromarray(frames(1)[0]).save(path),
+        "g.pgm": lambda path: Image.fromarray(frames(1)[0][..., 0]).save(path),
+        "n.apng": lambda path: Image.fromarray(frames(1)[0]).save(
+            path, "PNG", save_all=True, append_images=[Image.fromarray(frames(2)[1])]
+        ),
+        "s.pcd": cloud,
+        "s.bin": lambda path: path.write_bytes(np.ones((5, 4), np.float32).tobytes()),
         "a.npy": lambda path: np.save(path, np.stack(frames(2))),
         "s.frames": lambda path: write_store(path, frames(2), 25),
         "t.tar": member,
@@ -153,6 +193,14 @@ MADE: dict[str, dict[str, Maker]] = {
         "g.json": lambda path: path.write_text(json.dumps({"Seq": {"gt_rect": [[1, 2, 3, 4]]}})),
         "m.png": labels,
         "d.dat": lambda path: path.write_bytes(pickle.dumps(np.ones((2, 3)))),
+        "annotations.xml": exported,
+        "c.coco.json": exported,
+        "a.csv": exported,
+        "m.mot.txt": exported,
+        "f.flo": lambda path: flow.write_flo(path, np.ones((4, 6, 2), np.float32)),
+        "f.pfm": lambda path: flow.write_pfm(path, np.ones((4, 6, 1), np.float32)),
+        "f.kitti.png": lambda path: flow.write_kitti(path, np.ones((4, 6, 2), np.float32)),
+        "p.pkl": packed_dump,
         "p.mat": lambda path: path.write_bytes(b" " * 124 + b"\0\1IM" + b"\x0e\0\0\0\x08\0\0\0" * 2),
     },
 }
@@ -171,6 +219,15 @@ def use(path: Path) -> None:
         for targets in read_targets(path).values():
             list(targets.values())
         Folder().sequences(path.parent)
+    elif kind in (".xml", ".csv") or path.name in ("c.coco.json", "m.mot.txt"):
+        for rows in read_annotations(path, size=lambda name: (32, 48)).values():
+            list(rows.values())
+    elif kind in (".flo", ".pfm") or path.name == "f.kitti.png":
+        {".flo": flow.read_flo, ".pfm": flow.read_pfm, ".png": flow.read_kitti}[kind](path)
+    elif kind in (".pcd", ".bin"):
+        read_scan(path)
+    elif kind == ".pkl":
+        read_pickled(path)
     elif kind in (".txt", ".json"):
         (read_boxes if kind == ".txt" else read_json)(path)
     elif kind == ".zip":
@@ -237,8 +294,21 @@ def tried(path: Path) -> dict[str, Any]:
     child = os.fork()
     if not child:
         os.close(readable)
-        out: dict[str, Any] = {"said": "", "kind": "read", "forbidden": []}
-        sys.addaudithook(lambda event, _: out["forbidden"].append(event) if event in FORBIDDEN else None)
+        out: dict[str, Any] = {"said": "", "kind": "read", "forbidden": [], "opened": [], "told": ""}
+        begun = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 2**20
+        out["grown_from"] = begun - held  # not all that is shared with the parent is counted
+        place = os.path.realpath(path.parent)
+        folders = (place, *KNOWN, *SYSTEM)
+
+        def watch(event: str, arguments: tuple[Any, ...]) -> None:
+            if event in FORBIDDEN:
+                out["forbidden"].append(event)
+            elif event == "open" and isinstance(arguments[0], (str, bytes)):
+                file = os.path.realpath(os.fsdecode(arguments[0]))
+                if not file.startswith(folders) and not file.startswith(f"{tempfile.gettempdir()}/dropmae-"):
+                    out["opened"].append(file)
+
+        sys.addaudithook(watch)
         resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS + 2))
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         signal.alarm(WAIT)
@@ -249,6 +319,17 @@ def tried(path: Path) -> dict[str, Any]:
             out |= {"kind": "refused", "said": str(error)}
         except BaseException as error:
             out |= {"kind": "traceback", "said": f"{type(error).__name__}: {error}"}
+        else:
+            out["said"] = ""
+        told = io.StringIO()
+        with contextlib.redirect_stdout(told), contextlib.redirect_stderr(told):
+            try:
+                code = cli.main(["info", str(path)])
+            except BaseException as error:
+                code = f"{type(error).__name__}: {error}"
+        text = told.getvalue()
+        if code not in (0, 1, 2) or "Traceback" in text or any(ord(one) < 32 and one not in "\n\t\r" for one in text):
+            out["told"] = f"{code} {text!r}"[:300]
         os.write(writable, json.dumps({**out, "said": out["said"][:400]}).encode())
         os._exit(0)
     os.close(writable)
@@ -258,7 +339,8 @@ def tried(path: Path) -> dict[str, Any]:
     found = json.loads(text) if text else {"said": "", "kind": "crash", "forbidden": []}
     if os.WIFSIGNALED(status) and os.WTERMSIG(status) in (signal.SIGXCPU, signal.SIGKILL, signal.SIGALRM):
         found["kind"] = "hang"
-    return {**found, "seconds": used.ru_utime + used.ru_stime, "megabytes": used.ru_maxrss / 1024 - held}
+    memory = used.ru_maxrss / 1024 - found.pop("grown_from", 0.0)
+    return {"opened": [], "told": "", **found, "seconds": used.ru_utime + used.ru_stime, "megabytes": memory}
 
 
 def fuzz(kind: str, count: int, seed: int = 0, say: Callable[[str], None] = lambda line: None) -> dict[str, Any]:
@@ -286,12 +368,14 @@ def fuzz(kind: str, count: int, seed: int = 0, say: Callable[[str], None] = lamb
             total.update([found["kind"]])
             wrong = {
                 "code run": code, "forbidden": bool(found["forbidden"]), "not named": unnamed, "too large": large,
-                "outside": outside, "lines": "\n" in found["said"],
+                "outside": outside, "lines": "\n" in found["said"], "opened": bool(found["opened"]),
+                "told": bool(found["told"]),
             }  # fmt: skip
             total.update({what: 1 for what, is_so in wrong.items() if is_so})
             if any(wrong.values()) or found["kind"] in ("crash", "hang", "traceback"):
                 what = ", ".join(word for word in wrong if wrong[word])
                 bad.append(f"{kind} {seed}:{number} {name} {found['kind']} {what}: {found['said'][:200]}")
+                bad[-1] += f" {found['opened']} {found['told']}".rstrip(" []")
                 say(bad[-1])
             peak, slowest = max(peak, found["megabytes"]), max(slowest, found["seconds"])
             for left in path.parent.iterdir():
