@@ -115,6 +115,19 @@ VERBS = {
         ],
         "out.png",
     ),
+    "score": Verb(
+        lambda inputs, out, n: [
+            *("score", "otb", "--root", str(inputs / "otb"), "--results", str(inputs / f"boxes{n}"), "--workers", "1"),
+            *("--plots", str(out)),
+        ],
+    ),
+    "show": Verb(
+        lambda inputs, out, n: [
+            *("show", str(inputs / "videos" / "0.mp4"), "--results", str(inputs / f"boxes{n}" / "Seq.txt")),
+            *("--out", str(out)),
+        ],
+        "out.mp4",
+    ),
     "convert": Verb(
         lambda inputs, out, n: ["convert", str(inputs / f"{n}.pth"), str(out)],
         "out.safetensors",
@@ -128,6 +141,11 @@ def prepare_inputs(inputs: Path) -> None:
         frames = np.random.default_rng(number).integers(0, 255, (12, 64, 64, 3)).astype(np.uint8)
         write(inputs / "videos" / f"{number}.mp4", frames, 10)
     np.save(inputs / "long.npy", np.random.default_rng(9).integers(0, 255, (48, 64, 96, 3)).astype(np.uint8))
+    for number, folder in enumerate((inputs / "boxes0", inputs / "boxes1", inputs / "otb/Seq")):
+        folder.mkdir(parents=True)
+        file = "groundtruth_rect.txt" if number == 2 else "Seq.txt"
+        (folder / file).write_text("".join(f"{9 + frame * number},9,20,20\n" for frame in range(12)))
+    (inputs / "otb/Seq/img").mkdir()
     quiet(["synth", str(inputs / "clips"), "--clips", "3", "--frames", "8", "--size", "64", "64", "--workers", "1"])
     quiet(training(inputs / "run", "pretrain", "twinmae", str(inputs / "videos"), *SMALL, "--steps", "2"))
     for number in range(2):

@@ -13,7 +13,7 @@ from PIL import Image
 from torch.nn import functional
 
 import dropmae
-from dropmae import registry, weights
+from dropmae import locks, registry, weights
 from dropmae.cli import main
 from dropmae.data.clips import Sequence
 from dropmae.nn import masking
@@ -21,6 +21,7 @@ from dropmae.verbs.inspection import find_sequences, snapshots
 from dropmae.video import write_store
 from dropmae.visualize import attention_probe
 from dropmae.visualize.attention_probe import AttentionProbe, measure, temporal_maps
+from dropmae.visualize.plots import draw_plots
 from dropmae.visualize.views import looked_at, reconstructions, without_augmentation
 from samples import moving_squares
 
@@ -279,3 +280,15 @@ def test_snapshots_of_steps_that_a_killed_run_lost_go_away(tmp_path: Path, seque
         snapshots(tmp_path, sequences, seed=0)(module, 5)
     names = sorted(path.name for path in (tmp_path / "figures" / "progress").iterdir())
     assert names == ["frames.png", "hidden.png", "step-00000000.png", "step-00000005.png"]
+
+
+def test_files_that_belong_together_are_written_by_one_at_a_time(tmp_path: Path) -> None:
+    """Of two processes at once the numbers were of one and the pictures of the other."""
+    out = tmp_path / "out"
+    with locks.held(out / "attention.json", file=True):
+        with pytest.raises(OSError, match=r"attention\.json is in use by process"):
+            dropmae.attention(tmp_path, [tmp_path], out=out)
+    with locks.held(out / "plots", file=True), pytest.raises(OSError, match=r"in use .*choose another --plots"):
+        draw_plots({"one": {"curves": {}}}, out)
+    assert draw_plots({"one": {"curves": {}}}, tmp_path / "none") == []
+    assert not (tmp_path / "none").exists()

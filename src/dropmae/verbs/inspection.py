@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from dropmae import registry
+from dropmae import locks, registry
 from dropmae.contracts import Method
 from dropmae.data.clips import Clips, Sequence, generator
 from dropmae.data.shards import videos_outside
@@ -130,6 +130,21 @@ def attention(
         check_output(Path(out) / name, kind, overwrite=overwrite)
     if count < 1 or maps < 0:
         raise ValueError(f"count must be at least 1 and maps at least 0, not {count} and {maps}")
+    with locks.held(Path(out) / "attention.json", file=True):
+        return measured(weights, videos, Path(out), beside, count, whole, maps, seed)
+
+
+def measured(
+    weights: Path,
+    videos: list[Path],
+    out: Path,
+    beside: tuple[Path, ...],
+    count: int,
+    whole: bool,
+    maps: int,
+    seed: int,
+) -> dict[str, Any]:
+    """What `attention` does once nobody else writes there, so that its files belong together."""
     sequences = find_sequences(videos)
     runs, rows = [], []
     modules = [opened(path) for path in (weights, *beside)]
@@ -138,10 +153,10 @@ def attention(
         runs.append({"name": title, "weights": str(path), **measure(module, sequences, count, seed, whole=whole)})
         rows.append(temporal_maps(module, sequences, maps, seed, whole=whole) if maps else [])
     found = {"by": mark(MEASURED_ATTENTION), "input": "whole" if whole else "masked", "seed": seed, "runs": runs}
-    write_json(Path(out) / "attention.json", found)
-    save_chart(attention_figure(runs), Path(out) / "attention.png")
+    write_json(out / "attention.json", found)
+    save_chart(attention_figure(runs), out / "attention.png")
     if maps:
-        save_picture(temporal_sheet(rows, titles), Path(out) / "temporal.png")
+        save_picture(temporal_sheet(rows, titles), out / "temporal.png")
     for run in runs:
         shares = "  ".join(f"{layer['between']:.2f}" for layer in run["layers"])
         say(f"{run['name']}: between-frame attention per layer  {shares}  ({run['videos']} videos)")
