@@ -285,9 +285,9 @@ def test_snapshots_of_steps_that_a_killed_run_lost_go_away(tmp_path: Path, seque
 def test_files_that_belong_together_are_written_by_one_at_a_time(tmp_path: Path) -> None:
     """Of two processes at once the numbers were of one and the pictures of the other."""
     out = tmp_path / "out"
-    with locks.held(out / "attention.json", file=True):
-        with pytest.raises(OSError, match=r"attention\.json is in use by process"):
-            dropmae.attention(tmp_path, [tmp_path], out=out)
+    used = r"attention\.json is in use by process"
+    with locks.held(out / "attention.json", file=True), pytest.raises(OSError, match=used):
+        dropmae.attention(tmp_path, [tmp_path], out=out)
     with locks.held(out / "plots", file=True), pytest.raises(OSError, match=r"in use .*choose another --plots"):
         draw_plots({"one": {"curves": {}}}, out)
     assert draw_plots({"one": {"curves": {}}}, tmp_path / "none") == []

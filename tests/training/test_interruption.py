@@ -150,12 +150,15 @@ def test_a_signal_within_a_destructor_is_not_lost(capsys: pytest.CaptureFixture[
             for _ in range(100):
                 pass
 
-    hook = sys.unraisablehook
-    with pytest.raises(Interrupted) as caught, Stop(), Stop(urgent=True):
+    def work() -> None:
         slow = Slow()
         del slow
         for _ in range(1000):
             time.sleep(0.01)
+
+    hook = sys.unraisablehook
+    with pytest.raises(Interrupted) as caught, Stop(), Stop(urgent=True):
+        work()
     assert caught.value.code == 143
     assert sys.unraisablehook is hook
     assert capsys.readouterr().err == ""

@@ -124,8 +124,8 @@ def evaluate(
 
     A trained task does its own work; a pre-trained encoder carries the first labels on by training-free propagation.
     The same command on the same folder goes on where it was stopped. Frames that cannot be read count as missed and
-    are named; their sequences, and those whose files are gone, are tried again by the next such command. From a script, call it below
-    `if __name__ == "__main__"`: sequences are shared among processes.
+    are named; their sequences, and those whose files are gone, are tried again by the next such command. From a
+    script, call it below `if __name__ == "__main__"`: sequences are shared among processes.
 
     Args:
         benchmark: which benchmark: its name, or the path of a .py file.
