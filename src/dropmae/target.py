@@ -217,6 +217,9 @@ def decode_mask(code: dict) -> np.ndarray:
 
     Both are added up in whole numbers of any length: 64 bits could be made to agree by going round.
     """
+    lists = [code.get(key) for key in ("size", "counts")] if isinstance(code, dict) else []
+    if len(lists) != 2 or not all(isinstance(values, list) for values in lists) or len(lists[0]) != 2:
+        raise ValueError('a mask is {"size": [rows, columns], "counts": [run lengths]}, not ' + repr(code)[:60])
     height, width = (_count(side) for side in code["size"])
     check_pixels("the mask", width, height, STILL_PIXELS)
     counts = [_count(run) for run in code["counts"]]
@@ -236,6 +239,8 @@ FLOW_STEP = 1 / 64
 """Resolution in pixels of flow on disk."""
 FLOW_INVALID = -32768
 
+LARGEST = 2**31 - 1
+"""The largest id of an object, which label maps can hold."""
 LINE_BYTES = 1 << 26
 """The longest line that is read."""
 
@@ -365,11 +370,15 @@ def _parse(path: Path, number: int, line: bytes) -> dict[str, Any]:
         raise OSError(f"{path}, line {number}: not JSON ({error})") from None
     if not isinstance(fields, dict) or not isinstance(fields.get("video"), str):
         raise OSError(f'{path}, line {number}: not an object with a "video"')
-    if not isinstance(fields.get("frame"), int) or fields["frame"] < 0:
+    frame = fields.get("frame")
+    if isinstance(frame, bool) or not isinstance(frame, int) or frame < 0:
         raise OSError(f'{path}, line {number}: "frame" must be a number from 0')
     owner = fields.get("id")
-    if owner is not None and (isinstance(owner, bool) or not isinstance(owner, int) or owner < 1):
-        raise OSError(f'{path}, line {number}: "id" must be 1 or more, not {owner!r}; 0 is the background of masks')
+    if owner is not None and (isinstance(owner, bool) or not isinstance(owner, int) or not 1 <= owner <= LARGEST):
+        large = type(owner) is int and owner > LARGEST
+        bounds = f"at most {LARGEST}" if large else "1 or more"
+        told = repr(owner)[:60]
+        raise OSError(f'{path}, line {number}: "id" must be {bounds}, not {told}; 0 is the background of masks')
     owned = [row.key for row in FIELDS.values() if row.of == "object" and row.key in fields]
     if owner is None and owned:
         raise OSError(f'{path}, line {number}: "{owned[0]}" is of an object and needs its "id", 1 or more')
@@ -449,13 +458,15 @@ class VideoTargets(Mapping[int, Target]):
             seen = {owner: np.zeros(len(rows), bool) for owner, rows in places.items()}
             doubt = {owner: np.full(len(rows), np.nan) for owner, rows in places.items()}
             for line in lines:
-                owner = line.get("id") or 0
-                for row, point in enumerate(line.get("points") or []):
+                owner, listed = line.get("id") or 0, line.get("points") or []
+                shown = _beside(line, "visible", len(listed), 1)
+                errors = _beside(line, "uncertainty", len(listed), None)
+                for row, point in enumerate(listed):
                     if point is not None:
                         places[owner][row] = _row(point, "points", 2)
-                        seen[owner][row] = bool(line["visible"][row]) if "visible" in line else True
-                    if line.get("uncertainty") is not None and line["uncertainty"][row] is not None:
-                        doubt[owner][row] = float(line["uncertainty"][row])
+                        seen[owner][row] = bool(shown[row])
+                    if errors[row] is not None:
+                        doubt[owner][row] = errors[row]
             target.points, target.visible = np.concatenate(list(places.values())), np.concatenate(list(seen.values()))
             if any("uncertainty" in line for line in lines):
                 target.uncertainty = np.concatenate(list(doubt.values()))
@@ -463,7 +474,10 @@ class VideoTargets(Mapping[int, Target]):
                 target.owners = np.repeat(list(places), [len(rows) for rows in places.values()]).astype(np.int64)
         for line in lines:
             if "classes" in line:
-                target.classes = {str(label): float(share) for label, share in line["classes"].items()}
+                shares = line["classes"]
+                if not isinstance(shares, dict) or not all(map(_is_number, shares.values())):
+                    raise ValueError(f"classes are {{name: share}}, not {repr(shares)[:60]}")
+                target.classes = {str(label): float(share) for label, share in shares.items()}
             if "flow" in line:
                 for name, value in read_dense(self.path.parent / relative(line["flow"], self.path), frame).items():
                     setattr(target, name, value)
@@ -474,14 +488,32 @@ def _column(rows: list[dict[str, Any]], name: str, kind: Field) -> Any:
     """A field of all objects from their lines; NaN, or None for names, where a line does not tell."""
     values = [line.get(kind.key) for line in rows]
     if name == "names":
+        if odd := [value for value in values if not isinstance(value, (str, int, type(None)))]:
+            raise ValueError(f"{kind.key} is a text, not {repr(odd[0])[:60]}")
         return [None if value is None else str(value) for value in values]
     if not kind.width:
+        if odd := [value for value in values if value is not None and not _is_number(value)]:
+            raise ValueError(f"{kind.key} is a number, not {repr(odd[0])[:60]}")
         return np.array([np.nan if value is None else value for value in values], np.float64)
     table = np.full((len(rows), kind.width), np.nan)
     for index, value in enumerate(values):
         if value is not None:
             table[index] = _row(value, kind.key, kind.width)
     return table
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and math.isfinite(value)
+
+
+def _beside(line: dict[str, Any], key: str, count: int, missing: Any) -> list[Any]:
+    """What a line says of each of its points, numbers or null; `missing` where it does not say."""
+    values = line.get(key)
+    if values is None:
+        return [missing] * count
+    if not isinstance(values, list) or len(values) != count or not all(v is None or _is_number(v) for v in values):
+        raise ValueError(f"{key} takes a number for each of {count} points, not {repr(values)[:60]}")
+    return values
 
 
 def _row(values: Any, key: str, width: int) -> list[float]:

@@ -125,6 +125,18 @@ BOX = {"box": [5, 5, 10, 10]}
             r'frame 0: a mask that is not empty .* needs its "id"',
         ),
         ({"frame": 0, "id": 1, **BOX}, "frame 0: object 1 has two lines with box"),
+        ({"frame": True, "id": 2, **BOX}, 'line 2: "frame" must be a number from 0'),
+        ({"frame": 0, "id": 2**70, **BOX}, 'line 2: "id" must be at most 2147483647, not 1180591620717411303424'),
+        ({"frame": 0, "id": 2, "score": [1]}, r"frame 0: score is a number, not \[1\]"),
+        ({"frame": 0, "id": 2, "score": float("nan")}, "frame 0: score is a number, not nan"),
+        ({"frame": 0, "id": 2, "name": ["fox"]}, r"frame 0: name is a text, not \['fox'\]"),
+        ({"frame": 0, "id": 2, "mask": None}, 'frame 0: a mask is {"size": .*, not None'),
+        ({"frame": 0, "id": 2, "mask": {"size": "46", "counts": [24]}}, 'frame 0: a mask is {"size": '),
+        ({"frame": 0, "points": [[1, 2], [3, 4]], "visible": [1]}, r"frame 0: visible takes a number for each of 2 po"),
+        ({"frame": 0, "points": [[1, 2]], "visible": "yes"}, "frame 0: visible takes a number for each of 1 points"),
+        ({"frame": 0, "points": [[1, 2]], "uncertainty": ["a"]}, "frame 0: uncertainty takes a number for each"),
+        ({"frame": 0, "classes": {"a": float("nan")}}, "frame 0: classes are {name: share}"),
+        ({"frame": 0, "classes": ["a"]}, "frame 0: classes are {name: share}"),
     ],
 )
 def test_what_belongs_to_no_object_is_not_dropped(line: dict[str, Any], said: str, tmp_path: Path) -> None:

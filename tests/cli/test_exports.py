@@ -287,6 +287,13 @@ HOSTILE |= {
         '<annotations><track id="0"><box frame="3" xtl="9" ytl="0" xbr="4" ybr="2"/></track></annotations>',
         "frame 3: a box is x, y, w, h, not 9, 0, -5, 2",
     ),
+    "aa.csv": (f"frame,id,x,y,width,height\n0,1,{'9' * 200_000},2,3,4\n", "aa.csv: field larger than field limit"),
+    "ab.csv": ("frame,id,x,y,width,height\n-1,1,1,2,3,4\n", "frames count from 0, and there is frame -1"),
+    "ac.json": (coco({"bbox": "1234", "track_id": 5}), "annotation 0: a bbox is x, y, w, h, not 1234"),
+    "ad.json": (
+        coco({"segmentation": [[0, 0, 4, 0, 4, 4]], "track_id": 1}).replace('"width": 8', '"width": 1000000000'),
+        "ad.json: an image: 1000000000x6 pixels are more than",
+    ),
     "x.txt": ("1,1.7,10,20,20,20,1,-1,-1,-1\n", "line 1: not frame, id"),
 }
 

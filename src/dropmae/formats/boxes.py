@@ -26,16 +26,27 @@ def parse_boxes(text: str, where: object) -> np.ndarray:
     Empty lines at the end do not count. One before that is an error: evaluators pass over it, and so give every later
     box to the frame before its own.
     """
-    lines = [re.sub(r"[,;\t]", " ", line).split() for line in re.sub(r"\r+\n", "\n", text).rstrip().splitlines()]
+    lines = re.sub(r"\r+\n", "\n", text).rstrip().splitlines()
     if not lines:
         raise OSError(f"{where}: empty, no boxes")
+    starts = range(0, len(lines), BLOCK)
+    return np.concatenate([_block(lines[start : start + BLOCK], start + 1, where) for start in starts])
+
+
+BLOCK = 4096
+"""Lines that are words at a time, which take fifty times the memory of numbers."""
+
+
+def _block(lines: list[str], first: int, where: object) -> np.ndarray:
+    """float64 [T, 4] of some lines, of which the first one has the number `first`."""
+    rows = [re.sub(r"[,;\t]", " ", line).split() for line in lines]
     try:
-        boxes = np.array(lines, np.float64)
+        boxes = np.array(rows, np.float64)
         if boxes.ndim == 2 and boxes.shape[1] == 4:
             return boxes
     except ValueError:
         pass  # the loop below finds the line
-    for number, words in enumerate(lines, 1):
+    for number, words in enumerate(rows, first):
         if not words:
             raise OSError(f"{where}: line {number} is empty: a frame without a box has a line too, NaN,NaN,NaN,NaN say")
         try:

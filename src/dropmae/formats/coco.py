@@ -83,8 +83,9 @@ def identity(entry: dict[str, Any], named: dict[str, int]) -> int | None:
 def annotation(path: Path, entry: dict[str, Any], names: dict[int, str], size: tuple[int, int] | None) -> Row | None:
     """The row of an annotation; None where it has no place: a class alone, an empty box."""
     box, shape = entry.get("bbox"), entry.get("segmentation")
+    listed = isinstance(box, list)
     box = tuple(float(value) for value in box) if box else None
-    if box is not None and (len(box) != 4 or not np.isfinite(box).all() or min(box[2:]) < 0):
+    if box is not None and (not listed or len(box) != 4 or not np.isfinite(box).all() or min(box[2:]) < 0):
         raise ValueError(f"annotation {entry.get('id')}: a bbox is x, y, w, h, not {str(entry['bbox'])[:60]}")
     row = Row(None, names.get(int(entry["category_id"])), score=confidence(entry.get("score")))
     if shape and not same_as_box(shape, box):
@@ -94,7 +95,7 @@ def annotation(path: Path, entry: dict[str, Any], names: dict[int, str], size: t
         size = own
         if size is None:
             raise ValueError(f"annotation {entry.get('id')}: a polygon needs the height and width of its image")
-        check_pixels("an image", size[1], size[0], STILL_PIXELS)
+        check_pixels(f"{path}: an image", size[1], size[0], STILL_PIXELS)
         return row._replace(mask=partial(drawn, f"{path}: annotation {entry.get('id')}", shape, size))
     return None if box is None or min(box[2:]) <= 0 else row._replace(box=box)
 

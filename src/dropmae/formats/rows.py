@@ -8,12 +8,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from dropmae.target import Target, mask_boxes
+from dropmae.target import LARGEST, Target, mask_boxes
 
 OVERLAP = 0.3
 """Share that two boxes have to have in common to be of one object."""
-LARGEST = 2**31 - 1
-"""Ids are less, so that label maps and those counted from 1 can hold them."""
 
 
 class Row(NamedTuple):
@@ -35,7 +33,7 @@ class Rows(Mapping[int, Target]):
     `sightings` says that the file knows no objects, only what was seen in each frame: then boxes that overlap from one
     frame to the next are one object. Where objects are counted from 0, which is the background of masks, all numbers
     are one more. ValueError where some rows have an id and others none, where one is out of range or twice in a frame,
-    and for a box that is none.
+    for a frame below 0 and for a box that is none.
     """
 
     def __init__(self, rows: Mapping[int, list[Row]], name: str = "") -> None:
@@ -44,10 +42,12 @@ class Rows(Mapping[int, Target]):
         self.sightings = None in numbers
         if self.sightings and ids:
             raise ValueError(f"object {min(ids)} has an id, and others have none")
-        if ids and not 0 <= min(ids) <= max(ids) < LARGEST:
+        if ids and not 0 <= min(ids) <= max(ids) < LARGEST:  # those counted from 0 are one more
             wrong = min(ids) if min(ids) < 0 else max(ids)
             raise ValueError(f"the id of an object is a number from 0 to {LARGEST - 1}, not {wrong}")
         for frame, found in rows.items():
+            if frame < 0:
+                raise ValueError(f"frames count from 0, and there is frame {frame}")
             for row in found:
                 if row.box is not None and not (all(map(math.isfinite, row.box)) and min(row.box[2:]) >= 0):
                     told = ", ".join(f"{value:g}" for value in row.box)
