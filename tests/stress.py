@@ -324,7 +324,7 @@ def kills(name: str, inputs: Path, place: Path, count: int, seed: int = 0) -> di
         faults = [f"torn: {one}" for one in torn(place, kept)]
         if kind != "SIGKILL":
             faults += [] if code in (0, 128 + getattr(signal, kind)) else [f"code {code}: {told[-300:]}"]
-            faults += [told[told.index("Traceback") - 200 :][:2000]] if "Traceback" in told else []
+            faults += [told[max(0, told.index("Traceback") - 200) :][:2000]] if "Traceback" in told else []
             faults += [f"left {left(place)}"] if left(place) else []
         again, said = ended(started([*words]))
         faults += [] if again == 0 else [f"the same command ended with {again}: {said[-300:]}"]

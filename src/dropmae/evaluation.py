@@ -9,7 +9,7 @@ import multiprocessing
 import signal
 import time
 from collections.abc import Iterable
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +20,7 @@ import numpy as np
 from dropmae import machine, registry
 from dropmae.contracts import Benchmark
 from dropmae.formats.tracks import Truth
-from dropmae.interruption import Interrupted, serve, working
+from dropmae.interruption import Interrupted, Pool, serve, working
 from dropmae.metrics.confidence import scored
 from dropmae.progress import Progress
 from dropmae.storage import below, noting, write_json
@@ -183,7 +183,7 @@ def spread(job: Evaluation, engine: Any, bench: Benchmark, sequences: Any, pendi
             refuse(failed, len(sequences))
             return
         context = multiprocessing.get_context("spawn")
-        with working(ProcessPoolExecutor(workers, context, prepare_worker, (job, max(1, cores // workers)))) as pool:
+        with working(Pool(workers, context, prepare_worker, (job, max(1, cores // workers)))) as pool:
             futures = [pool.submit(follow_number, number) for number in pending]
             try:
                 for done, future in enumerate(as_completed(futures), len(sequences) - len(pending) + 1):

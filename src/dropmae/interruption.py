@@ -18,7 +18,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor
 from multiprocessing import connection
 from types import FrameType
 from typing import Any
@@ -152,10 +152,40 @@ class Whole:
             self.handler(self.number, None)
 
 
+@contextlib.contextmanager
+def withheld() -> Iterator[None]:
+    """Processes that are started in the block get signals once they `serve`, and not while they import."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    from multiprocessing import resource_tracker  # of systems with such signals
+
+    resource_tracker.ensure_running()  # it lets the signals through when it is started
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _let_through() -> None:
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+
+
+class Pool(ProcessPoolExecutor):
+    """Processes whose initializer calls `serve`, for `working`."""
+
+    def submit(self, *arguments: Any, **named: Any) -> Future[Any]:
+        with withheld():
+            return super().submit(*arguments, **named)
+
+
 def serve() -> None:
     """Makes this process one that works for another: it ignores the signals, and ends when the other is gone."""
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
+    _let_through()
     machine.die_with_parent()
     parent = multiprocessing.parent_process()
     if parent is not None:
@@ -167,6 +197,7 @@ def serve_data(_: int = 0) -> None:
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, _leave_later)
+    _let_through()
     machine.die_with_parent()
 
 
@@ -182,7 +213,7 @@ def _watch(sentinel: int) -> None:
 
 
 @contextlib.contextmanager
-def working(pool: ProcessPoolExecutor) -> Iterator[ProcessPoolExecutor]:
+def working(pool: Pool) -> Iterator[Pool]:
     """A pool of serving processes; where its block fails, they are ended at once instead of after their work."""
     try:
         with pool:

@@ -11,7 +11,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
 from types import SimpleNamespace
@@ -24,7 +23,7 @@ import launch
 from dropmae import interruption, machine
 from dropmae.cli import main
 from dropmae.data import clips
-from dropmae.interruption import Interrupted, Stop, serve, working
+from dropmae.interruption import Interrupted, Pool, Stop, serve, working
 from dropmae.progress import Progress, say
 from dropmae.training.fit import explained
 from dropmae.video import Video, write
@@ -165,7 +164,7 @@ def test_a_signal_within_a_destructor_is_not_lost(capsys: pytest.CaptureFixture[
 
 
 def test_a_pool_ignores_signals_and_ends_at_once() -> None:
-    pool, workers = ProcessPoolExecutor(1, get_context("spawn"), serve), []
+    pool, workers = Pool(1, get_context("spawn"), serve), []
 
     def work() -> None:
         with working(pool):
@@ -179,6 +178,20 @@ def test_a_pool_ignores_signals_and_ends_at_once() -> None:
     with pytest.raises(Interrupted):
         work()
     assert not workers[0].is_alive()
+
+
+@pytest.mark.parametrize("method", ["spawn", "fork"])
+def test_a_signal_waits_until_a_process_serves(method: str, capfd: pytest.CaptureFixture[str]) -> None:
+    """A terminal's Ctrl-C reaches those too that are still importing."""
+    with Stop(), working(Pool(1, get_context(method), serve)) as pool:
+        done = pool.submit(_sleep, 0.1)
+        for _ in range(20):
+            for pid in list(pool._processes or ()):
+                os.kill(pid, signal.SIGINT)
+                os.kill(pid, signal.SIGTERM)
+            time.sleep(0.01)
+        done.result()
+    assert capfd.readouterr().err == ""
 
 
 @pytest.mark.parametrize(
@@ -366,3 +379,11 @@ def test_data_processes_that_never_end_are_left_behind(monkeypatch: pytest.Monke
     stream: Any = SimpleNamespace(_shutdown_workers=lock.acquire)
     clips.end(stream)
     lock.release()
+
+
+def test_processes_are_started_where_signals_wait() -> None:
+    """`interruption.Pool` and `withheld` are the one home; a clock's process has nothing to lose."""
+    root = Path(interruption.__file__).parent
+    homes = {"interruption.py", "speed/timing.py"}
+    found = [path.relative_to(root).as_posix() for path in root.rglob("*.py") if "PoolExecutor(" in path.read_text()]
+    assert set(found) <= homes

@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw, TiffImagePlugin
 from dropmae import registry
 from dropmae.datasets.image_masks import separated
 from dropmae.formats.labels import read_labels, shaded, write_labels
-from dropmae.video import Video, write_store
+from dropmae.video import Video, images, write_store
 
 GREY = np.full((40, 60), 200, np.uint8)
 GREY[:20, :30] = 10
@@ -95,6 +95,17 @@ def test_what_is_in_a_file_beside_its_picture_is_no_frame(tmp_path: Path) -> Non
     made[0].save(tmp_path / "poster.png", save_all=True, append_images=made[1:], default_image=True, duration=50)
     assert np.array_equal(Video(tmp_path / "poster.png")[0], np.asarray(made[1])), "not what others show in its place"
     assert len(Video(tmp_path / "poster.png")) == 2
+
+
+def test_a_stack_of_too_many_pages_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Finding the next one takes the longer the more there were: 2.4 MB took 19 seconds."""
+    one = Image.fromarray(np.zeros((4, 4), np.uint8))
+    one.save(tmp_path / "a.tif", save_all=True, append_images=[one] * 8)
+    monkeypatch.setattr(images, "PAGES", 9)
+    assert len(Video(tmp_path / "a.tif")) == 9
+    monkeypatch.setattr(images, "PAGES", 8)
+    with pytest.raises(OSError, match=r"a\.tif: more than 8 pictures in a TIFF: save them as"):
+        Video(tmp_path / "a.tif")
 
 
 def test_pages_of_other_sizes_and_folders_of_stacks_are_named(tmp_path: Path) -> None:

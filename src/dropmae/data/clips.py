@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 
 from dropmae.data.augment import Crops, resized
 from dropmae.data.resample import pack
-from dropmae.interruption import serve_data
+from dropmae.interruption import serve_data, withheld
 from dropmae.sequence import Sequence as Sequence
 from dropmae.video import DamagedFrame, Video
 
@@ -190,7 +190,8 @@ def batches(clips: Clips, share: Share, start: int, stop: int, workers: int) -> 
         worker_init_fn=_begin if workers else None,
         prefetch_factor=4 if workers else None,
     )
-    return iter(loader)
+    with withheld():
+        return iter(loader)
 
 
 def end(stream: Iterator[dict[str, Any]] | None) -> None:

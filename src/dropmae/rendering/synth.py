@@ -14,7 +14,7 @@ import shutil
 import sys
 import time
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -25,7 +25,7 @@ import numpy as np
 import torch
 
 from dropmae import locks, machine
-from dropmae.interruption import Stop, serve, working
+from dropmae.interruption import Pool, Stop, serve, working
 from dropmae.progress import Progress
 from dropmae.rendering import motions
 from dropmae.rendering.geometry import scales, shifts, tilts, turns
@@ -353,7 +353,7 @@ def _each(
         return
     # Forked children never enter a parallel region, so that the parent's threads do not matter to them.
     context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
-    with working(ProcessPoolExecutor(workers, context, _begin)) as pool:
+    with working(Pool(workers, context, _begin)) as pool:
         for future in as_completed([pool.submit(write_clip, folder, seed, n, fps, options) for n in todo]):
             yield future.result()
 

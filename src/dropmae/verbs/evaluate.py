@@ -9,7 +9,6 @@ import json
 import multiprocessing
 import time
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 
@@ -19,7 +18,7 @@ from dropmae import machine, registry
 from dropmae.contracts import Precision
 from dropmae.evaluation import Evaluation, begun, check_prompts, first_label, gone, lost, spread, told_first
 from dropmae.formats.results import distinct_names
-from dropmae.interruption import Stop, serve, working
+from dropmae.interruption import Pool, Stop, serve, working
 from dropmae.metrics.confidence import Scored, confidence_numbers
 from dropmae.names import relative_names
 from dropmae.progress import say
@@ -225,7 +224,7 @@ def measure(bench: Any, results: Any, annotations: Any, workers: int = 0) -> dic
         return bench.score(results, annotations, map=lambda f, *rows: counted(map(f, *rows), len(rows[0])))
     # A fork needs no guarded __main__ in a script that calls this, and the workers only run NumPy and Pillow.
     method = "fork" if "fork" in multiprocessing.get_all_start_methods() else "spawn"
-    with working(ProcessPoolExecutor(workers, multiprocessing.get_context(method), serve)) as pool:
+    with working(Pool(workers, multiprocessing.get_context(method), serve)) as pool:
 
         def spread(function: Callable[..., Any], *rows: Any) -> Iterator[Any]:
             return counted(pool.map(function, *rows), len(rows[0]))

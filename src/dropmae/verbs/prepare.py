@@ -19,7 +19,7 @@ import tempfile
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -29,7 +29,7 @@ import numpy as np
 
 from dropmae import locks, storage
 from dropmae.data.shards import Packer, Place, videos_outside
-from dropmae.interruption import Interrupted, Stop, serve, working
+from dropmae.interruption import Interrupted, Pool, Stop, serve, working
 from dropmae.names import utf8
 from dropmae.progress import Progress, say
 from dropmae.storage import Lines, write_json
@@ -315,8 +315,8 @@ def run(jobs: list[Any], workers: int, work: Callable[[Any], dict[str, Any]]) ->
             yield job, outcome
 
 
-def pool(workers: int) -> ProcessPoolExecutor:
-    return ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=serve)
+def pool(workers: int) -> Pool:
+    return Pool(workers, multiprocessing.get_context("spawn"), initializer=serve)
 
 
 def convert(job: Job) -> dict[str, Any]:

@@ -32,16 +32,23 @@ def rgb_of(image: Image.Image, name: str) -> np.ndarray:
     return np.array(turned.convert("RGB"))
 
 
-def pages(image: Image.Image) -> list[int]:
+PAGES = 10_000
+"""Most pictures in a TIFF: to find the next one takes Pillow the longer the more there were."""
+
+
+def pages(image: Image.Image, name: str) -> list[int]:
     """The pictures of a file that are frames: one but for animated PNG and WebP, and stacks in TIFF."""
-    count = getattr(image, "n_frames", 1) if image.format in ("PNG", "WEBP", "TIFF") else 1
-    if count == 1:
-        return [0]
     if image.format != "TIFF":  # a PNG may show something else where nothing can be animated
-        return list(range(int(bool(getattr(image, "default_image", False))), count))
+        count = getattr(image, "n_frames", 1) if image.format in ("PNG", "WEBP") else 1
+        return list(range(int(bool(getattr(image, "default_image", False))), count)) if count > 1 else [0]
     found = []
-    for page in range(count):
-        image.seek(page)
+    for page in range(PAGES + 1):
+        try:
+            image.seek(page)
+        except EOFError:
+            break
+        if page == PAGES:
+            raise broken(name, f"more than {PAGES:,} pictures in a TIFF: save them as files in a folder, or as a video")
         if not image.tag_v2.get(SUBFILE, 0) & 5:  # type: ignore[attr-defined]
             found.append(page)
     image.seek(0)
@@ -70,7 +77,7 @@ class Pictures(Still):
     def image(self, index: int) -> np.ndarray:
         piece = self.pieces[index]
         with open_image(source_of(piece), piece.name) as image:
-            if (count := len(pages(image))) > 1:
+            if (count := len(pages(image, piece.name))) > 1:
                 raise broken(piece.name, f"holds {count} pictures, a video of its own: give it by itself")
             return rgb_of(image, piece.name)
 
@@ -89,7 +96,7 @@ class Stack(Still):
         super().__init__(short_side)
         self.piece, self.held = piece, ExitStack()
         self.opened: Image.Image | None = None
-        self.pages = pages(self.image())
+        self.pages = pages(self.image(), piece.name)
         first = self.load(0)
         self.full = (first.shape[0], first.shape[1])
 
@@ -146,5 +153,5 @@ class Stack(Still):
 def open_images(piece: Piece, short_side: int | None) -> Still:
     """What an image file holds: one picture, or several."""
     with open_image(source_of(piece), piece.name) as image:
-        several = len(pages(image)) > 1
+        several = len(pages(image, piece.name)) > 1
     return Stack(piece, short_side) if several else Pictures([piece], short_side)
