@@ -385,5 +385,7 @@ def test_processes_are_started_where_signals_wait() -> None:
     """`interruption.Pool` and `withheld` are the one home; a clock's process has nothing to lose."""
     root = Path(interruption.__file__).parent
     homes = {"interruption.py", "speed/timing.py"}
-    found = [path.relative_to(root).as_posix() for path in root.rglob("*.py") if "PoolExecutor(" in path.read_text()]
+    found = [
+        path.relative_to(root).as_posix() for path in root.rglob("*.py") if "ProcessPoolExecutor(" in path.read_text()
+    ]
     assert set(found) <= homes
