@@ -258,6 +258,8 @@ WRONG = [
     {"fields": {"size": "huge"}},
     {"fields": {"image": "x"}},
     {"fields": {"image": [112]}},
+    {"fields": {"image": 40_000}},
+    {"fields": {"image": [16, 10**9]}},
     {"fields": {"patch": -16}},
     {"fields": {"decoder_depth": 10**9}},
     {"fields": {"decoder_width": 10**9}},

@@ -61,6 +61,8 @@ OWN = {"kind": str, "name": str, "fields": dict, "parts": list, "version": str}
 """What `save` writes into the header by itself, and its types."""
 MOST = 1 << 14
 """Tensors of the largest module that is built of a file's word; the largest size has 600."""
+SIDE = 8192
+"""Most pixels of a side of the pictures that a file's fields are for."""
 
 
 class Missing(nn.Module):
@@ -311,8 +313,13 @@ def build(header: Mapping[str, Any], where: str) -> nn.Module:
 def outline(header: Mapping[str, Any], where: str) -> nn.Module:
     """As `build`, without any memory for tensors: what a file says of its module is compared before it is believed.
 
-    ValueError where the fields make no module, or one of more than MOST tensors.
+    ValueError where the fields make no module, one of more than MOST tensors, or one of pictures larger than SIDE, which
+    no tensor tells and which would take memory later.
     """
+    image = header["fields"].get("image")
+    sides = [side for side in (image if isinstance(image, list) else [image]) if isinstance(side, (int, float))]
+    if any(side > SIDE for side in sides):
+        raise ValueError(f"{where}: its fields ask for pictures of {max(sides):g} pixels a side, more than {SIDE:,}")
     thread, count = threading.get_ident(), 0
 
     def counted(module: nn.Module, name: str, value: Any) -> None:
