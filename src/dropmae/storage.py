@@ -416,7 +416,8 @@ def unwritable(path: Path, error: BaseException) -> OSError:
 def disk_full(folder: Path) -> bool:
     """Whether there is no room left worth the name."""
     try:
-        return shutil.disk_usage(folder).free < 1 << 16
+        usage = shutil.disk_usage(folder)
+        return usage.total > 0 and usage.free < 1 << 16  # /proc and its like have no room at all
     except OSError:
         return False
 

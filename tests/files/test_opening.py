@@ -442,12 +442,21 @@ HOMES = {
 """What opens files of others, and where it may stand; archives are written elsewhere too."""
 
 
+@pytest.mark.parametrize("name", ["file:y.mp4", "http:/127.0.0.1:9/y.mp4", "pipe:1.mp4", "tcp:y.mov", "y%03d.mp4"])
+def test_what_is_written_is_a_file_and_no_address(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write(Path(name), [np.zeros((32, 32, 3), np.uint8)] * 2, 25)
+    assert len(Video(tmp_path / name)) == 2
+
+
 def test_files_of_others_are_opened_in_their_homes() -> None:
     for path in SOURCE.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Call) and (homes := HOMES.get(ast.unparse(node.func))) is not None:
                 writes = any(isinstance(part, ast.Constant) and part.value == "w" for part in node.args)
                 assert writes or path.relative_to(SOURCE).as_posix() in homes, f"{path}:{node.lineno}"
+                if writes and ast.unparse(node.func) == "av.open":
+                    assert ast.unparse(node.args[0]).startswith("local("), f"{path}:{node.lineno}"
             if isinstance(node, ast.ImportFrom) and node.module in ("zipfile", "tarfile", "av"):
                 assert not {alias.name for alias in node.names} & {"ZipFile", "TarFile", "open"}, (
                     f"{path}:{node.lineno}"

@@ -14,6 +14,7 @@ from av.video.reformatter import Interpolation, VideoReformatter
 from PIL import Image
 
 from dropmae.storage import Scratch, mark, replacing
+from dropmae.video.addresses import local
 from dropmae.video.errors import broken
 from dropmae.video.frames import FPS, Still
 
@@ -105,7 +106,7 @@ class Tape(Still):
     def write(self, out: Path) -> None:
         """Writes what is there as a video file of these very JPEGs, with their times; whole or not at all."""
         clock, (height, width) = Fraction(1, CLOCK), self.full
-        with replacing(out) as partial, av.open(str(partial), "w", format="mov") as container:
+        with replacing(out) as partial, av.open(local(str(partial)), "w", format="mov") as container:
             container.metadata["comment"] = mark("a recording")
             stream: Any = container.add_stream("mjpeg", rate=Fraction(self.fps).limit_denominator(CLOCK))
             stream.height, stream.width, stream.pix_fmt = height, width, "yuvj420p"

@@ -15,6 +15,7 @@ from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
 
 from dropmae import machine
 from dropmae.storage import mark, replacing, unwritable
+from dropmae.video.addresses import local
 from dropmae.video.frames import FPS
 from dropmae.video.sound import Sound
 
@@ -98,7 +99,7 @@ class Writer:
     def open(self, height: int, width: int, timed: bool) -> None:
         partial = self.stack.enter_context(replacing(self.path))
         options = {} if self.form == "webm" else {"movflags": "+faststart"}
-        self.container = av.open(str(partial), "w", format=self.form, options=options)
+        self.container = av.open(local(str(partial)), "w", format=self.form, options=options)
         self.container.metadata["comment"] = mark(self.kind)
         self.base = CLOCK if timed else 1 / self.rate
         self.stream = self.add_stream(height, width)

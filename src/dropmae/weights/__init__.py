@@ -313,8 +313,8 @@ def build(header: Mapping[str, Any], where: str) -> nn.Module:
 def outline(header: Mapping[str, Any], where: str) -> nn.Module:
     """As `build`, without any memory for tensors: what a file says of its module is compared before it is believed.
 
-    ValueError where the fields make no module, one of more than MOST tensors, or one of pictures larger than SIDE, which
-    no tensor tells and which would take memory later.
+    ValueError where the fields make no module, one of more than MOST tensors, or one of pictures larger than SIDE,
+    which no tensor tells and which would take memory later.
     """
     image = header["fields"].get("image")
     sides = [side for side in (image if isinstance(image, list) else [image]) if isinstance(side, (int, float))]
