@@ -11,6 +11,7 @@ import contextlib
 import json
 import os
 import platform
+import stat
 import threading
 import time
 from collections.abc import Iterator
@@ -18,9 +19,12 @@ from pathlib import Path
 from typing import Any
 
 from dropmae import machine, storage
+from dropmae.names import printable
 from dropmae.progress import say
 
 NAME = ".lock"
+BYTES = 1 << 16
+"""Of the largest lock."""
 BEAT, SILENCE = 5.0, 30.0
 """Seconds between signs of life, and after how many without one a process elsewhere counts as gone."""
 
@@ -48,8 +52,9 @@ def held(place: str | Path, *, file: bool = False, option: str = "--out") -> Ite
         yield
     finally:
         over.set()
-        if _holder(path) == own:
-            storage.remove(path)
+        with contextlib.suppress(OSError):
+            if _holder(path) == own:
+                storage.remove(path)
         if made:
             storage.remove_empty(folder)
 
@@ -76,14 +81,14 @@ def _take(path: Path, place: Path, own: dict[str, Any], option: str) -> None:
     while not _created(path, place, own):
         holder = _holder(path)
         if holder is None:  # just going, or just coming
-            if waited > SILENCE:
-                storage.take_away(path, lambda text: text == "")
+            if waited > SILENCE:  # or torn, by a machine that went off
+                storage.take_away(path, lambda text: _parsed(text) is None)
             time.sleep(0.05)
             waited += 0.05
         elif _alive(path, place, holder):
             raise OSError(
-                f"{place} is in use by process {holder.get('pid')} on {holder.get('name')}, since "
-                f"{holder.get('since')}: wait for it, or choose another {option}"
+                f"{place} is in use by process {holder['pid']} on {printable(holder.get('name'))[:80]}, since "
+                f"{printable(holder.get('since'))[:80]}: wait for it, or choose another {option}"
             )
         else:
             storage.take_away(path, lambda text, holder=holder: _parsed(text) == holder)
@@ -91,11 +96,11 @@ def _take(path: Path, place: Path, own: dict[str, Any], option: str) -> None:
 
 def _alive(path: Path, place: Path, holder: dict[str, Any]) -> bool:
     """Whether the process that holds a lock is there."""
+    pid = int(holder["pid"])
     if holder.get("host") == machine.HOST:
-        pid = int(holder.get("pid") or 0)
         return machine.alive(pid) and machine.born(pid) == holder.get("born")
     before, started = _beaten(path), time.monotonic()
-    say(f"{place}: is process {holder.get('pid')} on {holder.get('name')}, which held it, still there?")
+    say(f"{place}: is process {pid} on {printable(holder.get('name'))[:80]}, which held it, still there?")
     while time.monotonic() - started < SILENCE:
         time.sleep(1.0)
         if _beaten(path) != before:
@@ -104,19 +109,24 @@ def _alive(path: Path, place: Path, holder: dict[str, Any]) -> bool:
 
 
 def _holder(path: Path) -> dict[str, Any] | None:
-    """Who holds a lock; None where nobody does or it is just being written."""
+    """Who holds a lock; None where nobody does or it is just being written. OSError for what is no lock of ours."""
     try:
-        return _parsed(path.read_text())
+        status = os.lstat(path)
+        if stat.S_ISREG(status.st_mode) and status.st_size <= BYTES:
+            return _parsed(path.read_bytes().decode("utf-8", "replace"))
     except OSError:
         return None
+    raise OSError(f"{path} is in the way, and is no lock that dropmae made: remove it")
 
 
 def _parsed(text: str) -> dict[str, Any] | None:
+    """What the text of a lock says; None where it is none."""
     try:
         found = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
-    return found if isinstance(found, dict) else None
+    pid = found.get("pid") if isinstance(found, dict) else None
+    return found if type(pid) is int and 0 < pid < 2**31 else None
 
 
 def _beaten(path: Path) -> int:

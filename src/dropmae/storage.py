@@ -251,7 +251,7 @@ def take_away(path: Path, fits: Callable[[str], bool]) -> None:
     moved = partial_name(path)
     with contextlib.suppress(FileNotFoundError):
         os.rename(path, moved)
-        if not fits(moved.read_text()):  # somebody was faster, and this is theirs
+        if not fits(moved.read_bytes().decode("utf-8", "replace")):  # somebody was faster, and this is theirs
             with contextlib.suppress(OSError):
                 os.link(moved, path)
         moved.unlink()

@@ -288,6 +288,7 @@ HOSTILE |= {
         "frame 3: a box is x, y, w, h, not 9, 0, -5, 2",
     ),
     "aa.csv": (f"frame,id,x,y,width,height\n0,1,{'9' * 200_000},2,3,4\n", "aa.csv: field larger than field limit"),
+    "ae.xml": ('<?xml version="1.0" encoding="udf-8"?><annotations/>', "ae.xml: unknown encoding: udf-8"),
     "ab.csv": ("frame,id,x,y,width,height\n-1,1,1,2,3,4\n", "frames count from 0, and there is frame -1"),
     "ac.json": (coco({"bbox": "1234", "track_id": 5}), "annotation 0: a bbox is x, y, w, h, not 1234"),
     "ad.json": (

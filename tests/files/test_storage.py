@@ -418,3 +418,31 @@ def test_what_is_on_a_full_disk_can_still_be_read(tmp_path: Path) -> None:
     """A buffer kept what could not be written, tried again at every read, and failed."""
     found = subprocess.run([sys.executable, "-c", FULL, str(tmp_path)], capture_output=True, text=True, check=True)
     assert found.stdout == "[{0}, {1}] 4000 b'y'\n"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [b"", b"xx", b"[1]", b'{"host": "h"}', b'{"pid": "abc"}', b'{"pid": true}', b'{"pid": %d}' % 2**70, b"\xff\xfe"],
+)
+def test_a_torn_lock_is_taken_over(text: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was waited for without end, or ended in an error of its own."""
+    monkeypatch.setattr(locks, "SILENCE", 0.2)
+    (tmp_path / locks.NAME).write_bytes(text)
+    with locks.held(tmp_path):
+        assert json.loads((tmp_path / locks.NAME).read_text())["pid"] == os.getpid()
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("kind", ["folder", "pipe", "link", "large"])
+def test_what_is_no_lock_is_named(kind: str, tmp_path: Path) -> None:
+    path = tmp_path / locks.NAME
+    make: dict[str, Any] = {
+        "folder": path.mkdir,
+        "pipe": lambda: os.mkfifo(path),
+        "link": lambda: path.symlink_to(tmp_path / "elsewhere"),
+        "large": lambda: path.write_bytes(bytes(1 << 20)),
+    }
+    make[kind]()
+    with pytest.raises(OSError, match=r"\.lock is in the way, and is no lock that dropmae made: remove it"):
+        locks.held(tmp_path).__enter__()
+    assert [entry.name for entry in tmp_path.iterdir()] == [locks.NAME]

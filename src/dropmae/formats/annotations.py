@@ -93,7 +93,7 @@ def parsed(path: Path, inside: Path, data: bytes, labels: str | None, size: Size
             beside = path.parent / "labels.txt"
             known = labels if labels is not None else read_bytes(beside).decode() if beside.is_file() else ""
             return read_mot(path, text, known.splitlines())
-    except (KeyError, TypeError, IndexError, AttributeError, ValueError, OverflowError, csv.Error) as error:
+    except (LookupError, TypeError, AttributeError, ValueError, OverflowError, csv.Error) as error:
         reason = f"no {error}" if isinstance(error, KeyError) else printable(error)[:160]
         raise OSError(f"{path}: {reason}") from None
     raise OSError(f"{path}: not annotations of a known form, which are {FORMS}")
