@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from dropmae.contracts import Benchmark
-from dropmae.formats.annotations import read_annotations
+from dropmae.formats.annotations import annotation_file, read_annotations
 from dropmae.metrics import flow, points
 from dropmae.metrics.boxes import centre_distances, iou
 from dropmae.metrics.masks import boundary_f, jaccard
@@ -48,7 +48,9 @@ class Folder(Benchmark):
         listed = {found_in(folder, name): targets for name, targets in self.annotations(place).items()}
         for name in listed:
             if not (folder / name).exists():
-                raise FileNotFoundError(f"{folder / name}: no such video, but its annotation speaks of it")
+                file = annotation_file(place) if place.is_dir() else place
+                said = "its annotation" if file is None else file.name
+                raise FileNotFoundError(f"{folder / name}: no such video, but {said} speaks of it")
         return [Sequence(name, folder / name, targets) for name, targets in listed.items()]
 
     def annotations(self, root: Path, split: str | None = None) -> dict[str, Mapping[int, Target]]:
