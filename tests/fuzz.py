@@ -62,7 +62,7 @@ FORBIDDEN = (
     "pty.spawn",
 )
 CANARY = "canary-was-executed"
-KNOWN = tuple({*map(os.path.realpath, (sys.prefix, sys.base_prefix, Path(weights.__file__).parents[2]))})
+KNOWN = tuple(os.path.realpath(place) for place in (sys.prefix, sys.base_prefix, Path(weights.__file__).parents[2]))
 """Folders of the program's own files, which it may read."""
 SYSTEM = ("/dev/", "/proc/", "/sys/", "/usr/", "/lib", "/etc/ld.so", "/etc/localtime")
 

@@ -113,7 +113,7 @@ def _signal_main(number: int) -> None:
     if hasattr(signal, "pthread_kill"):
         signal.pthread_kill(int(threading.main_thread().ident or 0), number)
     else:
-        _thread.interrupt_main(number)
+        _thread.interrupt_main(signal.Signals(number))
 
 
 class Whole:

@@ -217,16 +217,16 @@ def decode_mask(code: dict) -> np.ndarray:
 
     Both are added up in whole numbers of any length: 64 bits could be made to agree by going round.
     """
-    lists = [code.get(key) for key in ("size", "counts")] if isinstance(code, dict) else []
-    if len(lists) != 2 or not all(isinstance(values, list) for values in lists) or len(lists[0]) != 2:
+    size, counts = (code.get("size"), code.get("counts")) if isinstance(code, dict) else (None, None)
+    if not isinstance(size, list) or not isinstance(counts, list) or len(size) != 2:
         raise ValueError('a mask is {"size": [rows, columns], "counts": [run lengths]}, not ' + repr(code)[:60])
-    height, width = (_count(side) for side in code["size"])
+    height, width = (_count(side) for side in size)
     check_pixels("the mask", width, height, STILL_PIXELS)
-    counts = [_count(run) for run in code["counts"]]
-    if sum(counts) != height * width:
-        raise ValueError(f"run lengths add up to {sum(counts)}, not to the mask's {height}x{width} pixels")
-    values = np.arange(len(counts)) % 2 == 1
-    return np.repeat(values, np.array(counts, np.int64)).reshape((height, width), order="F")
+    runs = [_count(run) for run in counts]
+    if sum(runs) != height * width:
+        raise ValueError(f"run lengths add up to {sum(runs)}, not to the mask's {height}x{width} pixels")
+    values = np.arange(len(runs)) % 2 == 1
+    return np.repeat(values, np.array(runs, np.int64)).reshape((height, width), order="F")
 
 
 def _count(value: Any) -> int:
