@@ -93,7 +93,9 @@ def attention(out: Path) -> None:
 
 
 def figure(out: Path) -> None:
-    """Matching of each method at both grids, and the gap; bars are 95 % intervals over clips, of one run each."""
+    """Matching of each method at the grids that were judged, and the gap; bars are 95 % intervals over clips, of one run
+    each."""
+    grids = [patch for patch in GRIDS if any(matched(out, f"{method}-{patch}-0") for method in ("mae", "twinmae"))]
     with charts.styled():
         drawn, axes = charts.chart(9.0, 3.6, 3)
         for axis, (key, title) in zip(axes, PARTS.items()):
@@ -101,7 +103,7 @@ def figure(out: Path) -> None:
                 for seed in (0, 1):
                     points = [
                         (column + 0.09 * (place - 1.5) + 0.045 * seed, *interval(by_clip(report, key)))
-                        for column, patch in enumerate(GRIDS)
+                        for column, patch in enumerate(grids)
                         if (report := matched(out, f"{method}-{patch}-{seed}")) is not None
                     ]
                     if points:
@@ -110,13 +112,13 @@ def figure(out: Path) -> None:
                         label = f"{TITLES[method]}, another seed" if seed else TITLES[method]
                         axis.errorbar(x, y, half, color=colour, label=label, **form)
             if key == "match":
-                still = matched(out, "random-16-0")["unmoved"]
+                still = matched(out, f"twinmae-{grids[0]}-0")["unmoved"]
                 axis.axhline(still, color="#8a8a8a", linestyle=":", linewidth=1, label="answers that never move")
             charts.finish(axis, title, "tokens", percent=True, zero=True)
-            axis.set_xticks(range(len(GRIDS)), list(GRIDS.values()))
-            axis.set_xlim(-0.4, 1.4)
+            axis.set_xticks(range(len(grids)), [GRIDS[patch] for patch in grids])
+            axis.set_xlim(-0.4, len(grids) - 0.6)
         for method in ("twinmae", "dropmae"):
-            for patch, style in (("16", "-"), ("8", "--")):
+            for patch, style in zip(grids, ("-", "--")):
                 file = out / "runs" / f"{method}-{patch}-0" / "validation.jsonl"
                 rows = [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
                 x, y = (np.array([row[name] for row in rows], float) for name in ("step", "gap"))
