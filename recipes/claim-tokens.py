@@ -93,7 +93,7 @@ def attention(out: Path) -> None:
 
 
 def figure(out: Path) -> None:
-    """Matching of each method at the grids that were judged, and the gap; bars: 95 % intervals over clips of one run."""
+    """Matching of each method at the grids that were judged, and the gap; bars are 95 % intervals over clips."""
     grids = [patch for patch in GRIDS if any(matched(out, f"{method}-{patch}-0") for method in ("mae", "twinmae"))]
     with charts.styled():
         drawn, axes = charts.chart(9.0, 3.6, 3)
