@@ -553,6 +553,20 @@ def test_no_more_objects_than_allowed_are_looked_at_in_full_and_each_has_its_tur
     assert sorted(looked[-3:]) == [0, 1, 2]
 
 
+def test_what_is_gone_takes_nobody_elses_turn(world: Any):
+    task = untrained(fine_image=192, fine_centre=1.0, full_most=1, tiles=0)
+    places = [(30, 30), (110, 40), (180, 100)]
+    state = task.start(shown(world, *places), given(*places))
+    looked = []
+    for _ in range(12):
+        state, _ = task.step(state, shown(world, *places[1:]))  # the first one has gone
+        looked += np.flatnonzero(state.unseen == 0).tolist()
+    assert state.lost[0] > 0
+    turns = [looked[-8:].count(row) for row in range(3)]
+    assert min(turns) >= 1
+    assert turns[0] >= max(turns[1:])  # what was not surely seen has its turn sooner
+
+
 def test_what_is_not_surely_where_it_was_is_looked_at_in_full(world: Any):
     task = untrained(fine_image=192, full_every=3)
     task.encoder = Counted()

@@ -30,6 +30,8 @@ from dropmae.tasks.dcf.crops import Region
 from dropmae.tasks.dcf.sight import Sight, check_positive, check_shares, highest
 from dropmae.tasks.dcf.state import Found, State, joined
 
+URGENT = 2
+"""Frames for which what was not surely seen goes before what has waited longer."""
 ALIENS = 11
 """Stream of random numbers: whose search view is another object's."""
 
@@ -100,7 +102,7 @@ class DCF(Sight):
     """Frames from one full look at an object to the next, while its filter on small cells is sure where it is."""
     full_most: int = 3
     """Most objects that have a turn to be looked at in full in one frame, where filters on small cells can follow the
-    others: first those that were not surely seen, and of either those that have waited longest. 0: all."""
+    others: those that have waited longest, and sooner those that were not surely seen. 0: all."""
     glance_above: float = 0.5
     """Score from which on an object counts as surely seen."""
     glance_sure: float = 0.2
@@ -317,10 +319,10 @@ class DCF(Sight):
 
     def planned(self, state: State, rows: list[int]) -> list[int]:
         """Those of the objects in `rows` that are to be looked at in full."""
-        unsure = [row for row in rows if state.scores[row] < self.glance_above or state.lost[row]]
-        due = [row for row in rows if row not in unsure and state.unseen[row] + 1 >= self.full_every]
-        first = [sorted(some, key=lambda row: -state.unseen[row]) for some in (unsure, due)]
-        return [*first[0], *first[1]][: self.full_most or None]
+        unsure = {row for row in rows if state.scores[row] < self.glance_above or state.lost[row]}
+        due = [row for row in rows if row in unsure or state.unseen[row] + 1 >= self.full_every]
+        due.sort(key=lambda row: -state.unseen[row] - URGENT * (row in unsure))
+        return due[: self.full_most or None]
 
     def glance(self, state: State, frame: np.ndarray, rows: list[int]) -> tuple[State, list[int]]:
         """The state after some objects were followed by their filters on small cells alone, and those of the objects in
