@@ -16,4 +16,4 @@ for seed in $(seq 200 $((199 + ${FILES:-8}))); do
 done
 python "$here/dcf-heads.py" shipped:encoder "$out/filters.safetensors" --image 224 --taps 2 4 --trunk shipped:encoder \
   --fine 192 --extent --cache "$out/cache" --views "$out"/views-*.npz --steps "${STEPS:-3300}" \
-  --set presence=facts calibration=1.7,6.4,7.6,-2.83 size_rate=0.5 search_below=0.4 hold_below=0.06
+  --set presence=facts calibration=1.7,6.4,7.6,-2.83 size_rate=0.5 search_below=0.5 hold_below=0.06 tiles=2 patience=2 again_above=0.5
