@@ -50,6 +50,8 @@ from dropmae.weights import foreign, official
 
 SECONDS, MEGABYTES = 20, 1500
 """Most processor time; most memory, what is loaded included."""
+OWN = 300
+"""Megabytes that a process holds which has just begun."""
 WAIT = 60
 """Seconds on the clock after which a process that waits for something is a hang too."""
 FORBIDDEN = (
@@ -290,13 +292,12 @@ def variant(path: Path, seed: bytes, rng: random.Random) -> None:
 def tried(path: Path) -> dict[str, Any]:
     """What becomes of one file, in a process of its own."""
     readable, writable = os.pipe()
-    held = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 2**20
     child = os.fork()
     if not child:
         os.close(readable)
         out: dict[str, Any] = {"said": "", "kind": "read", "forbidden": [], "opened": [], "told": ""}
         begun = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 2**20
-        out["grown_from"] = begun - held  # not all that is shared with the parent is counted
+        out["begun"] = begun  # a copy of its parent, which is large where many tests have run in it
         place = os.path.realpath(path.parent)
         folders = (place, *KNOWN, *SYSTEM)
 
@@ -339,7 +340,7 @@ def tried(path: Path) -> dict[str, Any]:
     found = json.loads(text) if text else {"said": "", "kind": "crash", "forbidden": []}
     if os.WIFSIGNALED(status) and os.WTERMSIG(status) in (signal.SIGXCPU, signal.SIGKILL, signal.SIGALRM):
         found["kind"] = "hang"
-    memory = used.ru_maxrss / 1024 - found.pop("grown_from", 0.0)
+    memory = used.ru_maxrss / 1024 - max(0.0, found.pop("begun", 0.0) - OWN)
     return {"opened": [], "told": "", **found, "seconds": used.ru_utime + used.ru_stime, "megabytes": memory}
 
 
