@@ -109,7 +109,7 @@ def prepare_precision(task: Task, precision: Precision, device: torch.device) ->
     name: str = precision
     if precision == "auto":
         name = "bf16" if able else "fp16" if device.type == "cuda" else "fp32"
-        if device.type == "cpu" and task.eighths and int8.fast():
+        if device.type == "cpu" and task.prefers_int8 and int8.fast():
             name = "int8"
     if name != "int8" and layers_in_int8(task):
         raise ValueError(f"its layers were put in 8 bits before: load the weights anew for {name}")

@@ -37,15 +37,17 @@ def pictures(kind: str, count: int, side: int) -> torch.Tensor:
 
 @pytest.mark.parametrize("kind", ["noise", "smooth"])
 @pytest.mark.parametrize(("count", "side"), [(1, 192), (3, 216), (2, 8), (1, 4)])
-def test_compiled_form_gives_the_same(kind: str, count: int, side: int):
-    if (obstacle := cells.library.obstacle) is not None:
-        pytest.skip(obstacle)
+def test_fast_form_gives_the_same_with_a_compiler_or_without(
+    kind: str, count: int, side: int, monkeypatch: pytest.MonkeyPatch
+):
     given = pictures(kind, count, side)
     with switch.use("reference"):
         expected = cells.cells(given)
     assert expected.shape == (count, cells.CHANNELS, side // 4, side // 4)
     torch.testing.assert_close(cells.cells(given), expected, atol=2e-5, rtol=1e-4)
     torch.testing.assert_close(cells.cells(given.flip(1)), cells.reference(given.flip(1)), atol=2e-5, rtol=1e-4)
+    monkeypatch.setattr(switch, "compiled", lambda library: False)
+    assert torch.equal(cells.cells(given), expected)
 
 
 def test_half_precision_around_it_changes_nothing():

@@ -10,83 +10,22 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
+from dcf_world import Colours, Wide, given, made, shown, untrained
 from dropmae import weights
 from dropmae.loading import named
 from dropmae.ops import ridge
 from dropmae.target import Target
-from dropmae.tasks.dcf import DCF, State, agree, amid, crops, maps
+from dropmae.tasks.dcf import DCF, State, crops, maps
 from dropmae.tasks.dcf.head import GRID, Head, likeness, likest, middle, tokens
 from dropmae.video import Video
 
 
-class Colours(nn.Module):
-    """An encoder without weights: each patch's mean colours in its four quarters."""
-
-    patch = 14
-
-    def layers(self, frames: Tensor, layers: tuple[int, ...]) -> Tensor:
-        small = functional.avg_pool2d(frames.float() / 255 - 0.5, 7)
-        return functional.pixel_unshuffle(small, 2).repeat(1, len(layers), 1, 1)
-
-
-class Wide(Colours):
-    """The same in the widths of two blocks of ViT-S."""
-
-    def layers(self, frames: Tensor, layers: tuple[int, ...]) -> Tensor:
-        return super().layers(frames, layers).repeat(1, 32, 1, 1)
-
-
-def untrained(**fields: Any) -> Any:
-    """A tracker that goes by its filter alone, and whose presence is how high the filter answers."""
-    torch.manual_seed(0)
-    sizes: dict[str, Any] = {
-        "taps": (1,),
-        "widths": (12,),
-        "channels": (12,),
-        "head_width": 16,
-        "head_depth": 1,
-        "head_heads": 2,
-    }
-    plain = {"image": 168, "calibrate": False, "response_share": 1.0, "penalty": 0.0, "window": 0.0}
-    settings: dict[str, Any] = {**sizes, **plain, **fields}
-    task: Any = DCF(**settings)
-    with torch.no_grad():
-        task.head.reduce[0].weight.copy_(torch.eye(12))
-        task.head.reduce[0].bias.zero_()
-        task.head.sides.weight.zero_()
-        task.head.sides.bias.zero_()
-        first, last = task.head.presence[0], task.head.presence[2]
-        for part in (first, last):
-            part.weight.zero_()
-            part.bias.zero_()
-        first.weight[0, 16 + 2] = 40  # the filter's highest answer
-        last.weight[0, 0], last.bias[0] = 1, -8
-    task.encoder = Colours()
-    return task.eval()
-
-
 @pytest.fixture(scope="module")
 def world() -> tuple[np.ndarray, np.ndarray]:
-    """A background [160, 240, 3] and a thing [32, 24, 3] that differs from all of it."""
-    rng = np.random.default_rng(0)
-    back = rng.integers(0, 120, (20, 30, 3)).repeat(8, 0).repeat(8, 1).astype(np.uint8)
-    thing = rng.integers(130, 255, (4, 3, 3)).repeat(8, 0).repeat(8, 1).astype(np.uint8)
-    return back, thing
-
-
-def shown(world: tuple[np.ndarray, np.ndarray], *places: tuple[int, int]) -> np.ndarray:
-    frame, thing = world[0].copy(), world[1]
-    for x, y in places:
-        frame[y : y + 32, x : x + 24] = thing
-    return frame
-
-
-def given(*places: tuple[float, float]) -> Target:
-    boxes = np.array([[x, y, 24.0, 32.0] for x, y in places])
-    return Target(ids=np.arange(1, len(places) + 1), boxes=boxes)
+    return made()
 
 
 def parts(state: State) -> dict[str, Any]:
@@ -395,92 +334,6 @@ def test_heads_are_saved_without_the_encoder(world: Any, tmp_path: Any):
     assert again.step(state, shown(world, (44, 40)))[1][1].scores[0] > 0.5
 
 
-# -------------------------------------------------------------------- two trackers that agree
-
-
-def test_what_both_hold_likeliest_is_where_the_object_is():
-    one, other = torch.full((1, 4, 4), 0.1), torch.full((1, 8, 8), 0.1)
-    one[0, 0, 0], one[0, 2, 3] = 0.9, 0.8  # its own first choice, and its second
-    other[0, 7, 0], other[0, 4:6, 6:8] = 0.9, 0.8
-    (chance, peak), (fine_chance, fine_peak) = agree([one, other], [0.5, 0.5])
-    assert chance.shape == (1, 4, 4)
-    assert fine_chance.shape == (1, 8, 8)
-    assert int(peak) == 2 * 4 + 3
-    assert divmod(int(fine_peak), 8) in [(4, 6), (4, 7), (5, 6), (5, 7)]
-    alone = agree([one], [1.0])[0]
-    assert alone[0] is one
-    assert int(alone[1]) == 0
-
-
-def test_a_tracker_that_counts_for_nothing_decides_nothing():
-    torch.manual_seed(0)
-    one, other = torch.rand(3, 6, 6), torch.rand(3, 6, 6)
-    chance, peak = agree([one, other], [1.0, 0.0])[0]
-    torch.testing.assert_close(chance, one)
-    assert torch.equal(peak, one.flatten(1).argmax(1))
-
-
-def test_a_box_between_two_has_the_mean_centre_and_the_geometric_mean_of_the_sides():
-    boxes = [np.array([[0.0, 0, 8, 2]]), np.array([[10.0, 4, 2, 8]])]
-    np.testing.assert_allclose(amid(boxes, [0.5, 0.5]), [[7.5 - 2, 4.5 - 2, 4, 4]])
-    np.testing.assert_allclose(amid(boxes, [1.0, 0.0]), boxes[0], atol=1e-12)
-    assert amid(boxes[:1], [1.0]) is boxes[0]
-
-
-def test_twins_answer_as_one_of_them_alone(world: Any):
-    alone, pair = untrained(fine_image=192), untrained(fine_image=192)
-    pair.partner = untrained(fine_image=192)
-    states = [task.start(shown(world, (60, 60)), given((60, 60))) for task in (alone, pair)]
-    for k in range(1, 5):
-        frame = shown(world, (60 + 5 * k, 60 + k))
-        found = []
-        for n, task in enumerate((alone, pair)):
-            states[n], answer = task.step(states[n], frame)
-            found.append(answer[k])
-        np.testing.assert_allclose(found[1].boxes, found[0].boxes, atol=0.02)
-        np.testing.assert_allclose(found[1].scores, found[0].scores, atol=1e-3)
-    assert len(states[1].memories) == 2
-    assert not torch.equal(
-        states[1].memories[1].filters, pair.start(shown(world, (60, 60)), given((60, 60))).memories[1].filters
-    )
-
-
-def test_a_pair_follows_adds_and_corrects_objects(world: Any):
-    task = untrained()
-    task.partner = untrained(image=224, extent=True)
-    state = task.start(shown(world, (40, 40)), given((40, 40)))
-    prompt: Any = Target(ids=np.array([1, 7]), boxes=np.array([[50.0, 40, 24, 32], [150, 90, 24, 32]]))
-    state, _ = task.step(state, shown(world, (50, 40), (150, 90)), prompt)
-    assert all(len(memory.filters) == 2 for memory in state.memories)
-    state, found = task.step(state, shown(world, (53, 40), (153, 90)))
-    np.testing.assert_allclose(found[2].boxes[:, 0], [53, 153], atol=10)
-
-
-def test_a_partner_is_named_and_is_not_saved(world: Any, tmp_path: Any):
-    weights.save(untrained(), tmp_path / "one.safetensors")
-    task = untrained(beside=str(tmp_path / "one.safetensors"))
-    assert task.partner is not None
-    weights.save(task, tmp_path / "pair.safetensors")
-    assert (
-        weights.read_shapes(tmp_path / "pair.safetensors").keys()
-        == weights.read_shapes(tmp_path / "one.safetensors").keys()
-    )
-    again = weights.load(tmp_path / "pair.safetensors")
-    again.encoder = again.partner.encoder = Colours()
-    _, found = again.step(again.start(shown(world, (40, 40)), given((40, 40))), shown(world, (44, 40)))
-    assert np.isfinite(found[1].box()).all()
-    with pytest.raises(ValueError, match="works alone"):
-        untrained(beside=str(tmp_path / "pair.safetensors"))
-    task.beside = str(tmp_path / "ring.safetensors")
-    weights.save(task, tmp_path / "ring.safetensors")
-    with pytest.raises(ValueError, match="works alone"):
-        weights.load(tmp_path / "ring.safetensors")
-    with pytest.raises(ValueError, match="works alone"):
-        untrained(beside="shipped:vot")
-    with pytest.raises(ValueError, match="beside_share"):
-        untrained(beside_share=1.5)
-
-
 def test_boxes_without_area_or_outside_are_refused(world: Any):
     task = untrained()
     for box in ([0.0, 0, 0, 5], [500.0, 500, 5, 5]):
@@ -508,106 +361,6 @@ def test_fine_filter_places_the_box_to_a_pixel(world):
         state, found = task.step(state, shown(world, place))
     box = found[3].box()
     np.testing.assert_allclose(box[:2] + box[2:] / 2, [126, 82], atol=1.5)
-
-
-class Counted(Colours):
-    """Notes how many crops each look at a frame takes."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.crops: list[int] = []
-
-    def layers(self, frames: Tensor, layers: tuple[int, ...]) -> Tensor:
-        self.crops.append(len(frames))
-        return super().layers(frames, layers)
-
-
-def test_fine_filter_follows_between_full_looks(world: Any):
-    task = untrained(fine_image=192, fine_centre=1.0, full_every=3)
-    task.encoder = Counted()
-    state = task.start(shown(world, (60, 60)), given((60, 60)))
-    task.encoder.crops.clear()
-    for k in range(1, 10):
-        state, found = task.step(state, shown(world, (60 + 5 * k, 60 + 2 * k)))
-        box = found[k].box()
-        np.testing.assert_allclose(box[:2] + box[2:] / 2, [72 + 5 * k, 76 + 2 * k], atol=2.5)
-        assert state.unseen[0] == (k % 3)
-        assert found[k].scores[0] > 0.9
-    assert len(task.encoder.crops) == 3
-
-
-def test_no_more_objects_than_allowed_are_looked_at_in_full_and_each_has_its_turn(world: Any):
-    task = untrained(fine_image=192, fine_centre=1.0, full_most=1)
-    task.encoder = Counted()
-    places = [(30, 30), (110, 40), (180, 100)]
-    state = task.start(shown(world, *places), given(*places))
-    task.encoder.crops.clear()
-    looked = []
-    for k in range(1, 7):
-        now = [(x + 3 * k, y + k) for x, y in places]
-        state, found = task.step(state, shown(world, *now))
-        looked.append(int(np.flatnonzero(state.unseen == 0)[0]) if k > 2 else -1)
-        middles = found[k].boxes[:, :2] + found[k].boxes[:, 2:] / 2
-        np.testing.assert_allclose(middles - [12, 16], now, atol=3)
-    assert task.encoder.crops == [1] * 6
-    assert sorted(looked[-3:]) == [0, 1, 2]
-
-
-def test_what_is_gone_takes_nobody_elses_turn(world: Any):
-    task = untrained(fine_image=192, fine_centre=1.0, full_most=1, tiles=0)
-    places = [(30, 30), (110, 40), (180, 100)]
-    state = task.start(shown(world, *places), given(*places))
-    looked = []
-    for _ in range(12):
-        state, _ = task.step(state, shown(world, *places[1:]))  # the first one has gone
-        looked += np.flatnonzero(state.unseen == 0).tolist()
-    assert state.lost[0] > 0
-    turns = [looked[-8:].count(row) for row in range(3)]
-    assert min(turns) >= 1
-    assert turns[0] >= max(turns[1:])  # what was not surely seen has its turn sooner
-
-
-def test_what_is_not_surely_where_it_was_is_looked_at_in_full(world: Any):
-    task = untrained(fine_image=192, full_every=3)
-    task.encoder = Counted()
-    state = task.start(shown(world, (60, 60)), given((60, 60)))
-    task.encoder.crops.clear()
-    for k in range(3):
-        state, found = task.step(state, shown(world))
-        assert len(task.encoder.crops) >= k + 1  # gone: the fine filter finds nothing, and then it counts as lost
-    assert found[3].scores[0] < 0.25
-
-
-def test_what_is_due_waits_for_the_next_full_look(world: Any):
-    every = untrained(fine_image=192, update_every=3, update_above=0.0, template_above=1.0)
-    seldom = untrained(fine_image=192, update_every=3, update_above=0.0, template_above=1.0, full_every=2)
-    changes = []
-    for task in (every, seldom):
-        state, changed = task.start(shown(world, (60, 60)), given((60, 60))), []
-        for k in range(1, 9):
-            before = state.memories[0].filters
-            state, _ = task.step(state, shown(world, (60 + k, 60)))
-            changed.append(k) if not torch.equal(before, state.memories[0].filters) else None
-        changes.append(changed)
-    assert changes == [[3, 6], [4, 6]]
-
-
-def test_without_a_fine_filter_every_look_is_full(world: Any):
-    task = untrained(full_every=3, full_most=1)
-    task.encoder = Counted()
-    state = task.start(shown(world, (60, 60), (150, 90)), given((60, 60), (150, 90)))
-    task.encoder.crops.clear()
-    task.step(state, shown(world, (62, 60), (152, 90)))
-    assert task.encoder.crops == [2]
-
-
-@pytest.mark.parametrize(
-    ("fields", "message"),
-    [({"full_every": 0}, "full_every must be positive"), ({"full_most": -1}, "full_most must not be negative")],
-)
-def test_full_looks_that_make_no_sense_are_refused(fields: dict[str, Any], message: str):
-    with pytest.raises(ValueError, match=message):
-        untrained(**fields)
 
 
 @pytest.mark.parametrize("told", [0.6, 0.8, 1.25, 1.6])

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from dcf_world import Colours
 from dropmae import registry, weights
 from dropmae.cli import main
 from dropmae.data.mixture import open_source
@@ -18,7 +19,6 @@ from dropmae.sequence import Sequence
 from dropmae.target import Target, write_targets
 from dropmae.tasks.dcf import DCF, learning
 from dropmae.video import write
-from test_dcf import Colours
 
 pytestmark = pytest.mark.usefixtures("no_charts")
 

@@ -60,7 +60,7 @@ class DCF(Sight):
         "betas": (0.9, 0.98), "epoch_samples": 2400, "epochs": 10,
     }  # fmt: skip
     frozen = True
-    eighths = True
+    prefers_int8 = True
 
     search_factor: float = 4.0
     """Side of the search region in units of the square root of the box's area."""

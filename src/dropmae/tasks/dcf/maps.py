@@ -44,14 +44,14 @@ def correlations(features: Tensor) -> Tensor:
     return found.view(width, len(APART), width).transpose(0, 1)
 
 
-def around(sums: Tensor) -> Tensor:
+def both_ways(sums: Tensor) -> Tensor:
     """[5, 5, C, C]: `correlations` [13, C, C] with cells that are down and across from -2 to 2 cells apart."""
     return torch.cat([sums[1:].flip(0).transpose(1, 2), sums]).unflatten(0, (5, 5))
 
 
 def gram(sums: Tensor) -> Tensor:
     """float32 [9 C, 9 C]: what `correlations` [13, C, C] stand for."""
-    wide, rows = around(sums), []
+    wide, rows = both_ways(sums), []
     for y, x in itertools.product(range(3), repeat=2):
         rows.append(wide[2 - y : 5 - y, 2 - x : 5 - x].flatten(0, 1).transpose(0, 1).flatten(1))
     return torch.cat(rows)
@@ -61,7 +61,7 @@ def mended(sums: Tensor, cross: Tensor, amount: float, filters: Tensor, steps: i
     """float32 [9 C, K]: filters on their way to `ops.ridge.solve` of `gram(sums)`, cross [9 C, K] and this ridge."""
     width, count = sums.shape[1], cross.shape[1]
     least = amount * sums[0].diagonal().mean() + 1e-6
-    kernel = around(sums).permute(2, 3, 0, 1).contiguous()
+    kernel = both_ways(sums).permute(2, 3, 0, 1).contiguous()
     own = sums[0] + least * torch.eye(width, device=sums.device)
     inverse = torch.cholesky_inverse(torch.linalg.cholesky(own))
 
