@@ -56,11 +56,15 @@ class Screen:
             self.faults.append(f"asked {request.url}")
 
     def js(self, expression: str) -> Any:
-        """The value of an expression, in which ids are elements and s is the store."""
+        """The value of an expression, in which ids are elements and s is the store.
+
+        What changed before is drawn first: the page draws at the next animation frame, on a busy machine late.
+        """
         ids = ("title", "empty", "hint", "view", "command", "save", "content")
         names = ", ".join(f"{name} = document.getElementById('{name}')" for name in ids)
         return self.page.evaluate(
-            f"async () => {{ const {names}, s = await import('/static/store.js'); return ({expression}); }}"
+            f"async () => {{ const {names}, s = await import('/static/store.js'); "
+            f"await new Promise((drawn) => requestAnimationFrame(drawn)); return ({expression}); }}"
         )
 
     def until(self, expression: str, seconds: float = 180) -> None:
