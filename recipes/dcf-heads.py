@@ -121,19 +121,19 @@ def shard(task: DCF, file: Path, cache: Path) -> Shard:
     return Shard(*torch.load(store), boxes, usable, views["present"], small)
 
 
-def draw(task: DCF, shards: list[Shard], rng: np.random.Generator) -> tuple[Any, ...] | None:
-    """One sample; None where the draw is no good."""
+def draw(task: DCF, shards: list[Shard], absent: bool, rng: np.random.Generator) -> tuple[Any, ...] | None:
+    """One sample; None where the draw is no good. `absent`: in some the object is not where it is looked for."""
     own = shards[rng.integers(len(shards))]
     e = int(rng.integers(len(own.boxes)))
     good = np.flatnonzero(own.usable[e])
     first = int(rng.choice(good)) if len(good) and rng.random() < 0.5 else 0
-    seekable = [v for v in np.flatnonzero(own.present[e] >= 0) if v != first]
+    seekable = [v for v in np.flatnonzero(own.present[e] >= (0 if absent else 1)) if v != first]
     if first not in good or not seekable:
         return None
     search = int(rng.choice(seekable))
     later = [v for v in good if v not in (first, search)]
     last = int(rng.choice(later)) if later and rng.random() < learning.LATELY else first
-    alien = rng.random() < learning.ALIEN
+    alien = rng.random() < learning.ALIEN and absent
     o = (e + 1) % len(own.boxes) if alien else e
     small = own.small[e, first, own.boxes.shape[1] if alien else search]
     search = (first + 1) % own.boxes.shape[1] if alien else search
@@ -172,6 +172,7 @@ def main() -> None:
     parser.add_argument("--trunk", default="", help="where the tracker is to find the encoder, for the header")
     parser.add_argument("--init", type=Path, help="heads to go on from")
     parser.add_argument("--mean", type=Path, help="heads of another run: what is saved is the mean of both")
+    parser.add_argument("--always", action="store_true", help="the object is in every view that it is looked for in")
     parser.add_argument("--steps", type=int, default=1500)
     parser.add_argument("--window", type=int, default=0, help="files drawn from at a time, in order; 0: all of them")
     parser.add_argument(
@@ -211,7 +212,7 @@ def main() -> None:
             group["lr"] = given.rate * min(1, (step + 1) / WARM) * (0.5 + 0.5 * math.cos(math.pi * step / given.steps))
         samples: list[tuple[Any, ...]] = []
         while len(samples) < BATCH:
-            if (one := draw(task, shards, rng)) is not None:
+            if (one := draw(task, shards, not given.always, rng)) is not None:
                 samples.append(one)
         found = losses(task, samples)
         optimizer.zero_grad()

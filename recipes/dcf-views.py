@@ -1,16 +1,16 @@
 """Views of objects with exact boxes, to learn a tracker's heads from: nothing in them was labelled by hand.
 
 Use: python recipes/dcf-views.py OUT --clips FILE ... --photos FILE ... --cutouts FILE ... [--episodes N] [--seed S]
-     [--parts SHARE] [--shapes SHARE] [--tracks FILE ... --real SHARE]
+     [--pasted SHARE] [--parts SHARE] [--shapes SHARE] [--tracks FILE ... --real SHARE]
 
 OUT.npz gets `crops` uint8 [N, 4, 252, 252, 3], `boxes` float [N, 4, 4] x y w h in shares of the crop, `present` [N, 4]
 (1, 0: the object is not there, -1: too little of it is), `visible` [N, 4] and `factors` [N]. An episode is one object
-seen four times. Two of three are photographs of single objects with alpha, pasted over a clip or a photograph: bent,
-turned, scaled, lit otherwise, before others of their kind and behind things. Of some of them a part alone is the
-object, as a face is of a person (`--parts`, their share). Some change their shape from view to view, as what walks or
-turns does (`--shapes`): they become narrower or lower, and are bent by more. The rest are pieces of a picture, which is
-turned, scaled and sheared. Of a share (`--real`) nothing is made up: they are objects that real-tracks.py has followed
-there and back (`--tracks`). Some lose detail, colour, contrast, or what JPEG takes. Needs OpenCV (the extra `bench`).
+seen four times. Two of three (`--pasted`) are photographs of single objects with alpha, pasted over a clip or a
+photograph: bent, turned, scaled, lit otherwise, before others of their kind and behind things. Of some of them a part
+alone is the object, as a face is of a person (`--parts`, their share). Some change their shape from view to view, as
+what walks or turns does (`--shapes`): they become narrower or lower, and are bent by more. The rest are pieces of a
+picture, which is turned, scaled and sheared. Of a share (`--real`) nothing is made up: they are objects that
+real-tracks.py has followed there and back (`--tracks`). Some lose detail, colour, contrast, or what JPEG takes. Needs OpenCV (the extra `bench`).
 """
 
 from __future__ import annotations
@@ -249,9 +249,11 @@ def real(track: Followed, rng: np.random.Generator) -> tuple[list[View], float]:
     return views, factor
 
 
-def episode(all_: Sources, parts: float, shapes: float, rng: np.random.Generator) -> tuple[list[View], float] | None:
+def episode(
+    all_: Sources, share: float, parts: float, shapes: float, rng: np.random.Generator
+) -> tuple[list[View], float] | None:
     """Views of one object and the side of the first crops in sides of the object; None where the draw is no good."""
-    pasted = rng.random() < 0.65
+    pasted = rng.random() < share
     factor = math.exp(rng.uniform(math.log(2.3), math.log(4.6)))
     target, hard = OUT / factor, rng.uniform(0.4, 1.3)
     spin = rng.uniform(0.3, 1.2) if rng.random() < 0.15 else 0.09 * hard
@@ -367,6 +369,7 @@ def main() -> None:
     for name in ("clips", "photos", "cutouts"):
         parser.add_argument(f"--{name}", type=Path, nargs="+", required=True)
     parser.add_argument("--episodes", type=int, default=125)
+    parser.add_argument("--pasted", type=float, default=0.65, help="share of cut-outs; the rest are pieces of pictures")
     parser.add_argument("--parts", type=float, default=0.0, help="share of pasted objects of which a part is followed")
     parser.add_argument("--shapes", type=float, default=0.0, help="share of pasted objects that change their shape")
     parser.add_argument("--tracks", type=Path, nargs="+", default=[], help="what real-tracks.py has made")
@@ -380,7 +383,7 @@ def main() -> None:
     while len(made) < given.episodes:
         if given.real and rng.random() < given.real:
             made.append(real(sources.tracks[rng.integers(len(sources.tracks))], rng))
-        elif (one := episode(sources, given.parts, given.shapes, rng)) is not None:
+        elif (one := episode(sources, given.pasted, given.parts, given.shapes, rng)) is not None:
             made.append(one)
     columns = {name: np.array([[getattr(v, name) for v in views] for views, _ in made]) for name in View._fields}
     columns["crops"], columns["boxes"] = columns.pop("crop"), columns.pop("box")
