@@ -9,8 +9,9 @@ seen four times. Two of three (`--pasted`) are photographs of single objects wit
 photograph: bent, turned, scaled, lit otherwise, before others of their kind and behind things. Of some of them a part
 alone is the object, as a face is of a person (`--parts`, their share). Some change their shape from view to view, as
 what walks or turns does (`--shapes`): they become narrower or lower, and are bent by more. The rest are pieces of a
-picture, which is turned, scaled and sheared. Of a share (`--real`) nothing is made up: they are objects that
-real-tracks.py has followed there and back (`--tracks`). Some lose detail, colour, contrast, or what JPEG takes. Needs OpenCV (the extra `bench`).
+picture, which is turned, scaled and sheared. Of a share (`--real`) nothing is made up: they are objects that real-
+tracks.py has followed there and back (`--tracks`). Some lose detail, colour, contrast, or what JPEG takes. Needs OpenCV
+(the extra `bench`).
 """
 
 from __future__ import annotations
