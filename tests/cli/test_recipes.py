@@ -33,7 +33,7 @@ def commands(recipe: Path, folder: Path) -> list[list[str]]:
     for name in ("dropmae", "torchrun", "python", "python3", "srun"):
         (tools / name).write_text(RECORDER)
         (tools / name).chmod(0o755)
-    arguments = [str(folder / f"argument{number}") for number in range(1, 6)]
+    arguments = [str(folder / f"argument{number}") for number in range(1, 7)]
     environment = {**os.environ, "PATH": f"{tools}:{os.environ['PATH']}", "RECORD": str(folder / "record")}
     done = subprocess.run(
         ["bash", str(recipe), *arguments[: needed(recipe)]],
@@ -51,7 +51,7 @@ def commands(recipe: Path, folder: Path) -> list[list[str]]:
 def needed(recipe: Path) -> int:
     """How many of $1, $2 ... a recipe reads as its own positional arguments."""
     text = recipe.read_text()
-    return max((number for number in range(1, 6) if f"${number}" in text or f"${{{number}" in text), default=0)
+    return max((number for number in range(1, 7) if f"${number}" in text or f"${{{number}" in text), default=0)
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.name)
@@ -248,3 +248,31 @@ def test_what_returns_was_out_of_the_picture_and_comes_back() -> None:
         assert (right.found, right.wrong, wrong.wrong) == (True, False, True)
         stayed = made["judged"](shown, shown.boxes[:1].repeat(len(scores), 0) - 1000, scores, gap)
         assert (stayed.found, stayed.wrong) == (False, False)
+
+
+def test_labels_of_sleap_become_targets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two animals of two nodes: what a model predicted and what is not labelled is left out, places are ours."""
+    h5py = pytest.importorskip("h5py", reason="SLEAP's files are HDF5, which the extra `bench` reads")
+    with h5py.File(tmp_path / "labels.slp", "w") as file:
+        file["videos_json"] = [json.dumps({"backend": {"filename": "C:\\films\\flies.mp4"}}).encode()]
+        about = file.create_group("metadata").attrs
+        about["format_id"], about["json"] = 1.2, json.dumps({"nodes": [{"name": "head"}, {"name": "tail"}]})
+        frame = [(name, "u8") for name in ("frame_idx", "instance_id_start", "instance_id_end")]
+        file["frames"] = np.array([(0, 0, 2), (7, 2, 4)], frame)
+        one = [(name, "i8") for name in ("instance_type", "track", "point_id_start", "point_id_end")]
+        file["instances"] = np.array([(0, 1, 0, 2), (0, 0, 2, 4), (0, 1, 4, 6), (1, 0, 6, 8)], one)
+        point = [("x", "f8"), ("y", "f8"), ("visible", "?")]
+        file["points"] = np.array(
+            [(1, 2, 1), (3, 4, 1), (5, 6, 1), (0, 0, 0), (11, 12, 1), (13, 14, 1), (9, 9, 1), (9, 9, 1)], point
+        )
+    script = RECIPES[0].with_name("sleap-targets.py")
+    monkeypatch.setattr(sys, "argv", [str(script), str(tmp_path / "labels.slp"), str(tmp_path / "targets.jsonl")])
+    runpy.run_path(str(script), run_name="__main__")
+    found = read_targets(tmp_path / "targets.jsonl")["flies.mp4"]
+    first, later = found[0].points, found[7].points
+    assert first is not None
+    assert later is not None
+    assert np.array_equal(first, [[5.5, 6.5], [np.nan] * 2, [1.5, 2.5], [3.5, 4.5]], equal_nan=True)
+    assert np.array_equal(later, [[np.nan] * 2, [np.nan] * 2, [11.5, 12.5], [13.5, 14.5]], equal_nan=True)
+    assert found[0].owners is not None
+    assert found[0].owners.tolist() == [1, 1, 2, 2]

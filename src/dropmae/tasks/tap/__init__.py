@@ -55,7 +55,7 @@ class TAP(Task):
 
     takes = ("points",)
     gives = ("points", "visible", "uncertainty")
-    use = ("resolution", "visible_above")
+    use = ("resolution", "visible_above", "looks", "update_rate")
     recipe = {"schedule": "cosine", "warmup": "3%", "clip": 1.0, "weight_decay": 1e-4, "lr": 2e-3}
 
     # Model
@@ -72,6 +72,10 @@ class TAP(Task):
     """Frames with more pixels than a square of this side are scaled down to as many."""
     visible_above: float = 0.5
     """Probability above which a point counts as visible."""
+    looks: int = 3
+    """Looks around the first guess, each from where the one before led. One more than it learned with is more exact."""
+    update_rate: float = 0.3
+    """How much of what a point looks like of late is renewed by a frame that shows it."""
     # Training samples
     image: int = 96
     """Training: side of the pictures in pixels."""
@@ -84,19 +88,19 @@ class TAP(Task):
         super().__init__()
         self.check_fields()
         self.encoder = Pyramid(self.widths, self.channels)
-        self.head = Follower(self.channels, self.hidden, self.radius)
+        self.head = Follower(self.channels, self.hidden, self.radius, self.looks, self.update_rate)
 
     def check_fields(self) -> None:
         """ValueError for a field that makes no sense."""
         if len(self.widths) != 4 or any(width < 8 or width % 8 for width in self.widths):
             raise ValueError(f"widths are four multiples of 8, not {self.widths}")
-        for name in ("channels", "hidden", "radius", "points"):
+        for name in ("channels", "hidden", "radius", "points", "looks"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
         if self.image < 4 * COARSEST or self.image % COARSEST or self.resolution < 4 * COARSEST:
             raise ValueError(f"image is a multiple of {COARSEST}, and it and resolution are at least {4 * COARSEST}")
-        if self.frames < 2 or not 0 < self.visible_above < 1:
-            raise ValueError("frames must be at least 2, and visible_above between 0 and 1")
+        if self.frames < 2 or not 0 < self.visible_above < 1 or not 0 <= self.update_rate <= 1:
+            raise ValueError("frames must be at least 2, visible_above between 0 and 1, and update_rate in [0, 1]")
 
     def resize_image(self, image: int | tuple[int, int]) -> None:
         """Convolutions know no size: it is that of training pictures alone, which are square."""

@@ -15,14 +15,10 @@ from torch.nn import functional
 from dropmae.nn.refine import Refiner, centres, sample
 from dropmae.tasks.tap.features import STRIDES
 
-LOOKS = (1, 0, 0)
-"""The maps that are looked at one after the other: numbers of STRIDES."""
 EXTRA = 6
 """Numbers that the refiner is told beside what it sees."""
 NEAR = 2
 """Cells around the best one whose mean is the first guess."""
-RATE = 0.3
-"""How much of the later template is renewed by a frame that shows the point."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,10 +52,15 @@ class Found(NamedTuple):
 
 
 class Follower(nn.Module):
-    """Follows lists of points from frame to frame, each by itself."""
+    """Follows lists of points from frame to frame, each by itself.
 
-    def __init__(self, channels: int, hidden: int, radius: int) -> None:
+    It `looks` so many times around a guess, first in the coarser map and then in the finer one; `rate` is how much of
+    the later template is renewed by a frame that shows the point.
+    """
+
+    def __init__(self, channels: int, hidden: int, radius: int, looks: int, rate: float) -> None:
         super().__init__()
+        self.looks, self.rate = looks, rate
         self.begin = nn.Linear(2 * channels, hidden)
         self.recall = nn.Linear(hidden, hidden)
         self.refiner = Refiner(channels, hidden, radius=radius, kernel=1, extra=EXTRA, moments=2)
@@ -83,7 +84,7 @@ class Follower(nn.Module):
         guess, start, sure = self.guessed(maps[1], points, expected)
         hidden = (points.memory + self.recall(points.memory)).transpose(1, 2)[..., None]  # [B, D, N, 1]
         place, looks = start.detach().transpose(1, 2)[..., None], []
-        for level in LOOKS:
+        for level in (1, *[0] * (self.looks - 1)):
             own = torch.stack([points.own[level], points.later[level]], 1).transpose(2, 3)[..., None]
             off = (place - expected.detach().transpose(1, 2)[..., None]).detach()
             told = [off / 16, sure.detach()[:, None, :, None], torch.sigmoid(points.seen)[:, None, :, None]]
@@ -94,7 +95,7 @@ class Follower(nn.Module):
         result, seen = looks[-1].detach(), hidden[..., 0].transpose(1, 2)
         memory = self.memory(seen.flatten(0, 1), points.memory.flatten(0, 1)).unflatten(0, seen.shape[:2])
         visible, spread = self.say(torch.cat([seen, memory], -1)).unbind(-1)
-        share = RATE * torch.sigmoid(visible.detach())[..., None]
+        share = self.rate * torch.sigmoid(visible.detach())[..., None]
         now = (features_at(features, result / stride) for features, stride in zip(maps, STRIDES))
         later = tuple(old + share * (new - old) for old, new in zip(points.later, now))
         speed = 0.9 * ((result - points.places) * 0.7 + points.speed * 0.3)
