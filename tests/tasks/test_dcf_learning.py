@@ -115,6 +115,29 @@ def test_features_are_looked_at_once(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert float((answer - wanted).square().mean() / wanted.square().mean()) < 0.3  # the filters answer as they should
 
 
+def test_eight_bits_take_half_the_room_and_are_as_good(tmp_path: Path):
+    sequence, kept, drawn = moving("a", 1), [], []
+    for bits in (16, 8):
+        task = task_with(Counting(), kept_bits=bits, channels=(12,))
+        task.keep_features([sequence], folder := tmp_path / str(bits))
+        kept.append({name: t.numpy() for name, t in weights.read_tensors(learning.file_of(folder, sequence)).items()})
+        drawn.append(task.sample(sequence, np.random.default_rng(0)))
+    half, eighth = kept
+    assert eighth["features"].dtype == np.int8
+    assert eighth["features"].nbytes + eighth["scales"].nbytes < 0.7 * half["features"].nbytes
+    for one, other in zip(half["features"], (learning.unpacked(eighth, row) for row in range(len(half["features"])))):
+        most = np.abs(one).max((0, 1))
+        assert (np.abs(one - other) <= most / 250 + 2e-3).all()  # half a step of 127, and what half precision rounds
+    for name, value in drawn[0].items():
+        np.testing.assert_allclose(drawn[1][name], value, atol=0.02 * max(1.0, float(np.abs(value).max())))
+    task = task_with(Counting(), channels=(12,))
+    with pytest.raises(ValueError, match="kept there with another kept_bits"):
+        task.keep_features([sequence], tmp_path / "8")
+    notes = tmp_path / "16" / "features.json"
+    notes.write_text(json.dumps({k: v for k, v in json.loads(notes.read_text()).items() if k != "kept_bits"}))
+    task.keep_features([sequence], tmp_path / "16")  # as it was written before there was a choice
+
+
 def test_components_are_those_of_all_views_and_small_ones_count_too(tmp_path: Path):
     torch.manual_seed(0)
     found = torch.randn(5, 12, 4, 4) * torch.linspace(3, 0.1, 12).view(1, -1, 1, 1) + 2

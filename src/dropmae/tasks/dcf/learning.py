@@ -1,7 +1,7 @@
 """How the heads learn on an encoder that learns nothing: what it shows of labelled objects is looked at once and kept.
 
 A view is a crop around an object in one frame. Of each the reduced features and the filters that are fitted to it alone
-are kept in half precision. A sample is an object as it was given, as it was lately (both views of it), and a third view
+are kept in half precision, or the features in 8-bit integers. A sample is an object as it was given, as it was lately (both views of it), and a third view
 to look for it in: n views give n^2 samples, at no cost of the encoder.
 
 Losses: penalty-reduced focal loss of the score map (CornerNet, arXiv 1808.01244), generalised IoU and L1 of the boxes
@@ -93,7 +93,7 @@ def fingerprint(task: Sight) -> dict[str, Any]:
     known = hashlib.sha256()
     for name, tensor in sorted(task.encoder.state_dict().items()):
         known.update(utf8(name) + tensor.detach().cpu().contiguous().float().numpy().tobytes())
-    names = ("image", "taps", "channels", "extent", "deviation", "ridge", "views")
+    names = ("image", "taps", "channels", "extent", "deviation", "ridge", "views", "kept_bits")
     fields = {name: getattr(task, name) for name in names}
     told = {name: list(value) if isinstance(value, tuple) else value for name, value in fields.items()}
     return {"encoder": known.hexdigest()[:16], **told}
@@ -159,12 +159,25 @@ def filters(task: Sight, seen: Tensor, boxes: Tensor) -> Tensor:
     return torch.stack(found)
 
 
+def packed(found: Tensor) -> dict[str, Tensor]:
+    """Features [V, n, n, C] as 8-bit integers, and by what each channel of each view is to be multiplied (`scales`)."""
+    scales = found.float().abs().amax((1, 2)).clamp_min(1e-9) / 127
+    return {"features": (found / scales[:, None, None]).round().to(torch.int8), "scales": scales}
+
+
+def unpacked(kept: Mapping[str, Any], row: int) -> np.ndarray:
+    """float32 [n, n, C]: the features of a view, whichever way they are kept."""
+    found = kept["features"][row].astype(np.float32)
+    return found * kept["scales"][row] if "scales" in kept else found
+
+
 def keep(task: Sight, made: Views, file: Path) -> None:
     """Writes what the encoder shows of views."""
     kept = {"boxes": torch.from_numpy(made.boxes), "owners": torch.from_numpy(made.owners)}
     if len(made.boxes):
         seen = task.head.reduced(features(task, made.crops)).half()
-        kept["features"], kept["filters"] = seen, filters(task, seen, kept["boxes"].to(seen.device)).half()
+        kept["filters"] = filters(task, seen, kept["boxes"].to(seen.device)).half()
+        kept |= packed(seen) if task.kept_bits == 8 else {"features": seen}
     weights.write_tensors({name: tensor.cpu() for name, tensor in kept.items()}, file, {"made": storage.mark(KEPT)})
 
 
@@ -182,7 +195,8 @@ def look(task: Sight, sequences: Iterable[Sequence], folder: Path, fresh: bool) 
     if not own:
         raise ValueError("no video of the data has a box to learn from")
     told, notes, basis = fingerprint(task), folder / "features.json", folder / "components.safetensors"
-    if notes.is_file() and (there := json.loads(notes.read_text())) != told:
+    before = {"kept_bits": 16}  # which is not told where features were kept by earlier versions
+    if notes.is_file() and (there := before | json.loads(notes.read_text())) != told:
         odd = ", ".join(name for name in told if there.get(name) != told[name])
         raise ValueError(f"{folder}: features are kept there with another {odd}; name another --cache")
     reduces: list[Any] = list(task.head.reduce)
@@ -191,7 +205,8 @@ def look(task: Sight, sequences: Iterable[Sequence], folder: Path, fresh: bool) 
     if left or not basis.is_file():
         objects = sum(len(tracks_of(one.targets)) for one in left)
         cells = (task.image // task.encoder.patch) ** 2
-        size = objects * task.views * 2 * (cells * sum(task.channels) + 36 * task.channels[-1]) / 2**20
+        numbers = cells * sum(task.channels) * task.kept_bits // 8 + 36 * task.channels[-1] * 2
+        size = objects * task.views * numbers / 2**20
         say(f"{folder}: features of {len(left)} videos with {objects} objects, at most {size:.0f} MB")
         with locks.held(folder, option="--cache"):
             if not basis.is_file():
@@ -262,11 +277,11 @@ def draw(kept: Mapping[str, Any], rng: np.random.Generator) -> dict[str, Any]:
         lately[2:] *= np.exp(rng.normal(0, 0.06, 2))
     wrong = np.exp(rng.normal(0, WRONG[0]) + rng.normal(0, WRONG[1], 2))
     drawn = {
-        "first": kept["features"][first],
+        "first": unpacked(kept, first),
         "first_box": boxes[first],
-        "last": kept["features"][last],
+        "last": unpacked(kept, last),
         "last_box": lately,
-        "search": kept["features"][search],
+        "search": unpacked(kept, search),
         "box": boxes[search],
         "filters": kept["filters"][first],
         "told": boxes[search, 2:] * wrong,

@@ -98,6 +98,8 @@ class Sight(Task):
     "facts", the likeness, the logit of a probability."""
     views: int = 24
     """Training: most frames of each object of a video that the encoder looks at."""
+    kept_bits: Literal[16, 8] = 16
+    """Training: what is kept of them is in half precision, or in 8-bit integers with a factor for each channel."""
 
     def __post_init__(self) -> None:
         super().__init__()
