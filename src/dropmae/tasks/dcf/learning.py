@@ -1,8 +1,8 @@
 """How the heads learn on an encoder that learns nothing: what it shows of labelled objects is looked at once and kept.
 
 A view is a crop around an object in one frame. Of each the reduced features and the filters that are fitted to it alone
-are kept in half precision, or the features in 8-bit integers. A sample is an object as it was given, as it was lately (both views of it), and a third view
-to look for it in: n views give n^2 samples, at no cost of the encoder.
+are kept in half precision, or the features in 8-bit integers. A sample is an object as it was given, as it was lately
+(both views of it), and a third view to look for it in: n views give n^2 samples, at no cost of the encoder.
 
 Losses: penalty-reduced focal loss of the score map (CornerNet, arXiv 1808.01244), generalised IoU and L1 of the boxes
 around the centre, and cross-entropy of presence, for which a sample is right where the box at the peak overlaps the
