@@ -4,7 +4,7 @@ An online tracker for CPUs. A light pyramid of convolutions gives each frame fea
 a point is known by its features in the frame in which it was asked for and by those of late, is guessed at from the
 whole picture (nearer places are likelier), and refined by looks around the guess (`nn.refine`, as dense flow is). What
 is kept of a point has a constant size, and no point knows of another, as TAP-Vid demands (arXiv 2211.03726). The scheme
-is that of TAPIR (arXiv 2306.08637) done frame by frame.
+is that of TAPIR (arXiv 2306.08637) done frame by frame. Last, places are fitted to the pixels of the file (`pixels`).
 
 B videos, N points, T frames.
 """
@@ -12,7 +12,7 @@ B videos, N points, T frames.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from torch.nn import functional
 from dropmae.contracts import Task
 from dropmae.sequence import Sequence
 from dropmae.target import Target
+from dropmae.tasks.tap import pixels
 from dropmae.tasks.tap.features import COARSEST, STRIDES, Pyramid
 from dropmae.tasks.tap.follower import Follower, Found, Points, chosen
 from dropmae.tasks.tap.samples import point_sample
@@ -36,7 +37,7 @@ HIDDEN = 0.2
 
 @dataclass(eq=False)
 class State:
-    """What is known after a frame; its size depends on the number of points alone."""
+    """What is known after a frame; its size depends on the number of points and the size of the frames alone."""
 
     size: tuple[int, int]
     """Height and width of the frames."""
@@ -46,6 +47,8 @@ class State:
     told: np.ndarray
     """bool [N]: which points have been asked for."""
     owners: np.ndarray | None
+    grey: Tensor
+    """float32 [1, 1, H, W]: the last frame."""
     index: int = 0
 
 
@@ -55,7 +58,7 @@ class TAP(Task):
 
     takes = ("points",)
     gives = ("points", "visible", "uncertainty")
-    use = ("resolution", "visible_above", "looks", "update_rate")
+    use = ("resolution", "visible_above", "looks", "update_rate", "fit_within")
     recipe = {"schedule": "cosine", "warmup": "3%", "clip": 1.0, "weight_decay": 1e-4, "lr": 2e-3}
 
     # Model
@@ -76,6 +79,8 @@ class TAP(Task):
     """Looks around the first guess, each from where the one before led. One more than it learned with is more exact."""
     update_rate: float = 0.3
     """How much of what a point looks like of late is renewed by a frame that shows it."""
+    fit_within: float = 4.0
+    """Pixels, of those that the network sees, by which a place may be moved to fit the file's own; 0: not at all."""
     # Training samples
     image: int = 96
     """Training: side of the pictures in pixels."""
@@ -101,6 +106,8 @@ class TAP(Task):
             raise ValueError(f"image is a multiple of {COARSEST}, and it and resolution are at least {4 * COARSEST}")
         if self.frames < 2 or not 0 < self.visible_above < 1 or not 0 <= self.update_rate <= 1:
             raise ValueError("frames must be at least 2, visible_above between 0 and 1, and update_rate in [0, 1]")
+        if not self.fit_within >= 0:
+            raise ValueError(f"fit_within must not be negative, but is {self.fit_within}")
 
     def resize_image(self, image: int | tuple[int, int]) -> None:
         """Convolutions know no size: it is that of training pictures alone, which are square."""
@@ -176,8 +183,10 @@ class TAP(Task):
         size, count = picture_size(frame), len(target.points)
         shrink = min(1.0, self.resolution / math.sqrt(size[0] * size[1]))
         sides = tuple(max(2, round(side * shrink / COARSEST)) * COARSEST for side in size)
-        state = State(size, (sides[0], sides[1]), None, np.zeros(count, bool), target.owners)  # type: ignore[arg-type]
-        maps = self.maps(frame, state)
+        picture = self.picture(frame)
+        nothing: Any = None
+        state = State(size, (sides[0], sides[1]), nothing, np.zeros(count, bool), target.owners, pixels.grey(picture))
+        maps = self.maps(picture, state)
         state.points = self.head.asked(maps, self.inner(state, np.zeros((count, 2))))
         self.tell(state, maps, target)
         return state
@@ -189,8 +198,9 @@ class TAP(Task):
             (h, w), (height, width) = picture_size(frame), state.size
             raise ValueError(f"the frame has {w}x{h} pixels, but the first one has {width}x{height}")
         state.index += 1
-        maps = self.maps(frame, state)
-        found = self.head(maps, state.points)
+        picture = self.picture(frame)
+        maps = self.maps(picture, state)
+        found = self.settle(state, self.head(maps, state.points), pixels.grey(picture))
         state.points = found.points
         answer = self.answered(state, found)
         if prompt is not None and prompt.points is not None:
@@ -199,10 +209,27 @@ class TAP(Task):
             answer.uncertainty[fresh] = 0  # pyrefly: ignore
         return state, {state.index: answer}
 
-    def maps(self, frame: np.ndarray, state: State) -> tuple[Tensor, ...]:
-        """The features of a frame."""
-        picture = torch.from_numpy(np.ascontiguousarray(frame)).to(self.head.begin.weight.device)
-        picture = picture.permute(2, 0, 1)[None]
+    def picture(self, frame: np.ndarray) -> Tensor:
+        """uint8 [3, H, W]: a frame where the network is."""
+        return torch.from_numpy(np.ascontiguousarray(frame)).to(self.head.begin.weight.device).permute(2, 0, 1)
+
+    def settle(self, state: State, found: Found, grey: Tensor) -> Found:
+        """What was found with the places of points that can be seen fitted to the frame's own pixels."""
+        before, state.grey = state.grey, grey
+        seen = torch.from_numpy(state.told).to(grey.device) & (found.points.seen[0] > 0)
+        if not self.fit_within or not seen.any():
+            return found
+        scale = torch.tensor(state.size[::-1], device=grey.device) / torch.tensor(state.sides[::-1], device=grey.device)
+        places, within = found.points.places.clone(), self.fit_within * float(scale.mean())
+        rows = seen.nonzero()[:, 0]
+        old, guess = (one[0, rows].float() * scale for one in (state.points.places, places))
+        with torch.autocast(grey.device.type, enabled=False):
+            places[0, rows] = (pixels.settled(before, grey, old, guess, within) / scale).to(places.dtype)
+        return found._replace(points=replace(found.points, places=places))
+
+    def maps(self, picture: Tensor, state: State) -> tuple[Tensor, ...]:
+        """The features of a picture uint8 [3, H, W]."""
+        picture = picture[None]
         if state.sides != state.size:
             picture = functional.interpolate(picture.float(), state.sides, mode="bilinear", antialias=True)
             picture = picture.round().clamp(0, 255).byte()
