@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 import os
 import signal
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
-import torch
 
-if not torch.cuda.is_available():
-    # Before anything imports triton, whose own functions are made for the interpreter or not at their import. `import
-    # torch` does not, but torch._dynamo does, which comes with many a module of ours.
-    os.environ.setdefault("TRITON_INTERPRET", "1")
+if TYPE_CHECKING:
+    from dropmae.sequence import Sequence
 
 if hasattr(signal, "SIGHUP"):
     signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup it is ignored, here and in what is started
 
-from dropmae.data.clips import Sequence
-from samples import moving_squares
+gc.disable()  # until all is imported: nothing of that is garbage, and to look for some takes a fifth of the time
 
 SLOW = {
     *(
@@ -50,14 +48,42 @@ SLOW = {
     *("inspection", "int8", "moved", "official", "opening", "prepare", "pretrain", "propagation", "public", "readme"),
     *("recipes", "report", "resample", "resident", "sharding", "shards", "shipped", "shipped_tracker"),
     *("embedded", "show", "siammae", "simulation", "sot_benchmarks", "synth", "track", "users_files", "video", "vos"),
-    *("camera", "camera_browser"),
+    *("fuzz", "goldens", "graphs"),
     *("interruption", "page", "page_browser", "runs", "shipped_encoder", "siamese", "vos_training", "vot", "weights"),
 }
 """Modules of tests that take long as a whole; single tests elsewhere are marked `slow` themselves."""
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Says how triton is used, before anything imports it: its functions are made for the interpreter or not then.
+
+    `import torch` does not import it, but torch._dynamo does, which comes with many a module of ours. The process that
+    only hands tests to others needs no torch.
+    """
+    if hasattr(config, "workerinput") or not config.getoption("numprocesses", None):
+        import torch
+
+        if not torch.cuda.is_available():
+            os.environ.setdefault("TRITON_INTERPRET", "1")
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Modules of which every test is slow are not even imported where none of these is asked for."""
+    without = "not slow" in (config.option.markexpr or "").split(" and ")
+    name = collection_path.name  # of a folder too, which may be called as a module is
+    return True if without and name.removeprefix("test_").removesuffix(".py") in SLOW and name[-3:] == ".py" else None
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtestloop() -> None:
+    gc.freeze()
+    gc.enable()
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Marks what takes long and what reads real videos, and leaves out what needs a GPU where there is none."""
+    import torch
+
     for item in items:
         if item.path.stem.removeprefix("test_") in SLOW:
             item.add_marker(pytest.mark.slow)
@@ -85,4 +111,7 @@ def no_charts(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="session")
 def sequences() -> list[Sequence]:
     """Ten short clips in memory."""
+    from dropmae.sequence import Sequence
+    from samples import moving_squares
+
     return [Sequence(f"clip{number}", moving_squares(number)) for number in range(10)]

@@ -59,8 +59,15 @@ class Engine:
         half = self._half
         autocast = torch.autocast(self.device.type, half) if half is not None else contextlib.nullcontext()
         alone = self._share.step() if self._share is not None and function == self.task.step else None
-        with torch.no_grad(), autocast, alone or contextlib.nullcontext():
-            return function(*arguments)
+        try:
+            with torch.no_grad(), autocast, alone or contextlib.nullcontext():
+                return function(*arguments)
+        except TypeError as error:
+            if "ScalarType BFloat16" not in str(error):
+                raise
+            kind = type(self.task).__name__
+            told = f"{kind} gives NumPy a tensor in bf16, which it lacks: .float() before .numpy(), or --precision fp32"
+            raise ValueError(told) from error
 
 
 class Share:
@@ -109,6 +116,7 @@ def prepare_precision(task: Task, precision: Precision, device: torch.device) ->
     name: str = precision
     if precision == "auto":
         name = "bf16" if able else "fp16" if device.type == "cuda" else "fp32"
+        name = name if task.runs_in_16_bits else "fp32"
         if device.type == "cpu" and task.prefers_int8 and int8.fast():
             name = "int8"
     if name != "int8" and layers_in_int8(task):

@@ -17,7 +17,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from multiprocessing import connection
 from types import FrameType
@@ -50,10 +50,13 @@ class Stop:
 
     Within `at_once()`, work that may be cut off anywhere, the signal raises `Interrupted`. `urgent` makes all of it so.
     Only the main thread of a process gets signals: elsewhere nothing is ever asked. Where one comes within a
-    destructor, out of which nothing can be raised, it comes again a moment later.
+    destructor, out of which nothing can be raised, it comes again a moment later. `waiting` is called where the work
+    goes on for longer than a moment.
     """
 
-    def __init__(self, *, urgent: bool = False) -> None:
+    def __init__(self, *, urgent: bool = False, waiting: Callable[[], None] | None = None) -> None:
+        self.waiting = waiting
+        self.timer: threading.Timer | None = None
         self.asked, self.since = 0, 0.0
         self.urgent = int(urgent)
         self.again = False
@@ -74,6 +77,8 @@ class Stop:
         if self.hook is not None:
             sys.unraisablehook = self.hook
         self.old, self.hook = {}, None
+        if self.timer is not None:
+            self.timer.cancel()
 
     def _dropped(self, lost: Any) -> None:
         if isinstance(lost.exc_value, Interrupted):
@@ -87,6 +92,10 @@ class Stop:
         again, self.again = self.again, False
         if not self.asked:
             self.asked, self.since = number, time.monotonic()
+            if self.waiting is not None and not self.urgent:
+                self.timer = threading.Timer(AGAIN, self.waiting)
+                self.timer.daemon = True
+                self.timer.start()
         elif not impatient and not again:
             return
         if self.urgent or impatient:

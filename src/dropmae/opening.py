@@ -26,11 +26,14 @@ from PIL import Image
 from dropmae.names import printable
 
 PIXELS = "DROPMAE_MAX_PIXELS"
-"""The environment variable that raises the two limits below, for all that is opened."""
+"""The environment variable that raises the three limits below, for all that is opened."""
 STILL_PIXELS = 1 << 26
 """Pixels of the largest image that is decoded: 8192 x 8192."""
 VIDEO_PIXELS = 8192 * 4352
 """Pixels of the largest video: what H.264, HEVC and AV1 have at their highest common level, 6.2."""
+ANIMATION = 32
+"""How many of the largest images an animation may hold, all its pictures together. Each of them is made from those
+before it, so the last one takes as long as all: at most 20 s of CPU time."""
 FILE_BYTES = 1 << 31
 """The largest file of annotation that is read at once."""
 TEXT_BYTES = 1 << 25
@@ -100,6 +103,16 @@ def check_pixels(name: object, width: int, height: int, limit: int) -> None:
     allowed = pixels_allowed(limit)
     if width * height > allowed:
         raise OSError(f"{name}: {width}x{height} pixels are more than {allowed:,}: {PIXELS}={width * height} reads it")
+
+
+def check_animation(name: object, count: int, width: int, height: int) -> None:
+    """OSError where `count` pictures that can be read only from the first on are too many of their size."""
+    allowed = pixels_allowed(STILL_PIXELS) * ANIMATION
+    if (total := count * width * height) > allowed:
+        raise OSError(
+            f"{name}: an animation of {count:,} pictures with {width}x{height} pixels, read from its start for each, "
+            f"takes too long: make a video of it, or {PIXELS}={-(-total // ANIMATION)} reads it"
+        )
 
 
 def pixels_allowed(limit: int) -> int:

@@ -384,6 +384,16 @@ def test_settings_as_text() -> None:
             registry.parsed(Row, {name: text})
 
 
+def test_a_tensor_in_bf16_that_numpy_gets_is_one_line() -> None:
+    class Careless(Silent):
+        def step(self, state: int, frame: np.ndarray, prompt: Target | None = None) -> tuple[int, dict]:
+            torch.ones(1, dtype=torch.bfloat16).numpy()
+            raise AssertionError
+
+    with pytest.raises(ValueError, match=r"Careless gives NumPy a tensor in bf16.*--precision fp32$"):
+        list(Engine(Careless(), "cpu").session({0: boxes(SQUARE)}).follow(enumerate(moving_square(3))))
+
+
 OLD_STYLE = '''"""As files were written before there were contracts to inherit."""
 from dataclasses import dataclass
 from typing import ClassVar
@@ -429,6 +439,7 @@ def test_a_class_that_inherits_no_contract_gets_its_defaults(tmp_path: Path) -> 
     assert registry.load("tasks", str(tmp_path / "older.py")) is cls
     task = cls()
     assert (task.takes, task.lag, task.answers_first) == ((), 1, False)
+    assert Engine(task, "cpu").precision == "fp32", "it may give its tensors to NumPy, which has no bf16"
     assert [group["names"] for group in task.groups(None)] == [["encoder.bias"], ["encoder.weight"]]
     found = list(Engine(task, "cpu").session().follow(enumerate(moving_square(4))))
     assert [answer.target.flow is not None for answer in found] == [True, True, True, False]

@@ -267,6 +267,7 @@ def test_broken_kitti_folders_are_named(tmp_path: Path) -> None:
 # ---------------------------------------------------------------- the task
 
 
+@pytest.mark.slow
 def test_the_task_learns_votes_that_place_the_box(streets: Path) -> None:
     """Both stems, on one batch."""
     sequences = open_source(str(streets)).sequences

@@ -159,6 +159,7 @@ def test_a_click_outside_is_named() -> None:
 CAR = Path(__file__).parents[2] / "docs/images/car.mp4"
 
 
+@pytest.mark.slow
 def test_a_cut_out_needs_no_painted_mask(tmp_path: Path) -> None:
     """The encoder of the package takes the place of the tracker where masks are asked for."""
     box = Target(ids=np.array([1]), boxes=np.array([[160.0, 69, 108, 171]]))

@@ -91,6 +91,19 @@ def test_a_signal_is_noted_once_and_handlers_come_back(number: signal.Signals) -
     assert signal.getsignal(number) == before
 
 
+@pytest.mark.parametrize(("seconds", "told"), [(0.4, ["waits"]), (0.0, [])])
+def test_who_waits_for_long_is_told(seconds: float, told: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A step of a large network on a CPU takes minutes, in which a first Ctrl-C seemed to do nothing."""
+    monkeypatch.setattr(interruption, "AGAIN", 0.1)
+    said: list[str] = []
+    with Stop(waiting=lambda: said.append("waits")) as stop:
+        signal.raise_signal(signal.SIGTERM)
+        time.sleep(seconds)
+    time.sleep(0.2)
+    assert stop.asked == signal.SIGTERM
+    assert said == told
+
+
 def test_a_hangup_that_nohup_ignores_stays_ignored() -> None:
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import io
+import struct
+import time
+import zlib
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -12,7 +15,7 @@ import pytest
 import torch
 from PIL import Image, ImageDraw, TiffImagePlugin
 
-from dropmae import registry
+from dropmae import opening, registry
 from dropmae.datasets.image_masks import separated
 from dropmae.formats.labels import read_labels, shaded, write_labels
 from dropmae.video import Video, images, write_store
@@ -95,6 +98,63 @@ def test_what_is_in_a_file_beside_its_picture_is_no_frame(tmp_path: Path) -> Non
     made[0].save(tmp_path / "poster.png", save_all=True, append_images=made[1:], default_image=True, duration=50)
     assert np.array_equal(Video(tmp_path / "poster.png")[0], np.asarray(made[1])), "not what others show in its place"
     assert len(Video(tmp_path / "poster.png")) == 2
+
+
+def chunk(kind: bytes, data: bytes) -> bytes:
+    """One of a PNG."""
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def large_animation(path: Path, side: int, count: int) -> None:
+    """`count` pictures of `side` x `side` pixels, of which the others change two pixels of the first."""
+    if path.suffix in (".png", ".apng"):
+
+        def control(number: int, width: int) -> bytes:
+            return chunk(b"fcTL", struct.pack(">5I2H2B", number, width, width, 0, 0, 1, 25, 0, 0))
+
+        whole, dot = (zlib.compress(bytes((width * 3 + 1) * width)) for width in (side, 2))
+        parts = [
+            chunk(b"IHDR", struct.pack(">2I5B", side, side, 8, 2, 0, 0, 0)),
+            chunk(b"acTL", struct.pack(">2I", count, 0)),
+        ]
+        parts += [control(0, side), chunk(b"IDAT", whole)]
+        for number in range(1, 2 * count - 1, 2):
+            parts += [control(number, 2), chunk(b"fdAT", struct.pack(">I", number + 1) + dot)]
+        path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join([*parts, chunk(b"IEND", b"")]))
+        return
+    dots = [Image.new("RGB", (2, 2), colour) for colour in ("red", "blue")] * (count // 2)
+    dots[0].save(path, save_all=True, append_images=dots[1:], duration=40)
+    data = bytearray(path.read_bytes())  # the canvas is what its header says
+    if path.suffix == ".gif":
+        data[6:10] = struct.pack("<2H", side, side)
+    else:
+        data[24:30] = struct.pack("<I", side - 1)[:3] * 2
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("name", ["a.gif", "a.png", "a.apng", "a.webp"])
+def test_an_animation_of_too_many_large_pictures_is_refused_at_once(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each picture needs all before it: one in the middle of 200 kB took 20 seconds and more."""
+    large_animation(tmp_path / name, 4000, 3000)
+    before = time.process_time()
+    told = rf"{name}: an animation of 3,000 pictures with 4000x4000 pixels.*DROPMAE_MAX_PIXELS=1500000000 reads it$"
+    with pytest.raises(OSError, match=told):
+        len(Video(tmp_path / name))
+    assert time.process_time() - before < 4
+    assert (tmp_path / name).stat().st_size < 1_000_000
+    large_animation(tmp_path / name, 64, 6)
+    monkeypatch.setattr(opening, "STILL_PIXELS", 4096)
+    monkeypatch.setattr(opening, "ANIMATION", 6)
+    video = Video(tmp_path / name)
+    assert video[5].shape == (64, 64, 3)
+    assert len(video) == 6
+    large_animation(tmp_path / name, 64, 8)
+    with pytest.raises(OSError, match=r"an animation of 8 pictures.*DROPMAE_MAX_PIXELS=5462 "):
+        len(Video(tmp_path / name))
+    monkeypatch.setenv("DROPMAE_MAX_PIXELS", "5462")
+    assert Video(tmp_path / name).shape == (8, 64, 64, 3)
 
 
 def test_a_stack_of_too_many_pages_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -210,8 +210,12 @@ INERT = ("memo",)
 """Of these, what is read in the end: nothing came of it."""
 
 
+LONG = ("deep list", "deep key", "sets", "classes")
+"""Of these, what is read for half a second before it is refused; one of them stays among the fast tests."""
+
+
 @pytest.mark.parametrize("new", [True, False], ids=["zip", "rows"])
-@pytest.mark.parametrize("bomb", BOMBS)
+@pytest.mark.parametrize("bomb", [pytest.param(b, marks=pytest.mark.slow) if b in LONG[1:] else b for b in BOMBS])
 def test_bombs_are_refused_within_bounds(bomb: str, new: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pickles, "STEPS", 1 << 18)
     path = zipped(tmp_path / "x.pth", BOMBS[bomb]) if new else tmp_path / "x.pth"
@@ -227,6 +231,7 @@ def test_bombs_are_refused_within_bounds(bomb: str, new: bool, tmp_path: Path, m
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
 def test_packed_bombs_are_not_unpacked(how: int, tmp_path: Path) -> None:
     for number, (pickled, order) in enumerate([(b"N" * 68_000_000, b"little"), (b"N.", b"x" * (1 << 25))]):
@@ -323,6 +328,7 @@ def test_every_class_has_an_outline() -> None:
     assert all(tensor.is_meta for tensor in shell.values())
 
 
+@pytest.mark.slow
 def test_an_outline_imports_no_compiler() -> None:
     """PyTorch thinks about numbers on no device with it, and to import it takes longer than to follow twenty frames."""
     code = (

@@ -59,6 +59,8 @@ def conform(folder: str, cls: type, where: str) -> type:
         raise ValueError(f"{where}: {cls.__name__} is no dataclass: write @dataclass(kw_only=True) above it")
     if not issubclass(cls, contract):
         kept = {name: vars(cls)[name] for name in ("__module__", "__qualname__", "__doc__") if name in vars(cls)}
+        if folder == "tasks":
+            kept["runs_in_16_bits"] = vars(cls).get("runs_in_16_bits", False)  # NumPy, for one, has no bf16
         try:
             cls = type(cls.__name__, (cls, contract), kept)
         except TypeError as error:

@@ -150,6 +150,8 @@ class Task(Model):
     """What it goes through: pictures, uint8 [H, W, 3], or scans, float32 [P, C] ("scan")."""
     frozen: ClassVar[bool] = False
     """Whether its encoder learns nothing: `finetune` then calls `keep_features` before it trains."""
+    runs_in_16_bits: ClassVar[bool] = True
+    """Whether it may get 16-bit tensors where no precision is asked for; not so in a class without this contract."""
     prefers_int8: ClassVar[bool] = False
     """Whether it was measured to answer as well with its layers in 8-bit integers; then they are what a CPU that
     multiplies those fast takes where no precision is asked for."""

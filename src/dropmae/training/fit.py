@@ -263,7 +263,9 @@ def fit(
         )
 
     settled: int | None = done  # the step that module and optimizer are at; None while they are changed
-    stop, whole, stack, stream = Stop(), Whole(), contextlib.ExitStack(), None
+    patient = "stopping: this step is finished and kept first; another Ctrl-C ends at once, without it"
+    stop = Stop(waiting=(lambda: say(patient)) if distributed.is_main() else None)
+    whole, stack, stream = Whole(), contextlib.ExitStack(), None
     try:
         stack.enter_context(stop)
         due = done % how.validate_every == 0 or done == how.steps

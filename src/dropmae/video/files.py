@@ -11,6 +11,7 @@ from typing import Any
 import av
 import numpy as np
 
+from dropmae.opening import check_animation
 from dropmae.video.addresses import is_address
 from dropmae.video.decoder import NOTICED, Decoder, Picture, rotation, side_data, turned
 from dropmae.video.errors import DamagedFrame
@@ -25,6 +26,8 @@ FASTEST = 10000
 """Frames per second beyond which a rate is the clock of a container that does not know its rate."""
 RATE = 0.01
 """Share by which a file's timestamps may differ from the rate that it names."""
+ANIMATIONS = ("gif", "apng", "webp", "webp_anim", "jpegxl_anim", "flic")
+"""FFmpeg's names of formats whose pictures are each made from those before, without places to begin at."""
 B = 3
 """FFmpeg's picture type of B frames."""
 
@@ -140,6 +143,8 @@ class File:
         if self.found is None:
             self.close()
             self.found = scan(self.opened())
+            if self.opened().container.format.name in ANIMATIONS:
+                check_animation(self.name, len(self.found.stamps), *self.opened().coded[::-1])
         return self.found
 
     def pictures(self, trust: bool = True) -> Table:

@@ -8,7 +8,7 @@ from functools import cached_property
 import numpy as np
 from PIL import Image, ImageOps
 
-from dropmae.opening import IMAGE_BYTES, open_image
+from dropmae.opening import IMAGE_BYTES, check_animation, open_image
 from dropmae.video.errors import DamagedFrame, broken
 from dropmae.video.frames import FPS, Piece, Still
 
@@ -40,7 +40,10 @@ def pages(image: Image.Image, name: str) -> list[int]:
     """The pictures of a file that are frames: one but for animated PNG and WebP, and stacks in TIFF."""
     if image.format != "TIFF":  # a PNG may show something else where nothing can be animated
         count = getattr(image, "n_frames", 1) if image.format in ("PNG", "WEBP") else 1
-        return list(range(int(bool(getattr(image, "default_image", False))), count)) if count > 1 else [0]
+        if count == 1:
+            return [0]
+        check_animation(name, count, *image.size)
+        return list(range(int(bool(getattr(image, "default_image", False))), count))
     found = []
     for page in range(PAGES + 1):
         try:
