@@ -69,6 +69,7 @@ def test_large_frames_are_followed_to_a_part_of_their_own_pixels() -> None:
             )
             task.head.say.bias[0] = 50
         state = task.start(films[0], Target(ids=np.zeros(0, np.int64), points=starts))
+        found: dict[int, Target] = {}
         for frame in films[1:]:
             state, found = task.step(state, frame)
         last = found[4].points
