@@ -27,9 +27,11 @@ heads() { # ROW CACHE ENCODER IMAGE TAPS FIRST-SEED COUNT [OPTION ...]
       "$@" --set presence=facts calibration=1.7,6.4,7.6,-2.83 size_rate=0.5 search_below=0.5 hold_below=0.06 tiles=2 \
       patience=2 again_above=0.5 > "$out/$row.log"
   fi
-  # shellcheck disable=SC2086
-  [ -f "$out/$row.md" ] || python "$here/track-settings.py" "$out/$row.safetensors" $davis --forms whole small middle zoomed \
-    --precision int8 > "$out/$row.md"
+  if [ ! -f "$out/$row.md" ]; then
+    # shellcheck disable=SC2086
+    python "$here/track-settings.py" "$out/$row.safetensors" $davis --forms whole small middle zoomed --precision int8 > "$out/$row.part"
+    mv "$out/$row.part" "$out/$row.md"
+  fi
   echo "$row $(tail -n 1 "$out/$row.md")"
 }
 

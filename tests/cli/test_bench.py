@@ -8,6 +8,7 @@ from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from rich.console import Console
@@ -18,6 +19,7 @@ from dropmae.data.clips import Sequence
 from dropmae.ops import asad, noise, switch
 from dropmae.speed import loadspeed, stepspeed
 from dropmae.speed.stepspeed import TEXTBOOK, textbook
+from dropmae.speed.taskspeed import scene
 from dropmae.training.distributed import supports_bf16
 from dropmae.verbs.bench import LOADING_COLUMNS, NEED_COLUMNS, SCALE_COLUMNS, table
 from dropmae.verbs.prepare import prepare
@@ -167,3 +169,15 @@ def test_what_decord_cannot_read_is_named_and_left_out(
 def test_impossible_settings_are_refused(wrong: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bench", *wrong]) == 2
     assert "at least 1" in capsys.readouterr().err
+
+
+def test_more_objects_than_a_byte_can_number() -> None:
+    """255 in eight bits is no object but what is not known; 256 did not fit at all."""
+    for count in (254, 255, 300):
+        clip, prompt = scene((96, 128), 2, count)
+        assert clip[0].shape == (96, 128, 3)
+        assert prompt.mask is not None
+        assert prompt.points is not None
+        assert prompt.mask.max() == count
+        assert len(prompt.points) == count
+        assert set(prompt.ids) == set(np.unique(prompt.mask)) - {0}

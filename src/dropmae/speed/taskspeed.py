@@ -25,7 +25,7 @@ def scene(frame: tuple[int, int], frames: int, count: int) -> tuple[np.ndarray, 
     side = min(frame) // 4
     corners = rng.uniform([0, 0], [frame[1] - side, frame[0] - side], (count, 2)).round()
     boxes = np.concatenate([corners, np.full((count, 2), float(side))], 1)
-    mask = np.zeros(frame, np.uint8)
+    mask = np.zeros(frame, np.uint8 if count < 255 else np.int32)
     for number, (x, y, w, h) in enumerate(boxes.astype(int).tolist(), 1):
         mask[y : y + h, x : x + w] = number
     shown = np.flatnonzero(np.bincount(mask.ravel(), minlength=count + 1)[1:])
