@@ -48,7 +48,7 @@ class State:
     """bool [N]: which points have been asked for."""
     owners: np.ndarray | None
     grey: Tensor
-    """float32 [1, 1, H, W]: the last frame."""
+    """uint8 [1, 1, H, W]: the last frame."""
     index: int = 0
 
 

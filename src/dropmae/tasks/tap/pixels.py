@@ -25,9 +25,9 @@ FLAT = 4.0
 
 
 def grey(frame: Tensor) -> Tensor:
-    """float32 [1, 1, H, W]: the brightness of a picture, 3 x H x W of 0 to 255."""
+    """uint8 [1, 1, H, W]: the brightness of a picture uint8 [3, H, W]."""
     weights = torch.tensor([0.299, 0.587, 0.114], device=frame.device)
-    return (frame.float() * weights[:, None, None]).sum(0)[None, None]
+    return (frame.float() * weights[:, None, None]).sum(0).round().byte()[None, None]
 
 
 def patches(picture: Tensor, places: Tensor, half: int) -> Tensor:
@@ -72,6 +72,7 @@ def settled(before: Tensor, now: Tensor, old: Tensor, guess: Tensor, within: flo
 
     It is where the fit is `within` so many pixels of the guess, and the way back from there ends where it came from.
     """
+    before, now = before.float(), now.float()
     place, firm = fitted(before, now, old, guess)
     firm &= ((place - guess).norm(dim=1) < within) & ((place - old).abs().amax(1) < max(now.shape[-2:]))
     if not firm.any():
