@@ -32,6 +32,12 @@ def centres(height: int, width: int, device: torch.device | None = None) -> Tens
     return torch.stack([columns, rows])[None].to(device)
 
 
+def grey(frames: Tensor) -> Tensor:
+    """float32 [B, 1, H, W]: the brightness, 0 to 255, of pictures uint8 [B, 3, H, W]."""
+    weights = torch.tensor([0.299, 0.587, 0.114], device=frames.device)
+    return (frames.float() * weights[:, None, None]).sum(1, keepdim=True)
+
+
 def sample(features: Tensor, places: Tensor) -> Tensor:
     """float32 [B, C, h, w]: features [B, C, H, W] at places [B, 2, h, w], bilinear; the border is repeated outside."""
     height, width = features.shape[2:]

@@ -2,8 +2,8 @@
 
 Features of both frames (convolutions, and with `size` a ViT that sees both) are matched over the whole picture at a
 sixteenth of its size (GMFlow); the refiner of `nn.refine`, the same at every scale, goes on from there to a quarter; a
-convex upsampling ends at single pixels. Beside flow there is a confidence, from a mixture of two Laplace distributions
-(SEA-RAFT), and occlusion.
+convex upsampling ends at single pixels. In use the flow is then fitted to the pixels (`variational`). Beside flow there
+is a confidence, from a mixture of two Laplace distributions (SEA-RAFT), and occlusion.
 
 Flow of frame t leads to frame t + 1: frame t is answered when t + 1 is there, the last one not at all.
 """
@@ -21,10 +21,11 @@ from torch.nn import functional
 
 from dropmae.contracts import Task
 from dropmae.nn import masking
-from dropmae.nn.refine import centres, polish, sample
+from dropmae.nn.refine import centres, grey, polish, sample
 from dropmae.nn.vit import FORMS, SIZES, Size
 from dropmae.sequence import Sequence
 from dropmae.target import Target, empty
+from dropmae.tasks.flow import variational
 from dropmae.tasks.flow.decoder import BROADEST, FlowDecoder, Found, losses
 from dropmae.tasks.flow.encoder import CELL, Maps, Pair, PairEncoder, StemEncoder, fitted
 from dropmae.tasks.flow.samples import Changes, flow_sample
@@ -54,7 +55,7 @@ class Flow(Task):
     """Dense flow from each frame to the next, with occlusion and confidence. An option that is None is the preset's."""
 
     gives, lag = ("flow", "occluded", "flow_confidence"), 1
-    use = ("limit", "overlap", "check", "precise", "halves")
+    use = ("limit", "overlap", "check", "precise", "halves", "fit_rounds")
     recipe = {"lr": 0.064, "schedule": "cosine", "warmup": "5%", "clip": 1.0, "global_batch": 4, "weight_decay": 1e-4}
 
     # Model
@@ -88,6 +89,8 @@ class Flow(Task):
     halves: int = 3
     """How often a pair is halved to see what is too fast for it at its own size, while its shorter side stays at least
     32 pixels: what is found there serves as a guess."""
+    fit_rounds: int = 4
+    """Rounds in which the flow is fitted to the pixels, smooth but at edges, after the network; 0: not at all."""
     overlap: float = 0.25
     """Share of a tile that the next one covers too."""
     check: bool = False
@@ -157,8 +160,9 @@ class Flow(Task):
             raise ValueError(f"overlap must be in [0, 1), not {self.overlap}")
         if not self.precise > 0:
             raise ValueError(f"precise must be positive, not {self.precise}")
-        if self.halves < 0:
-            raise ValueError(f"halves must not be negative, but is {self.halves}")
+        for name in ("halves", "fit_rounds"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must not be negative, but is {getattr(self, name)}")
         for name in ("channels", "memory", "radius"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
@@ -277,7 +281,11 @@ class Flow(Task):
             occluded = torch.maximum(occluded, astray(flow, back))
         narrow, scale = torch.sigmoid(logits[:, :1]), logits[:, 1:2].clamp(0.0, BROADEST).exp()
         within = narrow * -np.expm1(-self.precise) + (1 - narrow) * -torch.expm1(-self.precise / scale)
-        return torch.cat([flow, occluded, within**2], 1)[0, :, :height, :width]
+        found = torch.cat([flow, occluded, within**2], 1)[..., :height, :width]
+        with torch.autocast(flow.device.type, enabled=False):
+            before, after = grey(pair).chunk(2)
+            flow = variational.settled(found[:, :2], before, after, self.fit_rounds)
+        return torch.cat([flow, found[:, 2:]], 1)[0]
 
 
 def astray(there: Tensor, back: Tensor) -> Tensor:

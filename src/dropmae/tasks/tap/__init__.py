@@ -22,6 +22,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from dropmae.contracts import Task
+from dropmae.nn.refine import grey
 from dropmae.sequence import Sequence
 from dropmae.target import Target
 from dropmae.tasks.tap import pixels
@@ -185,7 +186,14 @@ class TAP(Task):
         sides = tuple(max(2, round(side * shrink / COARSEST)) * COARSEST for side in size)
         picture = self.picture(frame)
         nothing: Any = None
-        state = State(size, (sides[0], sides[1]), nothing, np.zeros(count, bool), target.owners, pixels.grey(picture))
+        state = State(
+            size,
+            (sides[0], sides[1]),
+            nothing,
+            np.zeros(count, bool),
+            target.owners,
+            grey(picture[None]).round().byte(),
+        )
         maps = self.maps(picture, state)
         state.points = self.head.asked(maps, self.inner(state, np.zeros((count, 2))))
         self.tell(state, maps, target)
@@ -200,7 +208,7 @@ class TAP(Task):
         state.index += 1
         picture = self.picture(frame)
         maps = self.maps(picture, state)
-        found = self.settle(state, self.head(maps, state.points), pixels.grey(picture))
+        found = self.settle(state, self.head(maps, state.points), grey(picture[None]).round().byte())
         state.points = found.points
         answer = self.answered(state, found)
         if prompt is not None and prompt.points is not None:
@@ -213,18 +221,18 @@ class TAP(Task):
         """uint8 [3, H, W]: a frame where the network is."""
         return torch.from_numpy(np.ascontiguousarray(frame)).to(self.head.begin.weight.device).permute(2, 0, 1)
 
-    def settle(self, state: State, found: Found, grey: Tensor) -> Found:
+    def settle(self, state: State, found: Found, now: Tensor) -> Found:
         """What was found with the places of points that can be seen fitted to the frame's own pixels."""
-        before, state.grey = state.grey, grey
-        seen = torch.from_numpy(state.told).to(grey.device) & (found.points.seen[0] > 0)
+        before, state.grey = state.grey, now
+        seen = torch.from_numpy(state.told).to(now.device) & (found.points.seen[0] > 0)
         if not self.fit_within or not seen.any():
             return found
-        scale = torch.tensor(state.size[::-1], device=grey.device) / torch.tensor(state.sides[::-1], device=grey.device)
+        scale = torch.tensor(state.size[::-1], device=now.device) / torch.tensor(state.sides[::-1], device=now.device)
         places, within = found.points.places.clone(), self.fit_within * float(scale.mean())
         rows = seen.nonzero()[:, 0]
         old, guess = (one[0, rows].float() * scale for one in (state.points.places, places))
-        with torch.autocast(grey.device.type, enabled=False):
-            places[0, rows] = (pixels.settled(before, grey, old, guess, within) / scale).to(places.dtype)
+        with torch.autocast(now.device.type, enabled=False):
+            places[0, rows] = (pixels.settled(before, now, old, guess, within) / scale).to(places.dtype)
         return found._replace(points=replace(found.points, places=places))
 
     def maps(self, picture: Tensor, state: State) -> tuple[Tensor, ...]:

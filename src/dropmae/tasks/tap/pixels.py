@@ -24,12 +24,6 @@ FLAT = 4.0
 """Smallest mean square of the slope, in grey levels of 255, across which a patch can be placed."""
 
 
-def grey(frame: Tensor) -> Tensor:
-    """uint8 [1, 1, H, W]: the brightness of a picture uint8 [3, H, W]."""
-    weights = torch.tensor([0.299, 0.587, 0.114], device=frame.device)
-    return (frame.float() * weights[:, None, None]).sum(0).round().byte()[None, None]
-
-
 def patches(picture: Tensor, places: Tensor, half: int) -> Tensor:
     """[N, 2 half + 1, 2 half + 1] of a picture [1, 1, H, W] around places [N, 2], in pixels whose middles are at .5."""
     steps = torch.arange(-half, half + 1, device=places.device).float()
