@@ -52,7 +52,7 @@ def ending(name: str) -> Any:
 @pytest.mark.parametrize("name", [".onnx", ".pt2"])
 def test_flow(run: Any, name: str) -> None:
     torch.manual_seed(0)
-    task = Flow(preset="tiny", looks=(1, 1, 1), polish=1, halves=0).eval()
+    task = Flow(preset="tiny", looks=(1, 1, 1), polish=1, halves=0, fit_rounds=0).eval()
     graph = run(task, ending(name), image=(SIDE, SIDE + 16))
     wide = np.concatenate([picture(), picture(1)], 1)
     first, second = wide[:SIDE, 3 : 3 + SIDE + 16], wide[:SIDE, : SIDE + 16]
@@ -71,7 +71,7 @@ def test_flow(run: Any, name: str) -> None:
 @pytest.mark.parametrize("name", [".onnx", ".pt2"])
 def test_points_for_three_frames_of_which_some_begin_late(run: Any, name: str) -> None:
     torch.manual_seed(0)
-    task = TAP(channels=16, hidden=24, radius=2, image=SIDE, resolution=SIDE).eval()
+    task = TAP(channels=16, hidden=24, radius=2, image=SIDE, resolution=SIDE, fit_within=0).eval()
     graph = run(task, ending(name), image=SIDE, objects=COUNT)
     frames = [picture()[k : k + SIDE, k : k + SIDE] for k in range(3)]
     asked = np.random.default_rng(1).uniform(8, SIDE - 8, (COUNT, 2)).astype(np.float32)

@@ -26,12 +26,13 @@ SHIFT = (3, 5)
 
 
 class Step(nn.Module):
-    """A pair's answer, without tiles."""
+    """A pair's answer, without tiles, guesses from halved pairs, and the fit to pixels, whose steps would be thousands
+    of nodes."""
 
     def __init__(self, task: Any) -> None:
         super().__init__()
         self.task = copy.copy(task)
-        self.task.halves = 0
+        self.task.halves = self.task.fit_rounds = 0
 
     def forward(self, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         found = self.task.answers(torch.cat([first, second]))
