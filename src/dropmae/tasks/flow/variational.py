@@ -86,9 +86,12 @@ def edges(flow: Tensor) -> tuple[Tensor, Tensor]:
 
 def tension(flow: Tensor, across: Tensor, down: Tensor) -> Tensor:
     """By how much flow differs from its neighbours', weighted: the gradient of what smoothness asks for."""
-    left, up = across * flow.diff(dim=3), down * flow.diff(dim=2)
-    found = functional.pad(left, (1, 0)) - functional.pad(left, (0, 1))
-    return found + functional.pad(up, (0, 0, 1, 0)) - functional.pad(up, (0, 0, 0, 1))
+    found = torch.zeros_like(flow)
+    for axis, weight in ((3, across), (2, down)):
+        pull, count = flow.diff(dim=axis) * weight, weight.shape[axis]
+        found.narrow(axis, 1, count).add_(pull)
+        found.narrow(axis, 0, count).sub_(pull)
+    return found
 
 
 def solved(own: Tensor, across: Tensor, down: Tensor, wanted: Tensor, start: Tensor) -> Tensor:
@@ -96,17 +99,16 @@ def solved(own: Tensor, across: Tensor, down: Tensor, wanted: Tensor, start: Ten
     pixel (uu, uv, vv), with which, and with the weights of its edges, steps are preconditioned."""
     around = functional.pad(across, (1, 0)) + functional.pad(across, (0, 1))
     around = around + functional.pad(down, (0, 0, 1, 0)) + functional.pad(down, (0, 0, 0, 1))
-    uu, uv, vv = own[:, :1] + around, own[:, 1:2], own[:, 2:] + around
-    scale = 1 / (uu * vv - uv * uv).clamp_min(1e-12)
+    alone, mixed = own[:, ::2].contiguous(), own[:, 1:2]
+    full = alone + around
+    scale = 1 / (full.prod(1, keepdim=True) - mixed * mixed).clamp_min(1e-12)
+    inverse, against = full.flip(1) * scale, mixed * scale
 
     def times(x: Tensor) -> Tensor:
-        u, v = x[:, :1], x[:, 1:]
-        local = torch.cat([own[:, :1] * u + own[:, 1:2] * v, own[:, 1:2] * u + own[:, 2:] * v], 1)
-        return local + tension(x, across, down)
+        return tension(x, across, down).addcmul_(alone, x).addcmul_(mixed, x.flip(1))
 
     def near(x: Tensor) -> Tensor:
-        u, v = x[:, :1], x[:, 1:]
-        return torch.cat([(vv * u - uv * v) * scale, (uu * v - uv * u) * scale], 1)
+        return (inverse * x).addcmul_(against, x.flip(1), value=-1)
 
     def dot(a: Tensor, b: Tensor) -> Tensor:
         return (a * b).sum((1, 2, 3), keepdim=True)
@@ -117,8 +119,9 @@ def solved(own: Tensor, across: Tensor, down: Tensor, wanted: Tensor, start: Ten
     for _ in range(INNER):
         onward = times(way)
         far = reach / dot(way, onward).clamp_min(1e-20)
-        found, residual = found + far * way, residual - far * onward
+        found = torch.addcmul(found, way, far)
+        residual = torch.addcmul(residual, onward, far, value=-1)
         better = near(residual)
         last, reach = reach, dot(residual, better)
-        way = better + reach / last.clamp_min(1e-20) * way
+        way = torch.addcmul(better, way, reach / last.clamp_min(1e-20))
     return found
