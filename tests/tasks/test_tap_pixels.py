@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
+import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -51,23 +54,30 @@ def test_places_stay_as_they_were_guessed_where_nothing_can_be_fitted() -> None:
     assert torch.equal(pixels.settled(before, before, old, far, 3.0), far)  # farther than may be believed
 
 
-def test_large_frames_are_followed_to_a_part_of_their_own_pixels() -> None:
-    """The network sees a third of each side; its own places are off by more than a pixel of the file."""
+def still(monkeypatch: pytest.MonkeyPatch, within: float) -> TAP:
+    """An untrained network that says of every point that it stays where it is, and can be seen."""
+    torch.manual_seed(0)
+    task = TAP(widths=(8, 16, 16, 16), channels=16, hidden=16, resolution=256, fit_within=within).eval()
+    head = task.head
+    monkeypatch.setattr(head.refiner, "forward", lambda own, maps, place, hidden, told: (place, hidden))
+    monkeypatch.setattr(head, "guessed", lambda maps, points, at: (at[..., 0], points.places, at[..., 0]))
+    with torch.no_grad():
+        head.say.bias[0] = 50
+    return task
+
+
+def moving(count: int) -> list[np.ndarray]:
+    """Frames of 768 x 768 whose content goes 2.6 pixels to the right and 1.3 down."""
     picture = world(768)
-    films = [shifted(picture, 2.6 * t, 1.3 * t)[0].expand(3, -1, -1).permute(1, 2, 0).byte().numpy() for t in range(5)]
-    starts = np.random.default_rng(0).uniform(150, 600, (30, 2))
-    errors = {}
+    films = [shifted(picture, 2.6 * t, 1.3 * t)[0].expand(3, -1, -1) for t in range(count)]
+    return [film.permute(1, 2, 0).byte().numpy() for film in films]
+
+
+def test_large_frames_are_followed_to_a_part_of_their_own_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The network sees a third of each side; its own places are off by more than a pixel of the file."""
+    starts, errors = np.random.default_rng(0).uniform(150, 600, (30, 2)), {}
     for within in (0.0, 4.0):
-        torch.manual_seed(0)
-        task = TAP(widths=(8, 16, 16, 16), channels=16, hidden=16, resolution=256, fit_within=within).eval()
-        with torch.no_grad():  # an untrained network that stays where it is and sees everything
-            task.head.refiner.forward = lambda own, maps, place, hidden, told: (place, hidden)  # type: ignore[method-assign]
-            task.head.guessed = lambda features, points, expected: (  # type: ignore[method-assign]
-                torch.zeros(1),
-                points.places,
-                torch.ones_like(points.seen),
-            )
-            task.head.say.bias[0] = 50
+        task, films = still(monkeypatch, within), moving(5)
         state = task.start(films[0], Target(ids=np.zeros(0, np.int64), points=starts))
         found: dict[int, Target] = {}
         for frame in films[1:]:
@@ -75,6 +85,19 @@ def test_large_frames_are_followed_to_a_part_of_their_own_pixels() -> None:
         last = found[4].points
         assert last is not None
         errors[within] = np.linalg.norm(last - starts - [4 * 2.6, 4 * 1.3], axis=1)
-        assert state.grey.shape == (1, 1, 768, 768)
+        assert state.light.shape == (1, 1, 768, 768)
     assert np.median(errors[0.0]) > 5
     assert np.median(errors[4.0]) < 0.3
+
+
+def test_what_hid_a_point_does_not_take_it_along(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A point that was not to be seen in the frame before is where the network says."""
+    task, films = still(monkeypatch, 4.0), moving(2)
+    starts = np.random.default_rng(0).uniform(150, 600, (10, 2))
+    state = task.start(films[0], Target(ids=np.zeros(0, np.int64), points=starts))
+    state.points = replace(state.points, seen=torch.where(torch.arange(10) < 5, -4.0, 4.0)[None])
+    last = task.step(state, films[1])[1][1].points
+    assert last is not None
+    moved = np.linalg.norm(last - starts, axis=1)
+    assert moved[:5].max() < 1e-3
+    assert np.median(moved[5:]) > 2

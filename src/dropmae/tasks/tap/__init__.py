@@ -22,7 +22,6 @@ from torch import Tensor
 from torch.nn import functional
 
 from dropmae.contracts import Task
-from dropmae.nn.refine import grey
 from dropmae.sequence import Sequence
 from dropmae.target import Target
 from dropmae.tasks.tap import pixels
@@ -48,8 +47,8 @@ class State:
     told: np.ndarray
     """bool [N]: which points have been asked for."""
     owners: np.ndarray | None
-    grey: Tensor
-    """uint8 [1, 1, H, W]: the last frame."""
+    light: Tensor
+    """uint8 [1, 1, H, W]: the brightness of the last frame."""
     index: int = 0
 
 
@@ -186,14 +185,8 @@ class TAP(Task):
         sides = tuple(max(2, round(side * shrink / COARSEST)) * COARSEST for side in size)
         picture = self.picture(frame)
         nothing: Any = None
-        state = State(
-            size,
-            (sides[0], sides[1]),
-            nothing,
-            np.zeros(count, bool),
-            target.owners,
-            grey(picture[None]).round().byte(),
-        )
+        told, light = np.zeros(count, bool), pixels.light(picture)
+        state = State(size, (sides[0], sides[1]), nothing, told, target.owners, light)
         maps = self.maps(picture, state)
         state.points = self.head.asked(maps, self.inner(state, np.zeros((count, 2))))
         self.tell(state, maps, target)
@@ -208,7 +201,7 @@ class TAP(Task):
         state.index += 1
         picture = self.picture(frame)
         maps = self.maps(picture, state)
-        found = self.settle(state, self.head(maps, state.points), grey(picture[None]).round().byte())
+        found = self.settle(state, self.head(maps, state.points), pixels.light(picture))
         state.points = found.points
         answer = self.answered(state, found)
         if prompt is not None and prompt.points is not None:
@@ -222,9 +215,11 @@ class TAP(Task):
         return torch.from_numpy(np.ascontiguousarray(frame)).to(self.head.begin.weight.device).permute(2, 0, 1)
 
     def settle(self, state: State, found: Found, now: Tensor) -> Found:
-        """What was found with the places of points that can be seen fitted to the frame's own pixels."""
-        before, state.grey = state.grey, now
-        seen = torch.from_numpy(state.told).to(now.device) & (found.points.seen[0] > 0)
+        """What was found, with places fitted to the frame's own pixels: of points that this frame and the one before
+        show, as otherwise the patch of before is of what hid them."""
+        before, state.light = state.light, now
+        shown = (found.points.seen[0] > 0) & (state.points.seen[0] > 0)
+        seen = torch.from_numpy(state.told).to(now.device) & shown
         if not self.fit_within or not seen.any():
             return found
         scale = torch.tensor(state.size[::-1], device=now.device) / torch.tensor(state.sides[::-1], device=now.device)

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from dropmae.nn.refine import grey
+
 HALF = 8
 """Pixels from the middle of a patch to its edge."""
 LEVELS = (2, 1)
@@ -22,6 +24,11 @@ BACK = 1.0
 """Pixels from where it came that the way back may end."""
 FLAT = 4.0
 """Smallest mean square of the slope, in grey levels of 255, across which a patch can be placed."""
+
+
+def light(picture: Tensor) -> Tensor:
+    """uint8 [1, 1, H, W]: what is kept of a picture uint8 [3, H, W], its brightness."""
+    return grey(picture[None]).round().byte()
 
 
 def patches(picture: Tensor, places: Tensor, half: int) -> Tensor:
