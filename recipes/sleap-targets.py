@@ -58,7 +58,12 @@ def targets(file: Path) -> tuple[str, dict[int, Target]]:
 def main() -> None:
     if len(sys.argv) != 3:
         raise SystemExit(__doc__)
-    name, made = targets(Path(sys.argv[1]))
+    try:
+        name, made = targets(Path(sys.argv[1]))
+    except (OSError, LookupError, ValueError) as error:
+        raise SystemExit(f"{sys.argv[1]}: no labels of SLEAP: {error}") from None
+    if not made:
+        raise SystemExit(f"{sys.argv[1]}: nobody has labelled anything in it")
     write_targets(Path(sys.argv[2]), {name: made})
     print(f"{name}: {len(made)} frames with {len(next(iter(made.values())).owners)} points")
 

@@ -276,3 +276,8 @@ def test_labels_of_sleap_become_targets(tmp_path: Path, monkeypatch: pytest.Monk
     assert np.array_equal(later, [[np.nan] * 2, [np.nan] * 2, [11.5, 12.5], [13.5, 14.5]], equal_nan=True)
     assert found[0].owners is not None
     assert found[0].owners.tolist() == [1, 1, 2, 2]
+    (tmp_path / "other.slp").write_text("no")
+    monkeypatch.setattr(sys, "argv", [str(script), str(tmp_path / "other.slp"), str(tmp_path / "other.jsonl")])
+    with pytest.raises(SystemExit, match="other.slp: no labels of SLEAP"):
+        runpy.run_path(str(script), run_name="__main__")
+    assert not (tmp_path / "other.jsonl").exists()
