@@ -278,6 +278,6 @@ def test_labels_of_sleap_become_targets(tmp_path: Path, monkeypatch: pytest.Monk
     assert found[0].owners.tolist() == [1, 1, 2, 2]
     (tmp_path / "other.slp").write_text("no")
     monkeypatch.setattr(sys, "argv", [str(script), str(tmp_path / "other.slp"), str(tmp_path / "other.jsonl")])
-    with pytest.raises(SystemExit, match="other.slp: no labels of SLEAP"):
+    with pytest.raises(SystemExit, match=r"other\.slp: no labels of SLEAP"):
         runpy.run_path(str(script), run_name="__main__")
     assert not (tmp_path / "other.jsonl").exists()
